@@ -1,0 +1,1 @@
+"""From files and tables in memory to batches of tokens. Nothing here imports torch or transformers."""

@@ -1,0 +1,70 @@
+"""Every error that a user can meet, and the exit status that each branch ends a command with.
+
+A message says where, what was found, what is allowed and what to do next. Only faults of tunesmith itself end in another
+exception type (and exit status 70).
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+EXIT_INTERNAL = 70
+
+
+class TunesmithError(Exception):
+    """Base of all errors that tunesmith raises on purpose; `str(error)` is the whole message for the user."""
+
+    exit_code = 1
+
+
+class UsageError(TunesmithError):
+    """A flag, argument or recipe key is wrong. `faults` holds all of them, one sentence each."""
+
+    exit_code = 2
+
+    def __init__(self, *faults: str) -> None:
+        self.faults = faults
+        if len(faults) == 1:
+            super().__init__(faults[0])
+        else:
+            super().__init__(f"{len(faults)} settings are wrong:\n" + "\n".join(f"  - {fault}" for fault in faults))
+
+
+class DataError(TunesmithError):
+    """A data file or value cannot be used as it is."""
+
+    exit_code = 3
+
+
+class ModelError(TunesmithError):
+    """A model cannot be found, loaded or used for what was asked."""
+
+    exit_code = 4
+
+
+class StorageError(TunesmithError):
+    """Something cannot be written or read back: full disk, no permission, damaged checkpoint."""
+
+    exit_code = 5
+
+
+class Interrupted(TunesmithError):
+    """The user stopped the command; what was done is saved, and the message says how to go on."""
+
+    exit_code = 130
+
+
+def did_you_mean(word: str, options: Iterable[str]) -> str:
+    """Return ``" Did you mean 'x'?"`` when an option is close to `word`, else the empty string."""
+    options = list(options)
+    folded = {option.casefold(): option for option in options}
+    close = difflib.get_close_matches(word.casefold(), folded, n=1, cutoff=0.6)
+    return f" Did you mean {folded[close[0]]!r}?" if close else ""
+
+
+def listing(items: Iterable[object], limit: int = 12) -> str:
+    """Join `items` with commas for a message, cut after `limit` with a count of the rest."""
+    items = [str(item) for item in items]
+    shown = ", ".join(items[:limit])
+    return shown if len(items) <= limit else f"{shown} and {len(items) - limit} more"
