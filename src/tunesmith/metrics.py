@@ -1,0 +1,398 @@
+"""Scores of a classifier, their confidence intervals, and the thresholds of a multi-label one.
+
+Shapes: E examples, C classes (labels), K distinct (gold, predicted) rows, R resamples.
+
+Accuracy, precision, recall, F1 and Matthews correlation of both kinds are functions of three counts per label: true
+positives, times predicted, times gold. One vectorised function computes them for the test set and for all of its bootstrap
+resamples, so an interval always belongs to exactly the number it stands beside. The definitions are scikit-learn's with
+`zero_division=0`; the tests compare each with the scikit-learn call.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+import numpy as np
+
+from tunesmith.errors import DataError, ModelError, UsageError, did_you_mean
+from tunesmith.seeds import seed_for
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+Kind = Literal["single", "multi"]
+
+_AVERAGES = ("macro", "micro", "weighted")
+_AVERAGED = {f"{score}_{average}": True for score in ("f1", "precision", "recall") for average in _AVERAGES}
+
+METRICS: dict[str, dict[str, bool]] = {
+    "single": {"accuracy": True, **_AVERAGED, "matthews": True, "roc_auc": True, "ece": False, "log_loss": False},
+    "multi": {**_AVERAGED, "subset_accuracy": True, "lrap": True, "roc_auc": True, "ece": False},
+}
+"""Per kind, every metric name and whether greater is better."""
+
+
+def greater_is_better(name: str, kind: Kind) -> bool:
+    """Return whether a greater value of metric `name` is better; raise `UsageError` when `kind` has no such metric."""
+    known = METRICS[kind]
+    if name not in known:
+        what = {"single": "single-label", "multi": "multi-label"}[kind]
+        raise UsageError(f"metric {name!r} is not one of those for {what} classification: {', '.join(known)}.{did_you_mean(name, known)}")
+    return known[name]
+
+
+# --- metrics ---------------------------------------------------------------------------------------------------------------
+
+
+def single_label(gold: NDArray[Any], probabilities: NDArray[Any]) -> dict[str, float]:
+    """Score predictions of exactly one label per example; the predicted label is the most probable, the first of equals.
+
+    Args:
+        gold: int[E] in [0, C).
+        probabilities: float[E, C], rows summing to 1.
+
+    Returns:
+        Values by the names in ``METRICS["single"]``. Macro averages run over the classes that are in gold or were
+        predicted. `roc_auc` is that of class 1 when C is 2, else one class against the rest, averaged over the classes
+        present in gold (Hand and Till 2001, section 1 has the binary case); left out where undefined. `ece` and `log_loss`:
+        see `calibration_bins`; natural logarithm, probabilities clipped to float64's epsilon.
+
+    Raises:
+        DataError: no rows.
+        ModelError: a probability is not a finite number.
+    """
+    gold, probabilities = _checked(gold, probabilities)
+    scores = _point(gold, probabilities.argmax(1), probabilities.shape[1])
+    columns = [1] if probabilities.shape[1] == 2 else np.unique(gold)
+    _add_auc(scores, [(gold == column, probabilities[:, column]) for column in columns])
+    scores["ece"] = expected_calibration_error(calibration_bins(gold, probabilities))
+    epsilon = np.finfo(np.float64).eps
+    chosen = probabilities[np.arange(len(gold)), gold]
+    scores["log_loss"] = float(-np.log(np.clip(chosen, epsilon, 1 - epsilon)).mean())
+    return scores
+
+
+def multi_label(gold: NDArray[Any], probabilities: NDArray[Any], thresholds: NDArray[Any]) -> dict[str, float]:
+    """Score predictions of any number of labels per example; a label is predicted from its threshold upward.
+
+    Args:
+        gold: bool[E, C].
+        probabilities: float[E, C], each in [0, 1].
+        thresholds: float[C].
+
+    Returns:
+        Values by the names in ``METRICS["multi"]``. Macro averages run over all C labels. `roc_auc` is the mean over the
+        labels that have both positive and negative examples, left out where there are none. `lrap` is the label ranking
+        average precision (Tsoumakas, Katakis and Vlahavas 2010, section 7). `ece` runs over all E x C yes-no decisions.
+
+    Raises:
+        DataError: no rows.
+        ModelError: a probability is not a finite number.
+    """
+    from sklearn.metrics import label_ranking_average_precision_score
+
+    gold, probabilities = _checked(gold, probabilities)
+    scores = _point(gold, probabilities >= thresholds, probabilities.shape[1])
+    scores["lrap"] = float(label_ranking_average_precision_score(gold, probabilities))
+    _add_auc(scores, list(zip(gold.T, probabilities.T, strict=True)))
+    scores["ece"] = expected_calibration_error(calibration_bins(gold, probabilities))
+    return scores
+
+
+def per_label(gold: NDArray[Any], predicted: NDArray[Any], labels: Sequence[str]) -> list[dict[str, Any]]:
+    """Return label, precision, recall, f1 and support of each label.
+
+    Args:
+        gold, predicted: int[E], or bool[E, C] for multi-label.
+        labels: the C names.
+    """
+    cells = _cells(gold, predicted, len(labels))
+    hit, guessed, support = (counts[0] for counts in cells.tally(cells.counts[None])[:3])
+    precision, recall, f1 = _precision_recall_f1(hit, guessed, support)
+    return [
+        {"label": label, "precision": float(p), "recall": float(r), "f1": float(f), "support": int(s)}
+        for label, p, r, f, s in zip(labels, precision, recall, f1, support, strict=True)
+    ]
+
+
+def confusion(gold: NDArray[Any], predicted: NDArray[Any], n: int) -> list[list[int]]:
+    """Return how often gold class i (row) was predicted as class j (column), from int[E] and int[E] in [0, n)."""
+    cell = np.asarray(gold, np.int64) * n + np.asarray(predicted, np.int64)
+    return np.bincount(cell, minlength=n * n).reshape(n, n).tolist()
+
+
+def calibration_bins(gold: NDArray[Any], probabilities: NDArray[Any], bins: int = 15) -> list[dict[str, Any]]:
+    """Group predictions by stated probability into equal-width bins (low, high], leaving out empty ones.
+
+    Single-label (gold int[E]): one prediction per example, its top probability and whether that class is right. Multi-label
+    (gold bool[E, C]): one per example and label, the probability of the label and whether the example has it.
+
+    Returns:
+        Per bin: low, high, confidence (mean probability), accuracy (share that came true), count.
+        Source: Guo et al. 2017, "On Calibration of Modern Neural Networks", section 2.
+    """
+    gold, probabilities = np.asarray(gold), np.asarray(probabilities, np.float64)
+    if gold.ndim == 1:
+        confidence, right = probabilities.max(1), probabilities.argmax(1) == gold
+    else:
+        confidence, right = probabilities.ravel(), gold.ravel()
+    edges = np.linspace(0, 1, bins + 1)
+    index = np.digitize(confidence, edges[1:-1], right=True)
+    count = np.bincount(index, minlength=bins)
+    mean = np.bincount(index, weights=confidence, minlength=bins)
+    true = np.bincount(index, weights=right, minlength=bins)
+    return [
+        {
+            "low": float(edges[b]),
+            "high": float(edges[b + 1]),
+            "confidence": float(mean[b] / count[b]),
+            "accuracy": float(true[b] / count[b]),
+            "count": int(count[b]),
+        }
+        for b in np.flatnonzero(count)
+    ]
+
+
+def expected_calibration_error(bins: Sequence[dict[str, Any]]) -> float:
+    """Return the mean gap between confidence and accuracy over `calibration_bins`, weighted by count (Guo et al. 2017, eq. 3)."""
+    total = sum(b["count"] for b in bins)
+    return float(sum(b["count"] * abs(b["confidence"] - b["accuracy"]) for b in bins) / total)
+
+
+# --- thresholds ------------------------------------------------------------------------------------------------------------
+
+
+def tune_thresholds(gold: NDArray[Any], probabilities: NDArray[Any]) -> NDArray[np.float64]:
+    """Return, for each label, the threshold with the best F1 on these examples.
+
+    The search is exact: F1 only changes where the threshold passes a probability that occurs, so the midpoint of each pair of
+    neighbouring probabilities, and half of the lowest one, stand for all thresholds. Among equally good ones the closest to
+    0.5 is taken, the lower of two equally close. A label without a positive example keeps 0.5.
+
+    Args:
+        gold: bool[E, C].
+        probabilities: float[E, C]; a label counts as predicted from its threshold upward.
+
+    Returns:
+        float[C] in [0, 1].
+    """
+    gold, probabilities = np.asarray(gold, bool), np.asarray(probabilities, np.float64)
+    thresholds = np.full(gold.shape[1], 0.5)
+    for c in np.flatnonzero(gold.any(0)):
+        order = np.argsort(probabilities[:, c], kind="stable")
+        values, first = np.unique(probabilities[order, c], return_index=True)
+        positives = gold[order, c]
+        missed = np.concatenate([[0], np.cumsum(positives)])[first]
+        total = int(positives.sum())
+        f1 = 2 * (total - missed) / (total + len(positives) - first)
+        below = np.concatenate([[0.0], values[:-1]])
+        middle = (below + values) / 2
+        # between two neighbouring floats the midpoint rounds to one of them, and the lower one would be predicted too
+        middle = np.where(middle > below, middle, values)
+        best = middle[f1 == f1.max()]
+        thresholds[c] = best[np.abs(best - 0.5).argmin()]
+    return thresholds
+
+
+# --- confidence intervals --------------------------------------------------------------------------------------------------
+
+
+def bootstrap(
+    metric_fn: Callable[[NDArray[np.int64]], float], n_rows: int, *, seed: int, resamples: int = 1000, confidence: float = 0.95
+) -> tuple[float, float]:
+    """Return the percentile bootstrap interval of any metric over rows (Efron and Tibshirani 1993, section 13.3).
+
+    Args:
+        metric_fn: from the indices int[n_rows] of the resampled rows to the value. Called `resamples` times; for the metrics
+            of a classifier `intervals` is far faster.
+        n_rows: rows in the test set, at least 1.
+        seed: any int.
+        confidence: in (0, 1).
+    """
+    rng = np.random.default_rng(seed)
+    values = np.array([metric_fn(rng.integers(0, n_rows, n_rows)) for _ in range(resamples)])
+    return _percentiles(values, confidence)
+
+
+def intervals(
+    gold: NDArray[Any], predicted: NDArray[Any], n_labels: int, *, seed: int, resamples: int = 1000, confidence: float = 0.95
+) -> dict[str, list[float]]:
+    """Return [low, high] of every metric that depends on the predicted labels only, by percentile bootstrap over rows.
+
+    Args:
+        gold, predicted: int[E], or bool[E, C] for multi-label.
+        n_labels: C.
+        seed: any int; equal arguments give equal intervals.
+        confidence: in (0, 1).
+    """
+    cells = _cells(np.asarray(gold), np.asarray(predicted), n_labels)
+    rng = np.random.default_rng(seed)
+    parts = [_scores(cells, counts) for counts in _resampled(cells.counts, rng, resamples)]
+    return {name: list(_percentiles(np.concatenate([part[name] for part in parts]), confidence)) for name in parts[0]}
+
+
+def _percentiles(values: NDArray[np.float64], confidence: float) -> tuple[float, float]:
+    tail = 50 * (1 - confidence)
+    low, high = np.percentile(values, [tail, 100 - tail])
+    return float(low), float(high)
+
+
+def _resampled(counts: NDArray[np.int64], rng: np.random.Generator, resamples: int) -> Iterator[NDArray[np.int64]]:
+    """Yield int[r, K] with r summing to `resamples`: how often each distinct row occurs in as many draws of E rows with replacement."""
+    rows, chunk = int(counts.sum()), max(1, 2_000_000 // len(counts))
+    cell_of_row = np.repeat(np.arange(len(counts)), counts)
+    for done in range(0, resamples, chunk):
+        size = min(chunk, resamples - done)
+        if rows > 25 * len(counts):
+            # the counts of E draws are multinomial; sampling them costs K, not E. Near K = E / 25 drawing rows becomes cheaper
+            yield rng.multinomial(rows, counts / rows, size)
+        else:
+            draws = (cell_of_row[rng.integers(0, rows, rows)] for _ in range(size))
+            yield np.stack([np.bincount(draw, minlength=len(counts)) for draw in draws])
+
+
+# --- counting --------------------------------------------------------------------------------------------------------------
+
+
+class _Cells(NamedTuple):
+    """The distinct (gold, predicted) rows of a test set and how often each occurs: all that label metrics depend on."""
+
+    counts: NDArray[np.int64]  # [K]
+    gold: Any  # sparse [K, C] of 0 and 1, as are the next two
+    predicted: Any
+    hit: Any
+    exact: NDArray[np.float64]  # [K], 1 where the whole row is right
+    single: bool
+
+    def tally(self, counts: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any], NDArray[Any]]:
+        """Return true positives, predicted and gold, each [R, C], and rows that are right [R], for int[R, K] counts."""
+        hit, predicted, gold = ((cells.T @ counts.T).T for cells in (self.hit, self.predicted, self.gold))
+        return hit, predicted, gold, counts @ self.exact
+
+
+def _cells(gold: NDArray[Any], predicted: NDArray[Any], n_labels: int) -> _Cells:
+    from scipy.sparse import csr_array
+
+    gold, predicted = np.asarray(gold), np.asarray(predicted)
+    single = gold.ndim == 1
+    if single:
+        cell, counts = np.unique(gold.astype(np.int64) * n_labels + predicted, return_counts=True)
+        rows, ones = np.arange(len(cell)), np.ones(len(cell))
+        gold_cells = csr_array((ones, (rows, cell // n_labels)), shape=(len(cell), n_labels))
+        predicted_cells = csr_array((ones, (rows, cell % n_labels)), shape=(len(cell), n_labels))
+    else:
+        packed = np.ascontiguousarray(np.packbits(np.hstack([gold, predicted]).astype(bool), axis=1))
+        whole_rows = packed.view(np.dtype((np.void, packed.shape[1]))).ravel()
+        _, index, counts = np.unique(whole_rows, return_index=True, return_counts=True)
+        gold_cells = csr_array(gold[index].astype(np.float64))
+        predicted_cells = csr_array(predicted[index].astype(np.float64))
+    hit = gold_cells * predicted_cells
+    in_gold, in_predicted, in_both = (np.asarray(part.sum(1)).ravel() for part in (gold_cells, predicted_cells, hit))
+    exact = ((in_gold == in_both) & (in_predicted == in_both)).astype(np.float64)
+    return _Cells(counts, gold_cells, predicted_cells, hit, exact, single)
+
+
+def _scores(cells: _Cells, counts: NDArray[Any]) -> dict[str, NDArray[np.float64]]:
+    """Return float[R] for every metric of the predicted labels, from int[R, K] counts that each sum to E."""
+    hit, predicted, gold, exact = cells.tally(counts)
+    rows = counts.sum(1)
+    per_class = _precision_recall_f1(hit, predicted, gold)
+    # scikit-learn averages a single-label score over the classes that occur on either side, a multi-label one over all labels
+    counted = (gold + predicted > 0) if cells.single else np.ones_like(gold)
+    micro = _precision_recall_f1(hit.sum(1), predicted.sum(1), gold.sum(1))
+    scores = {"accuracy" if cells.single else "subset_accuracy": exact / rows}
+    for i, name in ((2, "f1"), (0, "precision"), (1, "recall")):
+        scores[f"{name}_macro"] = _ratio((per_class[i] * counted).sum(1), counted.sum(1))
+        scores[f"{name}_micro"] = micro[i]
+        scores[f"{name}_weighted"] = _ratio((per_class[i] * gold).sum(1), gold.sum(1))
+    if cells.single:
+        # Gorodkin 2004, equation 8, in the counts of each class
+        rows = rows.astype(np.float64)
+        covariance = hit.sum(1) * rows - (gold * predicted).sum(1)
+        spread = (rows**2 - (gold**2).sum(1)) * (rows**2 - (predicted**2).sum(1))
+        scores["matthews"] = _ratio(covariance, np.sqrt(spread))
+    return scores
+
+
+def _point(gold: NDArray[Any], predicted: NDArray[Any], n_labels: int) -> dict[str, float]:
+    cells = _cells(gold, predicted, n_labels)
+    return {name: float(values[0]) for name, values in _scores(cells, cells.counts[None]).items()}
+
+
+def _precision_recall_f1(hit: NDArray[Any], predicted: NDArray[Any], gold: NDArray[Any]) -> tuple[NDArray[Any], ...]:
+    return _ratio(hit, predicted), _ratio(hit, gold), _ratio(2 * hit, predicted + gold)
+
+
+def _ratio(above: NDArray[Any], below: NDArray[Any]) -> NDArray[np.float64]:
+    """Divide, with 0 where the divisor is 0."""
+    return np.divide(above, below, out=np.zeros(np.shape(above)), where=np.asarray(below) != 0)
+
+
+def _add_auc(scores: dict[str, float], columns: Sequence[tuple[NDArray[Any], NDArray[Any]]]) -> None:
+    from sklearn.metrics import roc_auc_score
+
+    values = [roc_auc_score(truth, score) for truth, score in columns if truth.any() and not truth.all()]
+    if values:
+        scores["roc_auc"] = float(np.mean(values))
+
+
+def _checked(gold: NDArray[Any], probabilities: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.float64]]:
+    gold, probabilities = np.asarray(gold), np.asarray(probabilities, np.float64)
+    assert len(gold) == len(probabilities) and probabilities.ndim == 2, (gold.shape, probabilities.shape)
+    if not len(gold):
+        raise DataError("there are no labelled rows to evaluate on.")
+    wrong = int((~np.isfinite(probabilities)).any(1).sum())
+    if wrong:
+        raise ModelError(
+            f"the model's probabilities for {wrong:,} of {len(gold):,} rows are not finite numbers, so training diverged. "
+            "Use a lower learning rate."
+        )
+    return gold, probabilities
+
+
+# --- everything at once ----------------------------------------------------------------------------------------------------
+
+
+def predicted_labels(probabilities: NDArray[Any], kind: Kind, thresholds: Sequence[float] | NDArray[Any] | None = None) -> NDArray[Any]:
+    """Return int[E] (the most probable label) or, for multi-label, bool[E, C] (labels from their threshold upward; 0.5 when None)."""
+    probabilities = np.asarray(probabilities, np.float64)
+    if kind == "single":
+        return probabilities.argmax(1)
+    return probabilities >= (0.5 if thresholds is None else np.asarray(thresholds, np.float64))
+
+
+def evaluation(
+    gold: NDArray[Any],
+    probabilities: NDArray[Any],
+    labels: Sequence[str],
+    kind: Kind,
+    thresholds: Sequence[float] | NDArray[Any] | None = None,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Return the evaluation part of a result, JSON-able: rows, metrics, intervals, per_label, confusion, calibration.
+
+    Args:
+        gold: int[E], or bool[E, C] for multi-label.
+        probabilities: float[E, C].
+        labels: the C names.
+        thresholds: float[C] for multi-label, 0.5 for each when None.
+        seed: the run's; the bootstrap derives its own from it.
+
+    Raises:
+        DataError: no rows.
+        ModelError: a probability is not a finite number.
+    """
+    if kind == "single":
+        metrics = single_label(gold, probabilities)
+    else:
+        metrics = multi_label(gold, probabilities, np.full(len(labels), 0.5) if thresholds is None else np.asarray(thresholds, np.float64))
+    predicted = predicted_labels(probabilities, kind, thresholds)
+    return {
+        "rows": len(gold),
+        "metrics": metrics,
+        "intervals": intervals(gold, predicted, len(labels), seed=seed_for(seed, "bootstrap")),
+        "per_label": per_label(gold, predicted, labels),
+        "confusion": confusion(gold, predicted, len(labels)) if kind == "single" else None,
+        "calibration": calibration_bins(gold, probabilities),
+    }
