@@ -32,6 +32,7 @@ _CONTAINERS = (
     (b"\xd0\xcf\x11\xe0", "an old Excel or Word document. Export it as CSV"),
 )
 _USUAL = ("utf-8", "utf-16", "latin-1", "cp1252", "cp1250", "cp1251", "koi8-r", "gb18030", "gbk", "big5", "shift_jis", "euc_jp", "euc_kr")
+_MARKS = "…•·¿¡§„°©®™、。，！？：；（）《》「」『』"  # not the low quote and the per mille sign, frequent in Japanese taken for cp1252
 _LINE = re.compile(r"[^\r\n]*(?:\r\n|\r|\n)|[^\r\n]+")
 _LINE_END = re.compile(r"\r\n|\r|\n")
 _WORD = re.compile(r"[^\W\d_]+")
@@ -91,6 +92,8 @@ def text_lines(stream: ByteStream, name: str, encoding: str | None) -> Iterator[
             text = decoder.decode(piece, not piece)
         except UnicodeDecodeError as error:
             raise _bad_bytes(error, name, encoding, done, count, carry) from None
+        except UnicodeError as error:  # UTF-16 without its mark
+            raise DataError(f"{name}:{count + 1}: the text is not {encoding} ({error}). Leave --encoding out, or name the right one.") from None
         if fresh and text:
             text = text.removeprefix("\ufeff")
             fresh = False
@@ -197,7 +200,7 @@ def _plausibility(sample: bytes, encoding: str) -> float:
     if not beyond or any(unicodedata.category(char) in ("Cc", "Co", "Cn") for char in beyond):
         return 0.0
     good = sum(sum(char > "\x7f" for char in word) for word in _WORD.findall(text) if _fits(word, encoding))
-    good += sum(unicodedata.category(char) in ("Pi", "Pf", "Pd", "Po", "Ps", "Pe", "Sc", "Zs") for char in beyond)
+    good += sum(unicodedata.category(char) in ("Pi", "Pf", "Pd", "Sc", "Zs") or char in _MARKS for char in beyond)
     return good / len(beyond)
 
 

@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 
 from tunesmith.data.decoding import count_line_ends
 from tunesmith.data.schema import Row, Source
-from tunesmith.data.values import half_character, plain
+from tunesmith.data.values import plain
 from tunesmith.errors import DataError, listing
 
 MAX_CELL_CHARS = 4_194_304
@@ -209,19 +209,13 @@ def _json_objects(lines: Iterator[str], name: str) -> Iterator[tuple[dict[str, A
         try:
             value = json.loads(line)
         except json.JSONDecodeError as error:
-            raise DataError(
-                f"{name}:{number}: column {error.colno}: this is not JSON ({error.msg}). {_json_advice(line)}"
-            ) from None
+            raise DataError(f"{name}:{number}: column {error.colno}: this is not JSON ({error.msg}). {_json_advice(line)}") from None
         except (ValueError, RecursionError) as error:  # a number of thousands of digits, thousands of brackets
             raise DataError(f"{name}:{number}: this JSON is beyond what can be read ({error}). Simplify or remove the line.") from None
         if not isinstance(value, dict):
             found = {list: "an array", str: "a string", bool: "true or false", type(None): "null"}.get(type(value), "a number")
             raise DataError(f"{name}:{number}: found {found} where a JSON object is needed. {_json_advice(line)}")
         value = plain(value)
-        if "\\u" in line and (half := half_character(value)):
-            raise DataError(
-                f"{name}:{number}: a text holds {half}, half of a character (usually an emoji cut in two). Remove it or write both halves."
-            )
         if len(line) > MAX_CELL_CHARS:
             for key, cell in value.items():
                 if isinstance(cell, str):

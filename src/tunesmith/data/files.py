@@ -57,9 +57,7 @@ def format_of(path: Path, name: str) -> str:
         return file_format
     found = f"the extension {''.join(suffixes[-2:]) if packed else suffix} is" if suffixes else "a name without extension is"
     advice = _ADVICE.get(suffixes[-1] if suffixes else "", "rename the file, or state its format")
-    raise DataError(
-        f"{name}: {found} none that can be read. Allowed are {', '.join(FORMATS)}, and .gz behind those of text: {advice}."
-    )
+    raise DataError(f"{name}: {found} none that can be read. Allowed are {', '.join(FORMATS)}, and .gz behind those of text: {advice}.")
 
 
 def check_readable(path: Path, name: str) -> None:
@@ -91,7 +89,8 @@ def reading(path: Path, name: str) -> Iterator[None]:
         raise DataError(f"{name}: the compressed file is damaged or cut short ({error}). Pack or download it again.") from None
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else error
-        raise DataError(f"{name}: the file cannot be read ({reason}). To pass texts instead of a file, give a list of them.") from None
+        shown = name if len(name) <= 200 else name[:200] + "…"
+        raise DataError(f"{shown}: the file cannot be read ({reason}). Check the path; texts themselves are passed as a list.") from None
 
 
 def _similar(path: Path) -> str:

@@ -17,7 +17,7 @@ from tunesmith.data.columnar import BATCH_ROWS, batch_rows
 from tunesmith.data.delimited import check_columns
 from tunesmith.data.readers import open_file
 from tunesmith.data.schema import Row, RowSource, Source
-from tunesmith.data.values import half_character, plain
+from tunesmith.data.values import plain
 from tunesmith.errors import DataError, UsageError, listing
 
 SUPPORTED = (
@@ -68,12 +68,6 @@ class MemorySource:
 
     def __iter__(self) -> Iterator[tuple[Row, Source]]:
         for number, row in enumerate(self._rows(), 1):
-            half = half_character(row)
-            if half is not None:
-                raise DataError(
-                    f"{self.name}:{number}: a text holds {half}, half of a character (usually an emoji cut in two). "
-                    "Remove it: text.encode('utf-8', 'ignore').decode()."
-                )
             yield row, Source(self.name, number)
 
     def fingerprint(self) -> str:
@@ -85,7 +79,7 @@ class MemorySource:
                 text = json.dumps(row, default=repr)
             except (TypeError, ValueError):  # keys that JSON has no form for
                 text = repr(row)
-            digest.update(text.encode("utf-8", "surrogatepass") + b"\n")
+            digest.update(text.encode() + b"\n")
         return digest.hexdigest()
 
 
@@ -252,7 +246,9 @@ def _from_arrow(data: Any, name: str) -> MemorySource:
 
 def _from_datasets(data: Any, name: str) -> MemorySource:
     if isinstance(data, Mapping):
-        raise DataError(f"data cannot be {_kind(data)}, which holds several splits. Pass one of them: data[...] with {listing(map(repr, data))}.")
+        raise DataError(
+            f"data cannot be {_kind(data)}, which holds several splits. Pass one of them: data[...] with {listing(map(repr, data))}."
+        )
     if type(data).__name__ == "Column":
         return _texts(data, name)
     if not hasattr(data, "with_format") or _length(data) is None or data.column_names is None:

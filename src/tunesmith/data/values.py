@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Mapping
 from typing import Any
 
-_PLAIN = frozenset((str, int, bool, type(None)))
+_PLAIN = frozenset((int, bool, type(None)))
+_SURROGATE = re.compile("[\ud800-\udfff]")
 _MISSING = frozenset(("NAType", "NaTType"))  # pandas' own markers; comparing them with themselves is no test
 
 
 def plain(value: Any) -> Any:
-    """Return `value` with NaN, NaT and NA as None, and numpy scalars and arrays as Python scalars and lists, at any depth."""
+    """Return `value` with NaN, NaT and NA as None, and numpy scalars and arrays as Python scalars and lists, at any depth.
+
+    In text, a lone surrogate (half of an emoji cut in two) becomes U+FFFD.
+    """
     kind = type(value)
+    if kind is str:
+        return value if value.isascii() else _whole(value)
     if kind in _PLAIN:
         return value
     if kind is float:
@@ -20,7 +27,7 @@ def plain(value: Any) -> Any:
     if kind is list or kind is tuple:
         return [plain(item) for item in value]
     if isinstance(value, Mapping):
-        return {key: plain(item) for key, item in value.items()}
+        return {plain(key): plain(item) for key, item in value.items()}
     if kind.__name__ in _MISSING:
         return None
     numpy = sys.modules.get("numpy")
@@ -34,19 +41,9 @@ def plain(value: Any) -> Any:
     return value
 
 
-def half_character(value: Any) -> str | None:
-    """Return the escape of a lone surrogate (half of an emoji, say) that `value` holds somewhere, else None.
-
-    No tokenizer and no file accepts such text, and it would fail far from the row it stands in.
-    """
-    if isinstance(value, str):
-        if not value.isascii():
-            try:
-                value.encode()
-            except UnicodeEncodeError as error:
-                return f"\\u{ord(value[error.start]):04x}"
-    elif isinstance(value, Mapping):
-        return next((found for pair in value.items() for item in pair if (found := half_character(item))), None)
-    elif isinstance(value, list | tuple):
-        return next((found for item in value if (found := half_character(item))), None)
-    return None
+def _whole(text: str) -> str:
+    try:  # no file and no tokenizer takes half a character
+        text.encode()
+    except UnicodeEncodeError:
+        return _SURROGATE.sub("\ufffd", text)
+    return text

@@ -207,11 +207,10 @@ class _ParquetSink:
         import pyarrow as pa
         import pyarrow.parquet as pq
 
-        if self.schema is None:
-            kinds = [(column, self._kind(column, values)) for column, values in self.pending.items()]
-            self.schema = pa.schema(kinds)
-            self.file = pq.ParquetWriter(self.path, self.schema)
         schema = self.schema
+        if schema is None:
+            schema = self.schema = pa.schema([(column, self._kind(column, values)) for column, values in self.pending.items()])
+            self.file = pq.ParquetWriter(self.path, schema)
         arrays = [self._array(schema.field(column), values) for column, values in self.pending.items()]
         self.file.write_batch(pa.record_batch(arrays, schema=schema))
         self.done += self.count
