@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, NamedTuple, Protocol
+
+from tunesmith.errors import DataError, did_you_mean, listing
 
 
 class Source(NamedTuple):
@@ -34,3 +39,132 @@ class RowSource(Protocol):
     def __iter__(self) -> Iterator[tuple[Row, Source]]: ...
 
     def fingerprint(self) -> str: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One row, its columns read by role.
+
+    texts: the text, or the two texts of a pair
+    target: the labels as text, surrounding space removed; None where the row has no label
+    target_is_list: the value was a list in the file, so the row may have any number of labels
+    group: value of the group column as text, None without one
+    """
+
+    texts: tuple[str, ...]
+    target: list[str] | None
+    target_is_list: bool
+    group: str | None
+    source: Source
+
+    @property
+    def group_key(self) -> int:
+        """64-bit digest of the group, equal for rows of one group."""
+        if self.group is None:
+            return 0
+        return int.from_bytes(hashlib.blake2b(self.group.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little")
+
+
+@dataclass(frozen=True, slots=True)
+class Schema:
+    """The columns of a table by role: `texts`, and optionally `target` and `group`."""
+
+    texts: tuple[str, ...]
+    target: str | None = None
+    group: str | None = None
+
+    def parse(self, row: Row, source: Source) -> Example:
+        """Read one row. Raises `DataError` for a text or label that is of no usable type."""
+        texts = tuple(_text(row.get(name), name, source) for name in self.texts)
+        target, is_list = _labels(row.get(self.target), self.target, source) if self.target is not None else (None, False)
+        group = row.get(self.group) if self.group is not None else None
+        if self.group is not None and (group is None or group == ""):
+            raise DataError(f"{source}: column {self.group!r} is empty, but rows are grouped by it. Fill it in, or leave --group out.")
+        return Example(texts, target, is_list, None if group is None else str(group), source)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the schema as plain values for `tunesmith.json`."""
+        return {"texts": list(self.texts), "target": self.target, "group": self.group}
+
+
+def _text(value: Any, column: str, source: Source) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, str):
+        # lone surrogates cannot be written as UTF-8 and no tokenizer takes them
+        return value if value.isascii() else value.encode("utf-8", "replace").decode("utf-8")
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        return "" if value != value else str(value)
+    raise DataError(f"{source}: column {column!r} holds {type(value).__name__} {value!r:.60}; a text is expected.")
+
+
+def _labels(value: Any, column: str, source: Source) -> tuple[list[str] | None, bool]:
+    if isinstance(value, (list, tuple)):
+        return [label for item in value if (label := _label(item, column, source)) is not None], True
+    label = _label(value, column, source)
+    return (None if label is None else [label]), False
+
+
+def _label(value: Any, column: str, source: Source) -> str | None:
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return None
+    if isinstance(value, float) and value.is_integer():
+        # spreadsheets and pandas turn whole numbers into floats as soon as one cell is empty
+        return str(int(value))
+    if isinstance(value, (str, int, float)):
+        return str(value).strip() or None
+    raise DataError(f"{source}: column {column!r} holds {type(value).__name__} {value!r:.60}; a label is a text, a number or a list of them.")
+
+
+_TEXT_NAMES = ("text", "sentence", "review", "content", "comment", "body", "message", "document", "question", "title", "headline", "utterance")
+_LABEL_NAMES = ("label", "labels", "category", "class", "target", "sentiment", "intent", "topic", "tag", "tags", "y")
+
+
+def guess_schema(source: RowSource, *, text: str | None, label: str | None, group: str | None, need_label: bool = True) -> Schema:
+    """Return the schema for the named columns, and for those not named the ones that can only be meant.
+
+    A column is taken by its name (`text`, `label` and their usual synonyms), else when no other column is left.
+    Raises `DataError` that lists the columns when one is missing or more than one could be meant.
+    """
+    for role, name in (("text", text), ("label", label if need_label else None), ("group", group)):
+        if name is not None and name not in source.columns:
+            raise DataError(
+                f"{source.name}: there is no {role} column {name!r}.{did_you_mean(name, source.columns)} Columns: {listing(source.columns, 40)}."
+            )
+    free = [name for name in source.columns if name not in (text, label, group)]
+    if text is None:
+        text = _by_name(free, _TEXT_NAMES)
+    if label is None and need_label:
+        label = _by_name([name for name in free if name != text], _LABEL_NAMES)
+    free = [name for name in free if name not in (text, label)]
+    if text is None and len(free) == 1 and (label is not None or not need_label):
+        text = free[0]
+    elif label is None and need_label and text is not None and len(free) == 1:
+        label = free[0]
+    elif text is None and label is None and len(free) == 2:
+        text, label = _by_length(source, free)
+    if text is None or (label is None and need_label):
+        role, flag = ("text", "--text") if text is None else ("label", "--label")
+        raise DataError(f"{source.name}: cannot tell which column is the {role}. Say it with {flag}. Columns: {listing(source.columns, 40)}.")
+    return Schema((text,), label if need_label else None, group)
+
+
+def _by_name(columns: list[str], names: tuple[str, ...]) -> str | None:
+    for name in names:
+        found = [column for column in columns if column.strip().casefold() == name]
+        if len(found) == 1:
+            return found[0]
+    return None
+
+
+def _by_length(source: RowSource, columns: list[str]) -> tuple[str | None, str | None]:
+    """Of two columns the text is the one whose values are mostly different and clearly longer, over the first 200 rows."""
+    values: dict[str, list[str]] = {column: [] for column in columns}
+    for row, _ in islice(source, 200):
+        for column in columns:
+            values[column].append(str(row.get(column, "")))
+    lengths = {column: sum(map(len, found)) / max(len(found), 1) for column, found in values.items()}
+    longer, shorter = sorted(columns, key=lambda column: -lengths[column])
+    if lengths[longer] >= 3 * lengths[shorter] and len(set(values[shorter])) <= len(set(values[longer])):
+        return longer, shorter
+    return None, None

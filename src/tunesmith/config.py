@@ -1,0 +1,184 @@
+"""The settings of a run: one flat, frozen object from defaults, a TOML recipe and flags, checked as a whole.
+
+A setting has one name everywhere: `max_length` in Python and in a recipe, `--max-length` on the command line.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from tunesmith.errors import UsageError, did_you_mean, listing
+
+Truncation = Literal["head", "tail", "head-tail", "windows"]
+Pooling = Literal["cls", "mean", "max", "attention"]
+Aggregation = Literal["mean", "max"]
+Precision = Literal["auto", "fp32", "bf16"]
+LabelType = Literal["auto", "single", "multi"]
+
+
+class Config(BaseModel):
+    """Everything that decides what a training run does. Field descriptions are the help texts of the flags."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+    # data
+    train: str | None = Field(None, description="labelled rows to train on: CSV, TSV, JSONL, Parquet, Arrow")
+    valid: str | None = Field(None, description="rows to choose the checkpoint on; without it a part of the training rows is split off")
+    test: str | None = Field(None, description="rows for the final test; never used for any choice")
+    text: str | None = Field(None, description="name of the text column")
+    label: str | None = Field(None, description="name of the label column")
+    group: str | None = Field(None, description="column whose rows with equal value stay on one side of a split (a customer, a document)")
+    encoding: str | None = Field(None, description="character encoding of text files, UTF-8 unless told")
+    label_type: LabelType = Field("auto", description="one label a row (single), any number (multi), or recognised from the data (auto)")
+    label_separator: str | None = Field(None, min_length=1, description="what stands between labels in one cell, such as '|'")
+    valid_size: float = Field(0.1, ge=0, lt=1, description="share of the training rows split off for validation when no file is given; 0: none")
+    test_size: float = Field(0.1, ge=0, lt=1, description="share of the training rows split off for the test when no file is given; 0: none")
+    dedupe: bool = Field(False, description="drop repeated rows from training, and training rows whose text is in validation or test")
+
+    drop_unlabelled: bool = Field(False, description="leave rows without a label out instead of stopping")
+
+    # model and sequences
+    model: str = Field("all-minilm-l6-v2", min_length=1, description="encoder: a directory, a hub name or a bundled name")
+    max_length: int = Field(256, ge=4, le=131072, description="longest sequence in tokens, special tokens included")
+    truncation: Truncation = Field("head", description="which part of a longer text is kept; 'windows' keeps all of it")
+    stride: int = Field(32, ge=0, description="tokens that neighbouring windows share")
+    max_windows: int = Field(32, ge=1, description="most windows of one text; what lies behind is lost and counted")
+    aggregation: Aggregation = Field("mean", description="how the logits of a text's windows become one")
+    pooling: Pooling = Field("cls", description="how token vectors become one; cls uses the head that transformers knows (last token for decoders)")
+    dropout: float | None = Field(None, ge=0, lt=1, description="dropout of the encoder and head; unless told the checkpoint's own")
+    attention_dropout: float | None = Field(None, ge=0, lt=1, description="dropout of attention weights; unless told the checkpoint's own")
+    precision: Precision = Field("auto", description="arithmetic of training; auto takes bf16 where the processor multiplies it natively")
+
+    # objective and optimizer
+    loss: Literal["cross-entropy", "focal"] = Field("cross-entropy", description="training loss (binary cross-entropy for several labels a row)")
+    focal_gamma: float = Field(2.0, ge=0, le=10, description="focusing exponent of the focal loss")
+    label_smoothing: float = Field(0.0, ge=0, lt=1, description="share of the target spread evenly over the labels")
+    class_weights: Literal["none", "balanced"] | dict[str, float] = Field("none", description="weight of each label in the loss; balanced: n / (labels x count)")
+    optimizer: Literal["adamw", "sgd"] = Field("adamw", description="AdamW with bias correction, or SGD with momentum")
+    lr: float = Field(5e-5, gt=0, le=10, description="peak learning rate")
+    weight_decay: float = Field(0.01, ge=0, lt=1, description="decoupled weight decay; norms and biases are spared")
+    momentum: float = Field(0.9, ge=0, lt=1, description="momentum of SGD")
+    schedule: Literal["linear", "cosine", "constant"] = Field("linear", description="how the learning rate falls after warm-up")
+    warmup: float = Field(0.0, ge=0, lt=1, description="share of all steps in which the learning rate rises from zero")
+    max_grad_norm: float = Field(1.0, ge=0, description="gradients are scaled down to this norm; 0: not at all")
+    epochs: int = Field(3, ge=1, le=10000, description="passes over the training rows")
+    batch_size: int = Field(32, ge=1, le=65536, description="rows per optimizer step")
+    max_tokens: int = Field(16384, ge=1, description="most tokens in memory at once; a larger batch is worked off in parts with the same gradient")
+
+    # choosing and stopping
+    metric: str | None = Field(None, description="validation metric that chooses the checkpoint, such as accuracy, f1_macro, log_loss")
+    patience: int | None = Field(None, ge=1, description="stop after this many evaluations without improvement")
+    eval_steps: int | None = Field(None, ge=1, description="evaluate every so many steps, besides each epoch's end")
+
+    # run
+    seed: int = Field(0, ge=0, lt=2**63, description="seed of every random draw")
+    out: str | None = Field(None, description="model directory to write")
+    checkpoint_minutes: float = Field(5.0, gt=0, description="time between checkpoints; one is also written at each epoch's end")
+    checkpoint_steps: int | None = Field(None, ge=1, description="steps between checkpoints, besides the above")
+
+    @field_validator("lr", "focal_gamma", "max_grad_norm", "weight_decay", "checkpoint_minutes")
+    @classmethod
+    def _finite(cls, value: float) -> float:
+        if value != value or value in (float("inf"), float("-inf")):
+            raise ValueError("must be a finite number")
+        return value
+
+    @field_validator("class_weights")
+    @classmethod
+    def _positive(cls, value: Any) -> Any:
+        if isinstance(value, dict) and any(not (0 < weight < float("inf")) for weight in value.values()):
+            raise ValueError("weights must be above 0")
+        return value
+
+    @field_validator("metric")
+    @classmethod
+    def _known_metric(cls, value: str | None) -> str | None:
+        from tunesmith.metrics import METRICS
+
+        if value is not None and value not in METRICS:
+            raise ValueError(f"{value!r} is not one of {listing(METRICS, 40)}.{did_you_mean(value, METRICS)}")
+        return value
+
+    @model_validator(mode="after")
+    def _together(self) -> Config:
+        if self.valid_size + self.test_size >= 1:
+            raise ValueError("valid_size and test_size together leave no training rows; their sum must be below 1")
+        if self.truncation == "windows" and self.stride >= self.max_length - 2:
+            raise ValueError(f"stride {self.stride} must be at least 3 below max_length {self.max_length}, or windows would not move forward")
+        if self.text is not None and self.text == self.label:
+            raise ValueError(f"text and label name the same column {self.text!r}")
+        return self
+
+    def content_hash(self) -> str:
+        """Return a digest of every setting that changes the trained weights; a checkpoint resumes only under an equal one."""
+        values = self.model_dump(mode="json", exclude={"out", "checkpoint_minutes", "checkpoint_steps", "train", "valid", "test"})
+        return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def read_recipe(path: Path | str) -> dict[str, Any]:
+    """Return the settings of a TOML recipe. Keys may use - or _; file names in it are relative to the recipe's directory.
+
+    Raises `UsageError` when the file is missing or is not TOML.
+    """
+    path = Path(path)
+    try:
+        raw = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UsageError(f"recipe {path} does not exist.") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"recipe {path} is not valid TOML: {error}.") from None
+    except OSError as error:
+        raise UsageError(f"recipe {path} cannot be read: {error.strerror}.") from None
+    values = {key.replace("-", "_"): value for key, value in raw.items()}
+    for key in ("train", "valid", "test", "out"):
+        if isinstance(values.get(key), str):
+            values[key] = str(path.parent / values[key])
+    model = values.get("model")
+    if isinstance(model, str) and (path.parent / model).is_dir():
+        values["model"] = str(path.parent / model)
+    return values
+
+
+def resolve(*layers: Mapping[str, Any], flags: bool = False) -> Config:
+    """Merge settings, later layers over earlier ones, and check them all.
+
+    Raises `UsageError` that lists every fault at once; with `flags` settings are spelled as on the command line.
+    """
+    merged: dict[str, Any] = {}
+    for layer in layers:
+        merged.update(layer)
+
+    def spell(name: str) -> str:
+        return "--" + name.replace("_", "-") if flags else name
+
+    faults = []
+    for key in [key for key in merged if key not in Config.model_fields]:
+        faults.append(f"unknown setting {key!r}.{did_you_mean(key, Config.model_fields)} Known: {listing(sorted(Config.model_fields), 60)}.")
+        merged.pop(key)
+    try:
+        config = Config(**merged)
+    except ValidationError as error:
+        faults.extend(_sentence(fault, spell) for fault in error.errors())
+        raise UsageError(*faults) from None
+    if faults:
+        raise UsageError(*faults)
+    return config
+
+
+def _sentence(fault: Any, spell: Any) -> str:
+    where = spell(str(fault["loc"][0])) if fault["loc"] else "settings"
+    message = fault["msg"].removeprefix("Value error, ").removeprefix("Input ")
+    if fault["type"] == "value_error":
+        return f"{where}: {message}" if fault["loc"] else message
+    found = fault["input"]
+    field = Config.model_fields.get(str(fault["loc"][0])) if fault["loc"] else None
+    options = [option for option in get_args(field.annotation) if isinstance(option, str)] if field else []
+    hint = did_you_mean(found, options) if isinstance(found, str) and options else ""
+    return f"{where} is {found!r}; it {message}.{hint}"

@@ -1,0 +1,84 @@
+"""Which sequences go into which optimizer step, and the packed batch that the model reads."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from tunesmith.seeds import seed_for
+
+
+@dataclass(frozen=True, slots=True)
+class PackedBatch:
+    """Sequences one behind the other, without padding. S sequences, T tokens, E examples.
+
+    ids: int32[T]
+    cu_seqlens: int32[S+1], where each sequence begins; the last entry is T
+    example: int32[S], the example of each sequence, in [0, E), not decreasing
+    size: E
+    targets: int64[E] or float32[E, C] by task; None at prediction
+    """
+
+    ids: np.ndarray
+    cu_seqlens: np.ndarray
+    example: np.ndarray
+    size: int
+    targets: np.ndarray | None = field(default=None)
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """int32[S], tokens of each sequence."""
+        return np.diff(self.cu_seqlens)
+
+
+def collate(sequences: Sequence[np.ndarray], example: np.ndarray, targets: np.ndarray | None = None) -> PackedBatch:
+    """Pack `sequences` (each int32[n]) whose example numbers `example` are in ascending runs."""
+    cu_seqlens = np.zeros(len(sequences) + 1, np.int32)
+    np.cumsum([len(sequence) for sequence in sequences], out=cu_seqlens[1:])
+    changes = np.concatenate([[0], np.cumsum(np.diff(example) != 0)]).astype(np.int32)
+    return PackedBatch(np.concatenate(sequences).astype(np.int32, copy=False), cu_seqlens, changes, int(changes[-1]) + 1, targets)
+
+
+def plan_batches(tokens: np.ndarray, *, batch_size: int, seed: int, epoch: int, shuffle: bool = True) -> list[np.ndarray]:
+    """Return the steps of an epoch, each an int64 array of example numbers; a pure function of its arguments.
+
+    tokens: int[E], the tokens of each example in all its sequences
+    batch_size: examples per step; the last step may have fewer
+
+    Training order: a uniform shuffle is cut into pools of 50 steps, each pool is sorted by length, so that a step holds
+    examples of like length, and the steps of the epoch are shuffled again. Without `shuffle` examples are sorted by length
+    throughout, longest first, so that memory's peak comes first.
+    """
+    count = len(tokens)
+    if not shuffle:
+        order = np.argsort(-np.asarray(tokens, np.int64), kind="stable")
+        return [order[i : i + batch_size] for i in range(0, count, batch_size)]
+    generator = np.random.default_rng(seed_for(seed, "order", epoch))
+    order = generator.permutation(count)
+    pool = 50 * batch_size
+    steps = []
+    for start in range(0, count, pool):
+        part = order[start : start + pool]
+        part = part[np.argsort(-tokens[part], kind="stable")]
+        steps.extend(part[i : i + batch_size] for i in range(0, len(part), batch_size))
+    return [steps[i] for i in generator.permutation(len(steps))]
+
+
+def split_by_tokens(longest: np.ndarray, sequences: np.ndarray, max_tokens: int) -> list[slice]:
+    """Cut a step's examples into runs whose padded size stays within `max_tokens`; an example is never cut.
+
+    longest: int[E], the longest sequence of each example; sequences: int[E], how many it has.
+    One example that is larger than `max_tokens` by itself gets a run of its own.
+    """
+    runs, start, width, count = [], 0, 0, 0
+    for i, (length, number) in enumerate(zip(longest.tolist(), sequences.tolist(), strict=True)):
+        wider = max(width, length)
+        if i > start and wider * (count + number) > max_tokens:
+            runs.append(slice(start, i))
+            start, width, count = i, length, number
+        else:
+            width, count = wider, count + number
+    runs.append(slice(start, len(longest)))
+    return runs

@@ -1,0 +1,224 @@
+"""The token table: a file of texts, tokenised once, kept as memory-mapped Arrow under a key made of its content.
+
+One Arrow row per example. Nothing of a table's size is ever held in memory but a few numbers per example.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from tunesmith.data.duplicates import text_key
+from tunesmith.data.schema import Example, RowSource, Schema
+from tunesmith.progress import QUIET, Progress
+from tunesmith.storage import new_directory
+
+if TYPE_CHECKING:
+    from tunesmith.data.tokens import TextEncoder
+
+_FORMAT = 1  # raised whenever the layout or the meaning of a column changes
+_CHUNK_ROWS = 1024
+_BATCH_ROWS = 65_536
+_BATCH_TOKENS = 8_000_000
+_CACHE_LIMIT_BYTES = 20 * 2**30
+
+
+def cache_directory() -> Path:
+    """Return where tables are kept: `$TUNESMITH_CACHE`, else `~/.cache/tunesmith`."""
+    chosen = os.environ.get("TUNESMITH_CACHE")
+    return Path(chosen) if chosen else Path(os.environ.get("XDG_CACHE_HOME", str(Path.home() / ".cache"))) / "tunesmith"
+
+
+@dataclass(frozen=True)
+class Labels:
+    """The labels of N examples, ragged: those of example i are `names[j] for j in codes[starts[i]:starts[i+1]]`.
+
+    missing: bool[N], no label was given (an empty list of labels in JSONL is not missing)
+    """
+
+    codes: np.ndarray
+    starts: np.ndarray
+    names: list[str]
+    missing: np.ndarray
+    from_list: bool
+
+
+class TokenTable:
+    """A tokenised file. N examples.
+
+    name: shown to the user; key: digest of content, tokenizer and settings
+    line: int64[N], where each example's row begins; text_key: uint64[N], equal for equal texts
+    tokens, lost: int32[N], tokens of the whole text, and how many are in no sequence
+    kept, longest, sequences: int32[N], tokens in all sequences, in the longest, number of sequences
+    group: uint64[N] or None, equal for rows of one group
+    blank: bool[N], the text is empty or white space
+    """
+
+    def __init__(self, path: Path, name: str) -> None:
+        import pyarrow as pa
+
+        self.path, self.name, self.key = path, name, path.name
+        # the map must stay referenced: the arrays below are views into it
+        self._map = pa.memory_map(str(path / "table.arrow"))
+        reader = pa.ipc.open_file(self._map)
+        batches = [reader.get_batch(i) for i in range(reader.num_record_batches)]
+        self._ids = [_ragged(batch.column("ids")) for batch in batches]
+        self._lengths = [_ragged(batch.column("lengths")) for batch in batches]
+        self._first = np.cumsum([0] + [batch.num_rows for batch in batches])
+        self._batches = batches
+
+        def column(name: str, kind: type) -> np.ndarray:
+            parts = [batch.column(name).to_numpy(zero_copy_only=False) for batch in batches]
+            return np.concatenate(parts).astype(kind, copy=False) if parts else np.zeros(0, kind)
+
+        self.line = column("line", np.int64)
+        self.text_key = column("text_key", np.uint64)
+        self.tokens = column("tokens", np.int32)
+        self.lost = column("lost", np.int32)
+        self.blank = column("blank", np.bool_)
+        self.kept = column("kept", np.int32)
+        self.longest = column("longest", np.int32)
+        self.sequences = column("sequences", np.int32)
+        self.group = column("group", np.uint64) if reader.schema.metadata.get(b"group") == b"1" else None
+
+    def __len__(self) -> int:
+        return len(self.line)
+
+    def example(self, index: int) -> list[np.ndarray]:
+        """Return the sequences of one example, each int32[n], as views into the file."""
+        batch = int(np.searchsorted(self._first, index, side="right")) - 1
+        row = index - int(self._first[batch])
+        ids, id_starts = self._ids[batch]
+        lengths, length_starts = self._lengths[batch]
+        sizes = lengths[length_starts[row] : length_starts[row + 1]]
+        return np.split(ids[id_starts[row] : id_starts[row + 1]], np.cumsum(sizes)[:-1])
+
+    def labels(self) -> Labels:
+        """Read all labels as codes into the list of distinct ones, in order of first appearance."""
+        import pyarrow as pa
+
+        chunks = [batch.column("labels") for batch in self._batches]
+        column = pa.chunked_array(chunks, type=pa.list_(pa.string()))
+        codes, names, sizes, missing = [], {}, [], []
+        for chunk in column.chunks:
+            encoded = chunk.flatten().dictionary_encode()
+            local = np.array([names.setdefault(name, len(names)) for name in encoded.dictionary.to_pylist()], np.int32)
+            codes.append(local[encoded.indices.to_numpy(zero_copy_only=False)] if len(encoded) else np.zeros(0, np.int32))
+            sizes.append(chunk.value_lengths().fill_null(0).to_numpy(zero_copy_only=False))
+            missing.append(chunk.is_null().to_numpy(zero_copy_only=False))
+        starts = np.concatenate([[0], np.cumsum(np.concatenate(sizes))]) if sizes else np.zeros(1, np.int64)
+        return Labels(
+            np.concatenate(codes) if codes else np.zeros(0, np.int32),
+            starts.astype(np.int64),
+            list(names),
+            np.concatenate(missing) if missing else np.zeros(0, np.bool_),
+            (self.path / "labels-are-lists").exists(),
+        )
+
+
+def _ragged(column) -> tuple[np.ndarray, np.ndarray]:
+    return column.values.to_numpy(), column.offsets.to_numpy()
+
+
+def open_table(source: RowSource, schema: Schema, encoder: TextEncoder, progress: Progress = QUIET) -> TokenTable:
+    """Return the table of `source`, from the cache when its content, the tokenizer and the settings are those of an earlier run.
+
+    Raises `DataError` for rows that cannot be read, `StorageError` when the cache cannot be written.
+    """
+    settings = [_FORMAT, asdict(encoder.truncation), schema.texts, schema.target, schema.group, encoder.fallback_token]
+    digest = hashlib.blake2b(digest_size=16)
+    for part in (repr(settings), encoder.tokenizer.to_str(), source.fingerprint()):
+        digest.update(part.encode())
+    path = cache_directory() / "tables" / digest.hexdigest()
+    if not (path / "table.arrow").is_file():
+        _build(path, source, schema, encoder, progress)
+        _evict(path.parent, keep=path)
+    else:
+        os.utime(path)
+    return TokenTable(path, source.name)
+
+
+def _build(path: Path, source: RowSource, schema: Schema, encoder: TextEncoder, progress: Progress) -> None:
+    import pyarrow as pa
+
+    kinds = {
+        "line": pa.int64(), "text_key": pa.uint64(), "group": pa.uint64(), "labels": pa.list_(pa.string()), "blank": pa.bool_(),
+        "tokens": pa.int32(), "lost": pa.int32(), "kept": pa.int32(), "longest": pa.int32(), "sequences": pa.int32(),
+        "lengths": pa.list_(pa.int32()), "ids": pa.list_(pa.int32()),
+    }  # fmt: skip
+    fields = pa.schema(kinds.items(), metadata={"group": "1" if schema.group else "0"})
+    lists = False
+    with new_directory(path) as directory:
+        with pa.OSFile(str(directory / "table.arrow"), "wb") as sink, pa.ipc.new_file(sink, fields) as writer:
+            rows = {name: [] for name in kinds}
+            size = 0
+            with progress.track(f"tokenising {source.name}", None, "rows") as tracker:
+                for examples in _chunks(schema.parse(row, place) for row, place in source):
+                    encoded = encoder.encode([example.texts[0] for example in examples])
+                    for example, sequences in zip(examples, encoded, strict=True):
+                        lists = lists or example.target_is_list
+                        size += _append(rows, example, sequences)
+                    tracker.advance(len(examples))
+                    if size >= _BATCH_TOKENS or len(rows["line"]) >= _BATCH_ROWS:
+                        writer.write_batch(_record_batch(rows, fields))
+                        rows, size = {name: [] for name in kinds}, 0
+                if rows["line"]:
+                    writer.write_batch(_record_batch(rows, fields))
+        if lists:
+            (directory / "labels-are-lists").touch()
+
+
+def _append(rows: dict[str, list], example: Example, encoded) -> int:
+    lengths = [len(sequence) for sequence in encoded.sequences]
+    ids = encoded.sequences[0] if len(lengths) == 1 else np.concatenate(encoded.sequences)
+    values = {
+        "line": example.source.line, "text_key": text_key("\x1f".join(example.texts)), "group": example.group_key, "labels": example.target,
+        "blank": not any(text.strip() for text in example.texts), "tokens": encoded.tokens, "lost": encoded.lost, "kept": len(ids),
+        "longest": max(lengths), "sequences": len(lengths), "lengths": lengths, "ids": ids,
+    }  # fmt: skip
+    for name, value in values.items():
+        rows[name].append(value)
+    return len(ids)
+
+
+def _record_batch(rows: dict[str, list], fields):
+    import pyarrow as pa
+
+    columns = []
+    for field in fields:
+        values = rows[field.name]
+        if field.name in ("ids", "lengths"):
+            starts = np.concatenate([[0], np.cumsum([len(value) for value in values])]).astype(np.int32)
+            flat = np.concatenate(values).astype(np.int32)
+            columns.append(pa.ListArray.from_arrays(pa.array(starts), pa.array(flat)))
+        else:
+            columns.append(pa.array(values, field.type))
+    return pa.record_batch(columns, schema=fields)
+
+
+def _chunks(examples: Iterator[Example]) -> Iterator[list[Example]]:
+    while chunk := list(islice(examples, _CHUNK_ROWS)):
+        yield chunk
+
+
+def _evict(tables: Path, keep: Path) -> None:
+    """Remove the tables used longest ago until the cache is within its limit. Open maps of a removed table stay valid."""
+    sizes = {}
+    for path in tables.iterdir():
+        if not path.name.startswith("."):
+            sizes[path] = (path.stat().st_mtime, sum(file.stat().st_size for file in path.iterdir()))
+    total = sum(size for _, size in sizes.values())
+    for path, (_, size) in sorted(sizes.items(), key=lambda item: item[1][0]):
+        if total <= _CACHE_LIMIT_BYTES:
+            break
+        if path != keep:
+            shutil.rmtree(path, ignore_errors=True)
+            total -= size

@@ -1,0 +1,155 @@
+"""From the hidden states of a text's tokens to its outputs, and the whole network: encoder and head.
+
+S sequences, T tokens, E examples, H width, C outputs.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from tunesmith.data.batches import PackedBatch, collate
+from tunesmith.model.encoder import Encoder
+
+HEAD_FILE = "head.safetensors"
+
+
+class CheckpointHead(nn.Module):
+    """The sequence-classification head that transformers puts on this architecture, run on packed hidden states.
+
+    Its parameters belong to the encoder's transformers module, so `AutoModelForSequenceClassification` loads them.
+    """
+
+    def __init__(self, encoder: Encoder) -> None:
+        super().__init__()
+        self._encoder = (encoder,)  # in a tuple, so that its parameters are not registered twice
+
+    def forward(self, hidden: Tensor, batch: PackedBatch) -> Tensor:
+        """hidden: float[T, H] -> outputs float[S, C]"""
+        encoder = self._encoder[0]
+        hf, base = encoder.hf, encoder.base
+        ends = torch.from_numpy(batch.cu_seqlens.astype(np.int64))
+        if encoder.is_decoder:
+            return hf.score(hidden[ends[1:] - 1])
+        first = hidden[ends[:-1]]
+        if hasattr(hf, "pre_classifier"):  # DistilBERT
+            return hf.classifier(hf.dropout(torch.relu(hf.pre_classifier(first))))
+        if hasattr(hf, "head") and hasattr(hf, "drop"):  # ModernBERT
+            return hf.classifier(hf.drop(hf.head(first)))
+        pooler = getattr(hf, "pooler", None) or getattr(base, "pooler", None)
+        if isinstance(pooler, nn.Linear):  # ALBERT
+            return hf.classifier(hf.dropout(base.pooler_activation(pooler(first))))
+        if pooler is not None:  # BERT, DeBERTa
+            return hf.classifier(hf.dropout(pooler(first[:, None])))
+        return hf.classifier(first[:, None])  # RoBERTa, ELECTRA, MPNet
+
+
+class PooledHead(nn.Module):
+    """Pools a sequence's hidden states and applies one linear layer.
+
+    pooling: `cls` (the first token; the last for a decoder), `mean`, `max`, or `attention`: a weighted mean with weights
+    softmax(v . tanh(W h)) (Yang et al. 2016, "Hierarchical Attention Networks", section 2.2)
+    """
+
+    def __init__(self, width: int, outputs: int, pooling: str, dropout: float, last: bool = False) -> None:
+        super().__init__()
+        self.pooling, self.last = pooling, last
+        self.dropout = nn.Dropout(dropout)
+        self.project = nn.Linear(width, width) if pooling == "attention" else None
+        self.score = nn.Linear(width, 1, bias=False) if pooling == "attention" else None
+        self.classifier = nn.Linear(width, outputs)
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.normal_(module.weight, std=0.02)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+
+    def forward(self, hidden: Tensor, batch: PackedBatch) -> Tensor:
+        """hidden: float[T, H] -> outputs float[S, C]"""
+        return self.classifier(self.dropout(self._pool(hidden.float(), batch)))
+
+    def _pool(self, hidden: Tensor, batch: PackedBatch) -> Tensor:
+        ends = torch.from_numpy(batch.cu_seqlens.astype(np.int64))
+        lengths = ends.diff()
+        if self.pooling == "cls":
+            return hidden[ends[1:] - 1] if self.last else hidden[ends[:-1]]
+        if self.pooling in ("mean", "max"):
+            return torch.segment_reduce(hidden, self.pooling, lengths=lengths, axis=0)
+        assert self.project is not None and self.score is not None
+        score = self.score(torch.tanh(self.project(hidden))).float()
+        top = torch.segment_reduce(score.detach(), "max", lengths=lengths, axis=0)
+        weight = torch.exp(score - top.repeat_interleave(lengths, 0))
+        total = torch.segment_reduce(weight, "sum", lengths=lengths, axis=0)
+        return torch.segment_reduce(weight * hidden, "sum", lengths=lengths, axis=0) / total
+
+
+class TextModel(nn.Module):
+    """Encoder and head: a packed batch in, outputs float32[S, C] out."""
+
+    def __init__(self, encoder: Encoder, head: nn.Module) -> None:
+        super().__init__()
+        self.encoder, self.head = encoder, head
+
+    def forward(self, batch: PackedBatch) -> Tensor:
+        """Return one row of outputs for each sequence of `batch`."""
+        return self.head(self.encoder(batch), batch).float()
+
+    @property
+    def loads_in_transformers(self) -> bool:
+        """Whether the saved directory gives the same outputs through `AutoModelForSequenceClassification`."""
+        return isinstance(self.head, CheckpointHead)
+
+    def save(self, directory: Path) -> None:
+        """Write the encoder as Hugging Face would, and a head of our own beside it as `head.safetensors`."""
+        from safetensors.torch import save_file
+
+        self.encoder.save(directory)
+        if not self.loads_in_transformers:
+            save_file({name: value.contiguous() for name, value in self.head.state_dict().items()}, directory / HEAD_FILE)
+
+
+def build_model(encoder: Encoder, *, outputs: int, pooling: str, dropout: float | None, seed: int) -> TextModel:
+    """Put a head on `encoder`: transformers' own for `cls` where it can be run on packed states, else a `PooledHead`.
+
+    outputs: C; dropout: None takes the encoder's; seed: of the head's first weights
+    """
+    if pooling == "cls" and encoder.has_classifier:
+        model = TextModel(encoder, CheckpointHead(encoder))
+        if _same_as_transformers(model):
+            return model
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        if dropout is None:
+            dropout = float(getattr(encoder.config, "hidden_dropout_prob", 0.1))
+        head = PooledHead(encoder.width, outputs, pooling, dropout, last=encoder.is_decoder)
+    return TextModel(Encoder(encoder.base, encoder.tokenizer, False), head)
+
+
+def load_head(model: TextModel, directory: Path) -> None:
+    """Read a `PooledHead`'s weights back."""
+    from safetensors.torch import load_file
+
+    model.head.load_state_dict(load_file(directory / HEAD_FILE))
+
+
+def _same_as_transformers(model: TextModel) -> bool:
+    """Compare packed and original outputs once: an architecture whose head has another shape must not pass unnoticed."""
+    hf: Any = model.encoder.hf
+    vocabulary = int(model.encoder.config.vocab_size)
+    pad = model.encoder.pad_id
+    token = next(i for i in (5, 4, 3) if i != pad and i < vocabulary)
+    training = model.training
+    model.eval()
+    with torch.no_grad():
+        ids = torch.full((2, 4), token)
+        packed = model(collate([ids[0].numpy().astype(np.int32), ids[1].numpy().astype(np.int32)], np.arange(2)))
+        try:
+            original = hf(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
+        except (TypeError, ValueError, RuntimeError):
+            return False
+    model.train(training)
+    return packed.shape == original.shape and bool(torch.allclose(packed, original, atol=1e-4))
