@@ -1,0 +1,194 @@
+"""What simple methods reach on the same rows, so that a fine-tuned model's scores can be judged.
+
+Shapes: E examples, C classes (labels).
+"""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tunesmith import metrics
+from tunesmith.errors import listing
+from tunesmith.seeds import seed_for
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+MAJORITY = "majority class"
+TFIDF = "TF-IDF + logistic regression"
+
+# A yardstick should cost seconds; beyond this much text it learns from a sample, and says so.
+_MAX_CHARACTERS = 20_000_000
+
+# Thai, Lao, Tibetan, Myanmar, Khmer, kana, Han: scripts written without spaces between words. Hangul has spaces.
+_UNSPACED = re.compile(
+    "[\u0e00-\u0eff\u0f00-\u0fff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]"
+)
+_UNSPACED_SHARE = 0.2  # one Latin brand name must not turn a Chinese text into a spaced one, nor one Chinese name an English text
+
+# A word is a run free of spaces and punctuation. `\w` would cut the words of Indic scripts at each vowel sign.
+_WORD = (
+    r"[^\s!-/:-@\[-`{-~\u00a1\u00ab\u00b7\u00bb\u00bf\u060c\u061b\u061f\u0964\u0965\u2010-\u2027\u2030-\u205e\u3001-\u3003\u3008-\u301f]+"
+)
+
+
+def yardsticks(
+    train_texts: Sequence[str],
+    train_targets: NDArray[Any],
+    test_texts: Sequence[str],
+    labels: Sequence[str],
+    kind: metrics.Kind,
+    seed: int,
+    *,
+    tune: bool = False,
+) -> list[dict[str, Any]]:
+    """Predict `test_texts` with the majority class and with TF-IDF + logistic regression, both learned from the training rows.
+
+    TF-IDF counts words and pairs of words with sublinear term frequency, or one to three characters for scripts written
+    without spaces; one L2-regularised logistic regression (C = 10) per class, normalised over the classes when each example
+    has exactly one. This never raises: a yardstick that cannot be computed has None for probabilities and the reason as note.
+
+    Args:
+        train_targets: int[E] in [0, C) for ``single``, bool[E, C] for ``multi``.
+        seed: the run's; samples derive theirs from it.
+        tune: multi-label only. Choose the thresholds of TF-IDF on a fifth of the training rows that it has not seen, as is
+            fair beside a model whose thresholds are tuned.
+
+    Returns:
+        Per yardstick: name; probabilities float[E of test, C] or None; thresholds float[C] or None; note.
+    """
+    return [
+        _attempt(MAJORITY, lambda: _majority(train_targets, len(test_texts), labels, kind)),
+        _attempt(TFIDF, lambda: _tfidf(train_texts, train_targets, test_texts, labels, kind, seed, tune)),
+    ]
+
+
+def scored(
+    found: Sequence[dict[str, Any]], gold: NDArray[Any], labels: Sequence[str], kind: metrics.Kind, seed: int
+) -> list[dict[str, Any]]:
+    """Return name, note, metrics and intervals of each of `yardsticks`' results, JSON-able; both empty for one that was skipped.
+
+    Args:
+        gold: int[E] or bool[E, C], the targets of the test texts.
+        seed: the run's; the resamples are those of the model's own intervals.
+    """
+    results = []
+    for yardstick in found:
+        result: dict[str, Any] = {"name": yardstick["name"], "note": yardstick["note"], "metrics": {}, "intervals": {}}
+        if yardstick["probabilities"] is not None:
+            whole = metrics.evaluation(gold, yardstick["probabilities"], labels, kind, yardstick["thresholds"], seed)
+            result |= {"metrics": whole["metrics"], "intervals": whole["intervals"]}
+        results.append(result)
+    return results
+
+
+class _Skip(Exception):
+    """This yardstick says nothing here; the message is the note."""
+
+
+def _attempt(name: str, compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    result: dict[str, Any] = {"name": name, "probabilities": None, "thresholds": None, "note": ""}
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # a yardstick short of convergence is still a yardstick
+            return result | compute()
+    except _Skip as reason:
+        return result | {"note": f"skipped: {reason}"}
+    except Exception as error:  # whatever goes wrong here, the trained model must still be saved
+        return result | {"note": f"skipped: {type(error).__name__}: {error}"}
+
+
+def _majority(targets: NDArray[Any], rows: int, labels: Sequence[str], kind: metrics.Kind) -> dict[str, Any]:
+    if not len(targets):
+        raise _Skip("there are no training rows")
+    if kind == "single":
+        share = np.bincount(targets, minlength=len(labels)) / len(targets)
+        top = int(share.argmax())
+        note = f"always {labels[top]!r}, the label of {share[top]:.1%} of the training rows"
+    else:
+        share = np.asarray(targets, np.float64).mean(0)
+        chosen = [label for label, part in zip(labels, share, strict=True) if part >= 0.5]
+        note = (
+            f"each label with its share of the training rows as probability; at threshold 0.5 it predicts {listing(chosen) or 'no label'}"
+        )
+    return {"probabilities": np.tile(share, (rows, 1)), "note": note}
+
+
+def unspaced(texts: Sequence[str]) -> bool:
+    """Return whether the texts (a sample of 1,000) are mostly in a script without spaces between words."""
+    step = max(1, len(texts) // 1000)
+    sample = "".join(text[:500] for text in texts[::step])
+    letters = sum(map(str.isalpha, sample))
+    return len(_UNSPACED.findall(sample)) > _UNSPACED_SHARE * letters
+
+
+def _tfidf(
+    texts: Sequence[str],
+    targets: NDArray[Any],
+    test_texts: Sequence[str],
+    labels: Sequence[str],
+    kind: metrics.Kind,
+    seed: int,
+    tune: bool,
+) -> dict[str, Any]:
+    from sklearn.feature_extraction.text import TfidfVectorizer
+
+    targets = np.asarray(targets)
+    truth = np.eye(len(labels), dtype=bool)[targets] if kind == "single" else targets.astype(bool)
+    if not (truth.any(0) & ~truth.all(0)).any():
+        raise _Skip("no label occurs in some training rows and not in others")
+    if unspaced(texts):
+        how, options = "1-3 characters, as the script has no spaces between words", {"analyzer": "char", "ngram_range": (1, 3)}
+    else:
+        how, options = "words and word pairs", {"token_pattern": _WORD, "ngram_range": (1, 2)}
+    kept = _sample(texts, seed)
+    note = f"on {how}; liblinear, C = 10"
+    if len(kept) < len(texts):
+        note += f"; learned from {len(kept):,} of the {len(texts):,} training rows, drawn at random"
+        texts = [texts[i] for i in kept]
+        truth = truth[kept]
+    vectorizer = TfidfVectorizer(sublinear_tf=True, dtype=np.float64, **options)
+    try:
+        features = vectorizer.fit_transform(texts)
+    except ValueError as error:  # scikit-learn's only way to say that the vocabulary is empty
+        raise _Skip("the training texts contain no words") from error
+    probabilities = _fit_predict(features, truth, vectorizer.transform(test_texts))
+    thresholds = None
+    if kind == "single":
+        total = probabilities.sum(1, keepdims=True)
+        probabilities = np.where(total > 0, probabilities / np.where(total > 0, total, 1), 1 / len(labels))
+    elif tune and len(texts) >= 10:
+        order = np.random.default_rng(seed_for(seed, "yardstick thresholds")).permutation(len(texts))
+        held, rest = order[: len(texts) // 5], order[len(texts) // 5 :]
+        thresholds = metrics.tune_thresholds(truth[held], _fit_predict(features[rest], truth[rest], features[held]))
+        note += "; thresholds tuned on a held-out fifth of the training rows"
+    return {"probabilities": probabilities, "thresholds": thresholds, "note": note}
+
+
+def _fit_predict(features: Any, truth: NDArray[Any], test_features: Any) -> NDArray[np.float64]:
+    """Return float[E of test, C] from one binary regression per label; a label that never varies keeps its share, 0 or 1.
+
+    For 10,000 short texts in 77 classes this took 1.6 s on one core where the multinomial model with L-BFGS took 6 s, at
+    the same accuracy.
+    """
+    from sklearn.linear_model import LogisticRegression
+
+    probabilities = np.tile(truth.mean(0), (test_features.shape[0], 1))
+    for c in np.flatnonzero(truth.any(0) & ~truth.all(0)):
+        model = LogisticRegression(solver="liblinear", C=10.0, max_iter=50)
+        probabilities[:, c] = model.fit(features, truth[:, c]).predict_proba(test_features)[:, 1]
+    return probabilities
+
+
+def _sample(texts: Sequence[str], seed: int) -> NDArray[np.int64]:
+    """Return the indices of as many rows as fit `_MAX_CHARACTERS`, all or drawn at random, in order."""
+    lengths = np.array([len(text) for text in texts])
+    if lengths.sum() <= _MAX_CHARACTERS:
+        return np.arange(len(texts))
+    order = np.random.default_rng(seed_for(seed, "yardstick sample")).permutation(len(texts))
+    return np.sort(order[np.cumsum(lengths[order]) <= _MAX_CHARACTERS])
