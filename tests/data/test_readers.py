@@ -182,7 +182,9 @@ def test_arrow_file_and_stream(tmp_path, kind):
 
 # ---- the properties that hold for any file
 
-TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=20) | st.text('a",;\t|\n\r \u2028é👋', max_size=8)
+TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=20) | st.text(
+    'a",;\t|\n\r \u2028é👋', max_size=8
+)
 
 
 @settings(max_examples=150, deadline=None)

@@ -30,7 +30,9 @@ def batch_rows(batch: pa.RecordBatch | pa.Table) -> Iterator[dict[str, Any]]:
         part = batch.slice(start, BATCH_ROWS)
         columns = []
         for column, easy in zip(part.columns, simple, strict=True):
-            values = column.to_pylist(maps_as_pydicts="lossy")
+            values = column.to_pylist()
+            if pa.types.is_map(column.type):  # given as lists of pairs
+                values = [None if value is None else dict(value) for value in values]
             columns.append(values if easy else [plain(value) for value in values])
         for cells in zip(*columns, strict=True):
             yield dict(zip(names, cells, strict=True))

@@ -93,7 +93,9 @@ def text_lines(stream: ByteStream, name: str, encoding: str | None) -> Iterator[
         except UnicodeDecodeError as error:
             raise _bad_bytes(error, name, encoding, done, count, carry) from None
         except UnicodeError as error:  # UTF-16 without its mark
-            raise DataError(f"{name}:{count + 1}: the text is not {encoding} ({error}). Leave --encoding out, or name the right one.") from None
+            raise DataError(
+                f"{name}:{count + 1}: the text is not {encoding} ({error}). Leave --encoding out, or name the right one."
+            ) from None
         if fresh and text:
             text = text.removeprefix("\ufeff")
             fresh = False

@@ -27,7 +27,7 @@ def plain(value: Any) -> Any:
     if kind is list or kind is tuple:
         return [plain(item) for item in value]
     if isinstance(value, Mapping):
-        return {plain(key): plain(item) for key, item in value.items()}
+        return {plain(key) if isinstance(key, str) else key: plain(item) for key, item in value.items()}
     if kind.__name__ in _MISSING:
         return None
     numpy = sys.modules.get("numpy")

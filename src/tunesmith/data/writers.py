@@ -185,6 +185,22 @@ class _JsonSink:
         self.file.flush()
 
 
+def _fits(value: Any, kind: pa.DataType) -> bool:
+    """Return False where Arrow would lose something without a word: a fraction cut off, True made 1, a key dropped."""
+    import pyarrow as pa
+
+    if value is None:
+        return True
+    if pa.types.is_integer(kind):
+        return type(value) is int
+    if pa.types.is_list(kind) and isinstance(value, list):
+        return all(_fits(item, kind.value_type) for item in value)
+    if pa.types.is_struct(kind) and isinstance(value, dict):
+        fields = {field.name: field.type for field in kind}
+        return value.keys() <= fields.keys() and all(_fits(item, fields[key]) for key, item in value.items())
+    return True
+
+
 class _ParquetSink:
     """Writes row groups of _PARQUET_ROWS rows; the first one decides the types."""
 
@@ -244,8 +260,8 @@ class _ParquetSink:
             values = [list(value.items()) if isinstance(value, dict) else value for value in values]
         elif pa.types.is_string(field.type):
             values = [to_json(value) if isinstance(value, dict) else value for value in values]
-        elif pa.types.is_integer(field.type) and any(isinstance(value, bool) for value in values):
-            raise self._conflict(field.name, f"True or False where {field.type} stood before")
+        elif not all(_fits(value, field.type) for value in values):
+            raise self._conflict(field.name, f"not all are {field.type}, as those before")
         try:
             return pa.array(values, field.type)
         except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
