@@ -102,8 +102,9 @@ class Config(BaseModel):
     def _known_metric(cls, value: str | None) -> str | None:
         from tunesmith.metrics import METRICS
 
-        if value is not None and value not in METRICS:
-            raise ValueError(f"{value!r} is not one of {listing(METRICS, 40)}.{did_you_mean(value, METRICS)}")
+        known = list(dict.fromkeys(name for names in METRICS.values() for name in names))
+        if value is not None and value not in known:
+            raise ValueError(f"{value!r} is not one of {listing(known, 40)}.{did_you_mean(value, known)}")
         return value
 
     @model_validator(mode="after")

@@ -26,6 +26,7 @@ class Tracker:
     def __init__(self, what: str, total: float | None, unit: str) -> None:
         self.what, self.total, self.unit = what, total, unit
         self.done = 0.0
+        self.skipped = 0.0
         self.note = ""
         self.start = time.monotonic()
 
@@ -36,16 +37,25 @@ class Tracker:
             self.note = note
         self._show()
 
+    def skip(self, count: float) -> None:
+        """Count `count` units as done before, by an interrupted run: they do not enter the rate."""
+        self.skipped = count
+
+    @property
+    def share(self) -> float:
+        """How much of the total is done, in [0, 1]."""
+        return min((self.done + self.skipped) / self.total, 1) if self.total else 0.0
+
     def line(self) -> str:
         """Return the state in words: share done, rate, time left."""
         elapsed = max(time.monotonic() - self.start, 1e-9)
         rate = self.done / elapsed
         parts = [self.what]
         if self.total:
-            parts.append(f"{min(self.done / self.total, 1):4.0%}")
+            parts.append(f"{self.share:4.0%}")
         parts.append(f"{rate:,.0f} {self.unit}/s" if rate >= 10 else f"{rate:.2g} {self.unit}/s")
-        if self.total and rate and self.done < self.total:
-            parts.append(f"{_duration((self.total - self.done) / rate)} left")
+        if self.total and rate and self.share < 1:
+            parts.append(f"{_duration((self.total - self.done - self.skipped) / rate)} left")
         if self.note:
             parts.append(self.note)
         return " · ".join(parts)
@@ -74,7 +84,7 @@ class _BarTracker(Tracker):
         self.shown = now
         bar = ""
         if self.total:
-            filled = round(24 * min(self.done / self.total, 1))
+            filled = round(24 * self.share)
             bar = "━" * filled + "╺" * (24 - filled) + " "
         width = _terminal_width()
         print("\r\x1b[2K" + (bar + self.line())[: width - 1], end="", file=sys.stderr, flush=True)

@@ -1,0 +1,57 @@
+"""Running a model over examples without training it. E examples, C outputs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+
+from tunesmith.data.batches import collate, plan_batches, split_by_tokens
+from tunesmith.model.arithmetic import arithmetic
+from tunesmith.model.heads import TextModel
+from tunesmith.progress import QUIET, Progress
+from tunesmith.tasks.base import Task
+from tunesmith.train.loop import Rows
+
+CHUNK = 2048
+"""Examples that are sorted by length together. Evaluation and prediction share it, so that they agree to the last bit."""
+
+
+def outputs_of(model: TextModel, task: Task, examples: Sequence[list[np.ndarray]], *, precision: str = "fp32", max_tokens: int = 16384) -> np.ndarray:
+    """Return combined outputs float32[E, C] of `examples`, each a list of token sequences int32[n], in their order.
+
+    max_tokens: most padded tokens in memory at once; a larger example runs alone
+    """
+    longest = np.array([max(len(sequence) for sequence in example) for example in examples])
+    number = np.array([len(example) for example in examples])
+    result = np.empty((len(examples), task.outputs), np.float32)
+    was_training = model.training
+    model.eval()
+    with torch.inference_mode(), arithmetic(precision):
+        for step in plan_batches(longest, batch_size=64, seed=0, epoch=0, shuffle=False):
+            for part in split_by_tokens(longest[step], number[step], max_tokens):
+                rows = step[part]
+                sequences = [sequence for row in rows for sequence in examples[row]]
+                batch = collate(sequences, np.repeat(np.arange(len(rows)), number[rows]))
+                result[rows] = task.combine(model(batch), batch).float().numpy()
+    model.train(was_training)
+    return result
+
+
+def probabilities_of(model: TextModel, task: Task, rows: Rows, *, precision: str = "fp32", max_tokens: int = 16384,
+                     what: str = "evaluating", progress: Progress = QUIET) -> np.ndarray:  # fmt: skip
+    """Return float32[E, C], every label's probability for each of `rows`."""
+    parts = []
+    with progress.track(what, len(rows), "rows") as tracker:
+        for chunk in chunks(rows.index):
+            examples = [rows.table.example(row) for row in chunk.tolist()]
+            parts.append(task.probabilities(outputs_of(model, task, examples, precision=precision, max_tokens=max_tokens)))
+            tracker.advance(len(chunk))
+    return np.concatenate(parts) if parts else np.zeros((0, task.outputs), np.float32)
+
+
+def chunks(index: np.ndarray) -> Iterator[np.ndarray]:
+    """Cut `index` into the chunks that are sorted by length together."""
+    for start in range(0, len(index), CHUNK):
+        yield index[start : start + CHUNK]

@@ -1,0 +1,252 @@
+"""Classification of a text: one label a row, or any number of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from tunesmith.data.batches import PackedBatch
+from tunesmith.data.table import Labels, TokenTable
+from tunesmith.errors import DataError, UsageError, did_you_mean, listing
+from tunesmith.tasks.base import Prediction
+
+_SEPARATORS = ("|", ";", ",")
+
+
+@dataclass(frozen=True)
+class ClassTargets:
+    """Ragged label numbers of N examples: those of example i are `codes[starts[i]:starts[i+1]]`."""
+
+    codes: np.ndarray
+    starts: np.ndarray
+    labels: int
+    multi: bool
+
+    def __len__(self) -> int:
+        return len(self.starts) - 1
+
+    def take(self, rows: np.ndarray) -> np.ndarray:
+        """Return int64[E] label numbers, or with several labels a row float32[E, C] of zeros and ones."""
+        if not self.multi:
+            return self.codes[self.starts[rows]].astype(np.int64)
+        result = np.zeros((len(rows), self.labels), np.float32)
+        sizes = self.starts[rows + 1] - self.starts[rows]
+        within = np.arange(sizes.sum()) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+        result[np.repeat(np.arange(len(rows)), sizes), self.codes[np.repeat(self.starts[rows], sizes) + within]] = 1
+        return result
+
+    def counts(self, rows: np.ndarray) -> np.ndarray:
+        """Return int64[C], how many of the examples `rows` have each label."""
+        wanted = np.zeros(len(self), bool)
+        wanted[rows] = True
+        return np.bincount(self.codes[np.repeat(wanted, np.diff(self.starts))], minlength=self.labels)
+
+    def stratum(self) -> np.ndarray:
+        """Return int64[N], the label by which each example is spread over a split: its rarest one; C for none."""
+        counts = np.bincount(self.codes, minlength=self.labels)
+        result = np.full(len(self), self.labels, np.int64)
+        owner = np.repeat(np.arange(len(self)), np.diff(self.starts))
+        order = np.argsort(-counts[self.codes], kind="stable")  # the rarest is written last
+        result[owner[order]] = self.codes[order]
+        return result
+
+
+@dataclass(frozen=True)
+class Classification:
+    """Classification with `labels`, fitted by `Classification.fit`.
+
+    kind: `single` (softmax and cross-entropy) or `multi` (sigmoid and binary cross-entropy)
+    thresholds: for multi, float per label: predicted when the probability is at or above
+    separator: what joins labels in one cell, None for lists
+    aggregation: mean or max of the outputs over a text's windows
+    loss_name, focal_gamma, label_smoothing, weights: the training loss; weights has one factor per label
+    """
+
+    labels: list[str]
+    kind: str
+    thresholds: list[float] | None = None
+    separator: str | None = None
+    aggregation: str = "mean"
+    loss_name: str = "cross-entropy"
+    focal_gamma: float = 2.0
+    label_smoothing: float = 0.0
+    weights: list[float] | None = None
+    name: str = field(default="classification", init=False)
+
+    @property
+    def outputs(self) -> int:
+        """C, the number of labels."""
+        return len(self.labels)
+
+    @property
+    def multi(self) -> bool:
+        """Whether a row may have any number of labels."""
+        return self.kind == "multi"
+
+    @classmethod
+    def fit(cls, labels: Labels, *, label_type: str = "auto", separator: str | None = None, **settings: Any) -> Classification:
+        """Learn kind and label list from the training file's labels.
+
+        Labels are sorted, numbers by value, so that their order depends on nothing but their names.
+        Raises `DataError` when fewer than two labels are found.
+        """
+        kind, separator = recognise(labels, label_type, separator)
+        names = {part for name in labels.names for part in _parts(name, separator if kind == "multi" else None)}
+        if len(names) < 2:
+            raise DataError(
+                f"the training rows have {len(names)} label{'' if len(names) == 1 else 's'} ({listing(map(repr, sorted(names))) or 'none'}); "
+                "at least 2 different ones are needed. Is --label the right column?"
+            )
+        return cls(sorted(names, key=_label_order), kind, separator=separator if kind == "multi" else None, **settings)
+
+    def targets(self, labels: Labels, table: TokenTable) -> ClassTargets:
+        """Translate a table's labels into numbers.
+
+        Raises `DataError` for a label that the training rows do not have, with its place, and for several labels in a row
+        where one is expected.
+        """
+        number = {label: i for i, label in enumerate(self.labels)}
+        split = [[number.get(part, -1) for part in _parts(name, self.separator)] for name in labels.names]
+        for code, numbers in enumerate(split):
+            if -1 in numbers:
+                part = _parts(labels.names[code], self.separator)[numbers.index(-1)]
+                row = int(np.searchsorted(labels.starts, np.argmax(labels.codes == code), side="right")) - 1
+                raise DataError(
+                    f"{table.name}:{table.line[row]}: label {part!r} is not one of the training labels: {listing(self.labels)}."
+                    f"{did_you_mean(part, self.labels)} Correct it, leave the row out, or add training rows with it."
+                )
+        sizes = np.diff(labels.starts)
+        if not self.multi and (sizes > 1).any():
+            row = int(np.argmax(sizes > 1))
+            raise DataError(f"{table.name}:{table.line[row]}: the row has {sizes[row]} labels where one is expected. Use --label-type multi.")
+        per_code = np.array([len(numbers) for numbers in split], np.int64)
+        flat = np.array([n for numbers in split for n in numbers], np.int32)
+        first = np.concatenate([[0], np.cumsum(per_code)])
+        repeat = per_code[labels.codes] if len(labels.codes) else np.zeros(0, np.int64)
+        within = np.arange(repeat.sum()) - np.repeat(np.cumsum(repeat) - repeat, repeat)
+        codes = flat[np.repeat(first[labels.codes], repeat) + within] if len(labels.codes) else flat
+        before = np.concatenate([[0], np.cumsum(repeat)])
+        return ClassTargets(codes, before[labels.starts], len(self.labels), self.multi)
+
+    def combine(self, outputs: Tensor, batch: PackedBatch) -> Tensor:
+        """Merge outputs float[S, C] over each example's windows into float[E, C] (mean or max)."""
+        if outputs.shape[0] == batch.size:
+            return outputs
+        windows = torch.from_numpy(np.bincount(batch.example, minlength=batch.size))
+        return torch.segment_reduce(outputs, self.aggregation, lengths=windows, axis=0)
+
+    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Return float[E]: (binary) cross-entropy, summed over nothing but labels' mean for multi.
+
+        Label smoothing: Szegedy et al. 2016, "Rethinking the Inception Architecture", section 7. Focal: Lin et al. 2017,
+        "Focal Loss for Dense Object Detection", section 3.2: each term is scaled by (1 - p)**gamma of its true class.
+        """
+        weights = None if self.weights is None else torch.tensor(self.weights)
+        smoothing = self.label_smoothing
+        if self.multi:
+            smooth = targets * (1 - smoothing) + smoothing / 2
+            terms = F.binary_cross_entropy_with_logits(outputs, smooth, reduction="none")
+            if self.loss_name == "focal":
+                p = torch.sigmoid(outputs)
+                terms = terms * (1 - torch.where(targets > 0, p, 1 - p)) ** self.focal_gamma
+            return (terms if weights is None else terms * weights).mean(1)
+        terms = F.cross_entropy(outputs, targets, reduction="none", label_smoothing=smoothing)
+        if self.loss_name == "focal":
+            p = F.softmax(outputs, 1).gather(1, targets[:, None])[:, 0]
+            terms = terms * (1 - p) ** self.focal_gamma
+        return terms if weights is None else terms * weights[targets]
+
+    def probabilities(self, outputs: np.ndarray) -> np.ndarray:
+        """Return float32[E, C]: softmax over labels, or each label's sigmoid for multi."""
+        logits = torch.from_numpy(outputs)
+        return (torch.sigmoid(logits) if self.multi else torch.softmax(logits, 1)).numpy()
+
+    def decode(self, probabilities: np.ndarray) -> Iterator[Prediction]:
+        """Yield a `Prediction` for each row of float[E, C]."""
+        limits = np.asarray(self.thresholds if self.thresholds is not None else [0.5] * self.outputs)
+        for row in probabilities:
+            values = row.tolist()
+            if self.multi:
+                chosen = np.flatnonzero(row >= limits).tolist()
+                label, probability = [self.labels[i] for i in chosen], [values[i] for i in chosen]
+            else:
+                best = int(row.argmax())
+                label, probability = self.labels[best], values[best]
+            yield Prediction(label, probability, dict(zip(self.labels, values, strict=True)))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what prediction and evaluation need: name, kind, labels, thresholds, separator, aggregation."""
+        keys = ("name", "kind", "labels", "thresholds", "separator", "aggregation")
+        return {key: getattr(self, key) for key in keys}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Classification:
+        """Build the task that `to_dict` described."""
+        keys = ("kind", "labels", "thresholds", "separator", "aggregation")
+        return cls(**{key: values[key] for key in keys})
+
+
+def class_weights(setting: str | dict[str, float], labels: Sequence[str], counts: np.ndarray, multi: bool) -> list[float] | None:
+    """Return one factor per label, or None for none.
+
+    `balanced` is n / (C x count), scikit-learn's rule, scaled so that the mean over the training rows is 1; a mapping gives
+    factors by name, 1 for labels it does not name. Raises `UsageError` for a name that is no label.
+    """
+    if setting == "none":
+        return None
+    if isinstance(setting, dict):
+        for name in setting:
+            if name not in labels:
+                raise UsageError(f"class_weights names {name!r}, which is not a label.{did_you_mean(name, labels)} Labels: {listing(labels)}.")
+        return [float(setting.get(label, 1.0)) for label in labels]
+    weights = 1 / np.maximum(counts, 1)
+    weights *= counts.sum() / (weights * counts).sum() if not multi else len(labels) / weights.sum()
+    return weights.tolist()
+
+
+def recognise(labels: Labels, label_type: str, separator: str | None) -> tuple[str, str | None]:
+    """Decide whether rows have one label or several, and what separates them: (`single` or `multi`, separator or None).
+
+    Joined labels are recognised when splitting at |, ; or , gives fewer different labels than there were different cells,
+    and most parts are seen in more than one combination; so `Food, drinks` beside `Cars, bikes` stays one label each.
+    """
+    if label_type == "single":
+        return "single", None
+    if separator is not None:
+        return "multi", separator
+    if labels.from_list:
+        return "multi", None
+    for candidate in _SEPARATORS:
+        joined = [name for name in labels.names if candidate in name]
+        if not joined:
+            continue
+        seen: dict[str, int] = {}
+        for name in labels.names:
+            for part in _parts(name, candidate):
+                seen[part] = seen.get(part, 0) + 1
+        inside = {part for name in joined for part in _parts(name, candidate)}
+        if label_type == "multi" or (len(seen) < len(labels.names) and sum(seen[part] > 1 for part in inside) * 2 > len(inside)):
+            return "multi", candidate
+    if label_type == "multi":
+        return "multi", None
+    return "single", None
+
+
+def _parts(name: str, separator: str | None) -> list[str]:
+    if separator is None:
+        return [name]
+    # a label named twice in a cell is there once
+    return list(dict.fromkeys(part.strip() for part in name.split(separator) if part.strip()))
+
+
+def _label_order(label: str) -> tuple[int, float, str]:
+    try:
+        return (0, float(label), label)
+    except ValueError:
+        return (1, 0.0, label)

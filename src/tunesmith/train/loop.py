@@ -1,0 +1,201 @@
+"""The training loop: a generator of step records, and the run that consumes them.
+
+E examples, S sequences, T tokens.
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from types import FrameType
+from typing import Any
+
+import numpy as np
+import torch
+
+from tunesmith.config import Config
+from tunesmith.data.batches import PackedBatch, collate, plan_batches, split_by_tokens
+from tunesmith.data.table import TokenTable
+from tunesmith.errors import Interrupted, ModelError
+from tunesmith.metrics import greater_is_better
+from tunesmith.model.arithmetic import arithmetic
+from tunesmith.model.heads import TextModel
+from tunesmith.progress import Progress
+from tunesmith.seeds import seed_for
+from tunesmith.tasks.base import Targets, Task
+from tunesmith.train.optim import clip, lr_at, set_lr
+from tunesmith.train.state import Checkpoints, TrainState
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Chosen examples of a table: `index` int64[E] are their numbers in it, `targets` the targets of all of its examples."""
+
+    table: TokenTable
+    index: np.ndarray
+    targets: Targets
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def batch(self, rows: np.ndarray) -> PackedBatch:
+        """Return the packed batch of the examples with numbers `rows` in the table."""
+        sequences, example = [], []
+        for i, row in enumerate(rows.tolist()):
+            parts = self.table.example(row)
+            sequences.extend(parts)
+            example.extend([i] * len(parts))
+        return collate(sequences, np.array(example), self.targets.take(rows))
+
+
+@dataclass(frozen=True)
+class StepRecord:
+    """One optimizer step. step counts from 1; epoch is how many epochs are done, as a fraction; loss is the step's mean."""
+
+    step: int
+    epoch: float
+    loss: float
+    lr: float
+    grad_norm: float
+    tokens: int
+    ends_epoch: bool
+
+
+def steps_per_epoch(rows: Rows, config: Config) -> int:
+    """Return how many optimizer steps one pass over `rows` takes."""
+    return -(-len(rows) // config.batch_size)
+
+
+def train_steps(model: TextModel, task: Task, rows: Rows, optimizer: torch.optim.Optimizer, config: Config, *, start: int,
+                precision: str) -> Iterator[StepRecord]:  # fmt: skip
+    """Train from optimizer step `start` on, yielding after each step; endlessly correct to stop after any of them.
+
+    A step's gradient is that of the mean loss over its examples, however many parts `config.max_tokens` cuts it into.
+    Raises `ModelError` when the loss is no longer a number.
+    """
+    per_epoch = steps_per_epoch(rows, config)
+    total = per_epoch * config.epochs
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    plan: list[np.ndarray] = []
+    for step in range(start, total):
+        epoch, position = divmod(step, per_epoch)
+        if position == 0 or not plan:
+            plan = plan_batches(rows.table.kept[rows.index], batch_size=config.batch_size, seed=config.seed, epoch=epoch)
+        chosen = rows.index[plan[position]]
+        torch.manual_seed(seed_for(config.seed, "dropout", epoch, step))
+        model.train()
+        optimizer.zero_grad(set_to_none=True)
+        loss_sum, tokens = 0.0, 0
+        for part in split_by_tokens(rows.table.longest[chosen], rows.table.sequences[chosen], config.max_tokens):
+            batch = rows.batch(chosen[part])
+            with arithmetic(precision):
+                outputs = model(batch)
+            loss = task.loss(task.combine(outputs, batch), torch.from_numpy(batch.targets)).sum()
+            (loss / len(chosen)).backward()
+            loss_sum += float(loss.detach())
+            tokens += len(batch.ids)
+        if not np.isfinite(loss_sum):
+            raise ModelError(
+                f"the loss of step {step + 1} is {loss_sum}; the weights have left the range of numbers. Lower --lr "
+                f"(it is {config.lr:g}), raise --warmup, or train with --precision fp32."
+            )
+        norm = clip(parameters, config.max_grad_norm)
+        lr = lr_at(step, total, config)
+        set_lr(optimizer, lr)
+        optimizer.step()
+        yield StepRecord(step + 1, (step + 1) / per_epoch, loss_sum / len(chosen), lr, norm, tokens, position + 1 == per_epoch)
+
+
+def run(model: TextModel, task: Task, rows: Rows, optimizer: torch.optim.Optimizer, config: Config, state: TrainState, *,
+        checkpoints: Checkpoints, precision: str, metric: str, kind: str, evaluate: Callable[[], dict[str, float]] | None,
+        progress: Progress, resume_hint: str) -> TrainState:  # fmt: skip
+    """Train to the end or to the early stop, with evaluations and checkpoints; leaves the chosen weights in `model`.
+
+    evaluate: scores the current weights on validation rows; None without any, and then the last weights are chosen
+    resume_hint: how to go on, for the message of an interruption
+
+    Raises `Interrupted` after Ctrl-C (the step in progress is finished and saved), `ModelError`, `StorageError`.
+    """
+    per_epoch = steps_per_epoch(rows, config)
+    total = per_epoch * config.epochs
+    log_every = max(1, total // 200)
+    mean_tokens = float(rows.table.kept[rows.index].mean())
+    saved_at = time.monotonic()
+    with stop_on_interrupt() as stop, progress.track("training", config.epochs * mean_tokens * len(rows), "tokens") as tracker:
+        tracker.skip(state.step / max(total, 1) * config.epochs * mean_tokens * len(rows))
+        clock = time.monotonic()
+        if not state.stopped:
+            for record in train_steps(model, task, rows, optimizer, config, start=state.step, precision=precision):
+                state.step = record.step
+                state.tokens += record.tokens
+                state.seconds += time.monotonic() - clock
+                state.loss_sum, state.loss_steps = state.loss_sum + record.loss, state.loss_steps + 1
+                if record.step % log_every == 0 or record.step == total:
+                    state.history.append({"step": record.step, "epoch": record.epoch, "loss": state.loss_sum / state.loss_steps, "lr": record.lr})
+                    state.loss_sum, state.loss_steps = 0.0, 0
+                last = state.history[-1]["loss"] if state.history else record.loss
+                tracker.advance(record.tokens, f"epoch {record.epoch:.2f}/{config.epochs}, loss {last:.4f}")
+                due = record.ends_epoch or (config.eval_steps is not None and record.step % config.eval_steps == 0)
+                if evaluate is not None and due:
+                    _judge(model, state, record, evaluate(), checkpoints, metric, kind, config, progress)
+                at_step = config.checkpoint_steps is not None and record.step % config.checkpoint_steps == 0
+                by_time = time.monotonic() - saved_at >= 60 * config.checkpoint_minutes
+                if stop.is_set() or state.stopped or at_step or by_time or (record.ends_epoch and record.step < total):
+                    checkpoints.save(state, model, optimizer)
+                    saved_at = time.monotonic()
+                if state.stopped:
+                    break
+                if stop.is_set():
+                    raise Interrupted(f"stopped after step {record.step:,} of {total:,}; everything up to it is saved. {resume_hint}")
+                clock = time.monotonic()
+            state.stopped = state.stopped or "finished"
+            checkpoints.save(state, model, optimizer)
+    if state.best_step is not None:
+        checkpoints.load_best(state.best_step, model)
+    return state
+
+
+def _judge(model: TextModel, state: TrainState, record: StepRecord, scores: dict[str, float], checkpoints: Checkpoints, metric: str, kind: str,
+           config: Config, progress: Progress) -> None:  # fmt: skip
+    """Note an evaluation; keep the weights when it is the best so far; decide whether to stop."""
+    state.evaluations.append({"step": record.step, "epoch": record.epoch, "metrics": scores})
+    value = scores.get(metric)
+    if value is None:
+        raise ModelError(f"metric {metric!r} is undefined on the validation rows; choose another with --metric.")
+    sign = 1 if greater_is_better(metric, kind) else -1  # type: ignore[arg-type]
+    better = state.best_value is None or sign * value > sign * state.best_value
+    if better:
+        checkpoints.save_best(record.step, model)
+        state.best_step, state.best_value, state.evaluations_since_best = record.step, value, 0
+    else:
+        state.evaluations_since_best += 1
+        if config.patience is not None and state.evaluations_since_best >= config.patience:
+            state.stopped = f"early: no better {metric} in {config.patience} evaluation{'s' if config.patience > 1 else ''}"
+    progress.say(f"epoch {record.epoch:.2f} · step {record.step:,} · validation {metric} {value:.4f}{' · best so far' if better else ''}")
+
+
+class stop_on_interrupt:
+    """Within the block the first Ctrl-C (or SIGTERM) sets the event it yields; a second one raises KeyboardInterrupt at once."""
+
+    def __init__(self) -> None:
+        self.event = threading.Event()
+        self.former: dict[int, Any] = {}
+
+    def __enter__(self) -> threading.Event:
+        # only the main thread may set handlers; elsewhere the caller's own handling stays
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self.former[number] = signal.signal(number, self._handle)
+        return self.event
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self.event.is_set():
+            raise KeyboardInterrupt
+        self.event.set()
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self.former.items():
+            signal.signal(number, handler)

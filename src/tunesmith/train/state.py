@@ -1,0 +1,181 @@
+"""Checkpoints: everything that a run needs to go on exactly where it stood, and nothing that runs code when read."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from tunesmith.errors import StorageError
+from tunesmith.storage import new_directory, verify, write_manifest
+
+_KEEP = 2
+
+
+@dataclass
+class TrainState:
+    """Where a run stands. Random draws are derived from names (see `seeds`), so no generator state is kept.
+
+    step: optimizer steps done; the place in the data follows from it
+    best_step, best_value: of the evaluation with the best value of the chosen metric
+    evaluations_since_best: counts towards early stopping, and so survives a resume
+    stopped: why training ended, empty while it goes on
+    history: mean loss and rate of stretches of steps; loss_sum, loss_steps: of the stretch that is not full yet
+    tokens, seconds: trained on so far
+    """
+
+    step: int = 0
+    best_step: int | None = None
+    best_value: float | None = None
+    evaluations_since_best: int = 0
+    stopped: str = ""
+    loss_sum: float = 0.0
+    loss_steps: int = 0
+    tokens: int = 0
+    seconds: float = 0.0
+    history: list[dict[str, float]] = field(default_factory=list)
+    evaluations: list[dict[str, Any]] = field(default_factory=list)
+
+
+class Checkpoints:
+    """The checkpoints of one run in a directory.
+
+    Each is a directory `step-N` with weights, optimizer state and `state.json`, closed by a manifest of checksums, and put in
+    place by one rename. The newest two are kept, so that a damaged one has a whole one before it. Weights of the best
+    evaluation are in `best-N`.
+
+    config_hash, table_keys: what the run depends on; a checkpoint of other settings or data is refused
+    """
+
+    def __init__(self, directory: Path, config_hash: str, table_keys: list[str]) -> None:
+        self.directory = directory
+        self.identity = {"config": config_hash, "tables": table_keys}
+
+    def save(self, state: TrainState, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+        """Write a checkpoint and remove what is no longer needed. Raises `StorageError`; the ones before stay whole."""
+        path = self.directory / f"step-{state.step}"
+        with new_directory(path) as temporary:
+            save_file(_weights(model), temporary / "model.safetensors")
+            save_file(_optimizer_tensors(model, optimizer), temporary / "optimizer.safetensors")
+            content = {"identity": self.identity, "state": dataclasses.asdict(state)}
+            (temporary / "state.json").write_text(json.dumps(content, indent=1), encoding="utf-8")
+            write_manifest(temporary)
+        kept = self._paths("step")[:_KEEP]
+        for old in self._paths("step")[_KEEP:]:
+            shutil.rmtree(old, ignore_errors=True)
+        needed = {_read(path)["state"]["best_step"] for path in kept}
+        for old in self._paths("best"):
+            if int(old.name.split("-")[1]) not in needed:
+                shutil.rmtree(old, ignore_errors=True)
+
+    def save_best(self, step: int, model: nn.Module) -> None:
+        """Write the weights of the best evaluation, made at `step`."""
+        with new_directory(self.directory / f"best-{step}") as temporary:
+            save_file(_weights(model), temporary / "model.safetensors")
+            write_manifest(temporary)
+
+    def load_best(self, step: int, model: nn.Module) -> None:
+        """Put the weights written by `save_best` into `model`. Raises `StorageError` when they are damaged."""
+        path = self.directory / f"best-{step}"
+        fault = verify(path)
+        if fault is not None:
+            raise StorageError(f"the best checkpoint {path} is damaged: {fault}. Train again, or go on without --resume.")
+        _put_weights(model, load_file(path / "model.safetensors"))
+
+    def load_newest(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[TrainState | None, list[str]]:
+        """Bring model and optimizer to the newest whole checkpoint.
+
+        Returns its state, None when there is no checkpoint at all, and a sentence on every damaged one passed over.
+        Raises `StorageError` when none is whole, or when it is of other settings or data.
+        """
+        notes = []
+        for path in self._paths("step"):
+            fault = verify(path)
+            content = _read(path) if fault is None else {}
+            best = content["state"]["best_step"] if content else None
+            if best is not None and fault is None and (best_fault := verify(self.directory / f"best-{best}")) is not None:
+                fault = f"the best weights it names (best-{best}) are damaged: {best_fault}"
+            if fault is not None:
+                notes.append(f"checkpoint {path} is damaged ({fault}); going back to the one before.")
+                continue
+            if content["identity"] != self.identity:
+                what = "settings" if content["identity"]["config"] != self.identity["config"] else "data"
+                raise StorageError(
+                    f"{path} was made with other {what}, so it cannot be resumed. Use the same {what} as before, "
+                    "or start anew with another --out or with --overwrite."
+                )
+            _put_weights(model, load_file(path / "model.safetensors"))
+            _put_optimizer(model, optimizer, load_file(path / "optimizer.safetensors"))
+            return TrainState(**content["state"]), notes
+        if notes:
+            raise StorageError("no whole checkpoint is left:\n" + "\n".join(notes) + "\nStart anew with --overwrite or another --out.")
+        return None, notes
+
+    def remove(self) -> None:
+        """Delete all checkpoints, once the finished model is saved."""
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+    def _paths(self, kind: str) -> list[Path]:
+        """All checkpoints of a kind, the newest first."""
+        found = [path for path in self.directory.glob(f"{kind}-*") if path.name.split("-")[1].isdigit()]
+        return sorted(found, key=lambda path: -int(path.name.split("-")[1]))
+
+
+@contextlib.contextmanager
+def locked(directory: Path) -> Iterator[None]:
+    """Hold `directory` for this process alone. Raises `StorageError` when another run is writing into it."""
+    import fcntl
+
+    directory.mkdir(parents=True, exist_ok=True)
+    with open(directory / ".lock", "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise StorageError(f"another run is writing into {directory}. Wait for it, or choose another --out.") from None
+        yield
+    (directory / ".lock").unlink(missing_ok=True)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    return json.loads((path / "state.json").read_text(encoding="utf-8"))
+
+
+def _weights(model: nn.Module) -> dict[str, Tensor]:
+    # named_parameters names a shared parameter once, which safetensors demands; clones are needed for none of them
+    tensors = {name: value.detach().contiguous() for name, value in model.named_parameters()}
+    tensors.update({f"buffer:{name}": value.detach().clone() for name, value in model.named_buffers()})
+    return tensors
+
+
+def _put_weights(model: nn.Module, tensors: dict[str, Tensor]) -> None:
+    with torch.no_grad():
+        for name, value in model.named_parameters():
+            value.copy_(tensors[name])
+        for name, value in model.named_buffers():
+            value.copy_(tensors[f"buffer:{name}"])
+
+
+def _optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    return {
+        f"{names[parameter]}|{key}": value.detach().contiguous()
+        for parameter, values in optimizer.state.items()
+        for key, value in values.items()
+        if isinstance(value, Tensor)
+    }
+
+
+def _put_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
+    parameters = dict(model.named_parameters())
+    for key, value in tensors.items():
+        name, slot = key.rsplit("|", 1)
+        optimizer.state[parameters[name]][slot] = value
