@@ -44,7 +44,7 @@ lint: $(VENV)/.installed-test ## ruff, mypy and the import layers
 install: $(VENV)/.installed-all ## everything, into $(VENV)
 
 bench: $(VENV)/.installed-bench ## side by side with transformers.Trainer; hours (BENCH_FLAGS="--rows trec --seeds 0" for less)
-	$(BIN)/python bench/run.py $(BENCH_FLAGS)
+	$(BIN)/python -m bench.run $(BENCH_FLAGS)
 
 lock: $(VENV)/.installed-all ## write requirements.lock from what $(VENV) holds (after `pip install -U` of what should move)
 	$(BIN)/python scripts/lock.py > requirements.lock.new

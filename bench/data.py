@@ -1,0 +1,65 @@
+"""From a labelled file of the data folder to the two CSV files (columns text, label) that all variants of a run read."""
+
+from __future__ import annotations
+
+import csv
+import os
+import random
+from collections import defaultdict
+from pathlib import Path
+
+from bench.settings import Row
+
+ROOT = Path(__file__).resolve().parent.parent
+
+csv.field_size_limit(2**31 - 1)
+
+
+def data_folder() -> Path:
+    """Return the folder with one directory for each data set; it may be absent."""
+    return Path(os.environ.get("TUNESMITH_DATA", ROOT.parent / "shared" / "data"))
+
+
+def read(path: Path, text: str, label: str) -> list[tuple[str, str]]:
+    """Return (text, label) of every row that has a text."""
+    with path.open(encoding="utf-8", newline="") as file:
+        return [(row[text], row[label]) for row in csv.DictReader(file) if row[text].strip()]
+
+
+def prepare(row: Row, seed: int, folder: Path, target: Path) -> tuple[Path, Path]:
+    """Write train and test of `row` below `target`, once, and return their paths."""
+    stem = row.name
+    if row.sample is not None:
+        stem += f"-sample-{row.sample}-{seed}"
+    elif row.first is not None:
+        stem += f"-first-{row.first}"
+    paths = (target / f"{stem}-train.csv", target / f"{stem}-test.csv")
+    if all(path.exists() for path in paths):
+        return paths
+    target.mkdir(parents=True, exist_ok=True)
+    for path, source in zip(paths, (row.train_file, row.test_file), strict=True):
+        rows = read(folder / row.folder / source, row.text, row.label)
+        if row.sample is not None:
+            rows = balanced_sample(rows, row.sample, random.Random(f"{row.name} {source} {seed}"))
+        elif row.first is not None and source == row.train_file:
+            rows = rows[: row.first]
+        partial = path.with_suffix(".partial")
+        with partial.open("w", encoding="utf-8", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(["text", "label"])
+            writer.writerows(rows)
+        partial.replace(path)
+    return paths
+
+
+def balanced_sample(rows: list[tuple[str, str]], size: int, draw: random.Random) -> list[tuple[str, str]]:
+    """Return `size` rows, the same number of each label, in random order."""
+    of_label: dict[str, list[tuple[str, str]]] = defaultdict(list)
+    for item in rows:
+        of_label[item[1]].append(item)
+    share, rest = divmod(size, len(of_label))
+    chosen: list[tuple[str, str]] = []
+    for i, label in enumerate(sorted(of_label)):
+        chosen += draw.sample(of_label[label], share + (i < rest))
+    draw.shuffle(chosen)
+    return chosen

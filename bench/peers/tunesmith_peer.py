@@ -1,0 +1,94 @@
+"""Fine-tune with tunesmith, in a process of its own, and write what it took and what it predicts: as trainer_peer.py does."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import os
+import resource
+import tempfile
+import time
+from pathlib import Path
+
+STARTED = time.perf_counter()
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+import tunesmith  # noqa: E402
+
+csv.field_size_limit(2**31 - 1)
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--train", required=True)
+    parser.add_argument("--test", required=True)
+    parser.add_argument("--text", default="text")
+    parser.add_argument("--label", default="label")
+    parser.add_argument("--sep", default="|", help="between the labels of a cell, with --kind multi")
+    parser.add_argument("--model", required=True)
+    parser.add_argument("--epochs", type=int, default=3)
+    parser.add_argument("--lr", type=float, default=5e-5)
+    parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument("--max-length", type=int, default=256)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--kind", choices=["single", "multi"], default="single")
+    parser.add_argument("--json", required=True)
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = arguments()
+    with open(args.test, encoding="utf-8", newline="") as file:
+        texts = [row[args.text] for row in csv.DictReader(file)]
+    with tempfile.TemporaryDirectory() as directory:
+        # Nothing of a former run may help: the cache of tokenised rows is this run's own.
+        os.environ["TUNESMITH_CACHE"] = os.path.join(directory, "cache")
+        out = Path(directory) / "model"
+        run = tunesmith.train(
+            args.train,
+            text=args.text,
+            label=args.label,
+            label_type=args.kind,
+            label_separator=args.sep if args.kind == "multi" else None,
+            valid_size=0.0,
+            test_size=0.0,  # the test rows are predicted below, by the saved model, as a user would
+            model=args.model,
+            epochs=args.epochs,
+            lr=args.lr,
+            weight_decay=0.0,
+            batch_size=args.batch_size,
+            max_length=args.max_length,
+            seed=args.seed,
+            out=str(out),
+        )
+        model = tunesmith.load(out)
+        began = time.perf_counter()
+        predicted = [prediction.label for prediction in model.predict(texts)]
+        predict_s = time.perf_counter() - began
+    training = run.result["training"]
+
+    import torch
+    import transformers
+
+    result = {
+        "train_s": training["seconds"],
+        "train_tokens": round(training["tokens_per_s"] * training["seconds"]),
+        "tokens_per_s": training["tokens_per_s"],
+        "train_rows": training.get("rows"),
+        "predict_s": predict_s,
+        "wall_s": time.perf_counter() - STARTED,
+        "peak_rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "peak_child_rss_mb": resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024,
+        "peak_device_mb": torch.cuda.max_memory_allocated() / 2**20 if torch.cuda.is_available() else None,
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+        "versions": {"torch": torch.__version__, "transformers": transformers.__version__, "tunesmith": tunesmith.__version__},
+        "predictions": [[label] if isinstance(label, str) else list(label) for label in predicted],
+    }
+    with open(args.json, "w", encoding="utf-8") as file:
+        json.dump(result, file, ensure_ascii=False)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,50 @@
+"""The benchmark's rows: which data, which split, which settings, which figure counts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class Row:
+    """One data set with the settings that every variant trains with."""
+
+    name: str
+    title: str
+    folder: str
+    train_file: str
+    test_file: str
+    text: str
+    label: str
+    epochs: int
+    lr: float
+    batch_size: int
+    max_length: int
+    metric: Literal["accuracy", "f1_micro", "f1_macro", "matthews"]
+    kind: Literal["single", "multi"] = "single"
+    seeds: tuple[int, ...] = (0,)
+    encoder: Literal["bundled", "multilingual"] = "bundled"
+    first: int | None = None  # only the first so many training rows
+    sample: int | None = None  # a sample of so many rows of both files, balanced over the labels, drawn anew for each seed
+
+
+ROWS = (
+    Row("trec", "TREC, 6 classes", "trec", "train.csv", "test.csv", "text", "label", 3, 5e-5, 16, 256, "accuracy", seeds=(0, 1, 2)),
+    Row("banking77", "BANKING77", "banking77", "train.csv", "test.csv", "text", "category", 8, 1e-4, 32, 256, "accuracy"),
+    Row("sst2", "SST-2, first 10,000 rows", "sst2", "train.csv", "test.csv", "text", "label", 3, 5e-5, 32, 256, "accuracy", first=10_000),
+    Row(
+        "goemotions", "GoEmotions, first 10,000 rows, multi-label", "goemotions", "train.csv", "test.csv", "text", "labels",
+        3, 5e-5, 32, 256, "f1_micro", kind="multi", first=10_000,
+    ),
+    Row("cola", "CoLA, dev set as test", "cola", "train.csv", "dev.csv", "text", "label", 3, 5e-5, 32, 256, "matthews"),
+    Row("imdb", "IMDB, 2,000 rows", "imdb", "train.csv", "test.csv", "text", "label", 3, 5e-5, 16, 256, "accuracy", sample=2_000),
+    Row(
+        "chnsenticorp", "ChnSentiCorp (Chinese), multilingual encoder", "chnsenticorp", "train.csv", "test.csv", "text", "label",
+        2, 5e-5, 16, 128, "accuracy", encoder="multilingual",
+    ),
+)  # fmt: skip
+
+SEPARATOR = "|"  # between the labels of one cell in multi-label files
+
+VARIANTS = ("tunesmith", "trainer-best", "trainer-default")

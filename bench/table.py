@@ -1,0 +1,153 @@
+"""Turn the benchmark's results into its table, on the screen or in docs/benchmarks.md.
+
+    python -m bench.table [--write docs/benchmarks.md] [--results runs/bench/results.jsonl]
+
+In the file, only what stands between the two marker lines is replaced.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bench.data import ROOT
+from bench.quality import paired_difference, scores
+from bench.settings import ROWS, VARIANTS
+
+BEGIN = "<!-- table: begin (made by `python -m bench.table --write docs/benchmarks.md`) -->"
+END = "<!-- table: end -->"
+
+Record = dict[str, Any]
+
+
+def read(path: Path) -> list[Record]:
+    """Return the latest record of every key; a torn last line, of a run that was cut off, does not count."""
+    latest: dict[str, Record] = {}
+    if path.exists():
+        for line in path.read_text(encoding="utf-8").splitlines():
+            try:
+                record = json.loads(line)
+            except json.JSONDecodeError:
+                continue
+            latest[record["key"]] = record
+    return list(latest.values())
+
+
+def matrices(record: Record) -> tuple[np.ndarray, np.ndarray]:
+    """Return gold and predictions, each float64[N, C]."""
+    both = []
+    for rows in (record["gold"], record["predictions"]):
+        matrix = np.zeros((len(rows), record["labels"]))
+        for i, labels in enumerate(rows):
+            matrix[i, labels] = 1
+        both.append(matrix)
+    return both[0], both[1]
+
+
+def quality(record: Record, metric: str | None = None) -> float:
+    gold, predicted = matrices(record)
+    return float(scores(gold, predicted, metric or record["metric"])[0])
+
+
+def memory_mb(record: Record) -> float:
+    """Return the peak that counts: the accelerator's where there is one, else that of the process."""
+    return record["peak_rss_mb"] if record["peak_device_mb"] is None else record["peak_device_mb"]
+
+
+def summary(record: Record) -> str:
+    return (
+        f"train {record['train_s']:.1f} s, {record['tokens_per_s']:,.0f} tokens/s, predict {record['predict_s']:.1f} s, "
+        f"whole {record['process_s']:.1f} s, {memory_mb(record):,.0f} MB, {record['metric']} {quality(record):.4f}"
+    )
+
+
+def geometric(ratios: Sequence[float]) -> float:
+    return float(np.exp(np.mean(np.log(ratios))))
+
+
+def difference(ours: Sequence[Record], theirs: Sequence[Record]) -> tuple[float, float, float]:
+    """Return mean quality difference, ours minus theirs, over paired seeds, with its 95% interval."""
+    pairs = [(*matrices(a), matrices(b)[1]) for a, b in zip(ours, theirs, strict=True)]
+    return paired_difference(pairs, ours[0]["metric"])
+
+
+def render(records: Sequence[Record]) -> str:
+    """Return the table in Markdown: one line for each variant of each data set; means over seeds."""
+    if not records:
+        return "(no results yet)"
+    by_row: dict[str, dict[str, dict[int, Record]]] = defaultdict(lambda: defaultdict(dict))
+    for record in records:
+        by_row[record["row"]][record["variant"]][record["seed"]] = record
+    lines = [
+        "| data | variant | train s | real tokens/s | predict s | whole s | peak MB | quality | tunesmith minus it (95% interval) "
+        "| train time, it / tunesmith | whole time, it / tunesmith | memory, it / tunesmith |",
+        "|---|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|",
+    ]
+    for name in [row.name for row in ROWS if row.name in by_row]:
+        variants = by_row[name]
+        for variant in [variant for variant in VARIANTS if variant in variants]:
+            runs = variants[variant]
+            chosen = [runs[seed] for seed in sorted(runs)]
+            seeds = "" if len(chosen) == 1 else f", {len(chosen)} seeds"
+            values = [quality(record) for record in chosen]
+            spread = f" ± {statistics.stdev(values):.4f}" if len(values) > 1 else ""
+            cells = [
+                f"{chosen[0]['title']}{seeds}",
+                variant,
+                f"{statistics.mean(record['train_s'] for record in chosen):,.1f}",
+                f"{statistics.mean(record['tokens_per_s'] for record in chosen):,.0f}",
+                f"{statistics.mean(record['predict_s'] for record in chosen):,.1f}",
+                f"{statistics.mean(record['process_s'] for record in chosen):,.1f}",
+                f"{max(memory_mb(record) for record in chosen):,.0f}",
+                f"{chosen[0]['metric']} {statistics.mean(values):.4f}{spread}",
+            ]
+            both = [] if variant == "tunesmith" else sorted(runs.keys() & variants.get("tunesmith", {}).keys())
+            if both:
+                ours, theirs = [variants["tunesmith"][seed] for seed in both], [runs[seed] for seed in both]
+                mean, low, high = difference(ours, theirs)
+                cells.append(f"{mean:+.4f} ({low:+.4f} to {high:+.4f})")
+                for value in (lambda r: r["train_s"], lambda r: r["process_s"], memory_mb):
+                    cells.append(f"{geometric([value(b) / value(a) for a, b in zip(ours, theirs, strict=True)]):.2f}")
+            else:
+                cells += ["", "", "", ""]
+            lines.append("| " + " | ".join(cells) + " |")
+    lines.append("")
+    for field in ("machine", "device", "commit", "date"):
+        lines.append(f"{field}: {', '.join(sorted({str(record[field]) for record in records}))}  ")
+    versions = {f"{package} {version}" for record in records for package, version in record["versions"].items()}
+    lines.append(f"versions: {', '.join(sorted(versions))}  ")
+    lines.append(f"load before the runs: at most {max(record['load_before'] for record in records):.1f} processes")
+    return "\n".join(lines)
+
+
+def write(path: Path, text: str) -> None:
+    """Put the table between the markers of `path`."""
+    page = path.read_text(encoding="utf-8")
+    before, found, rest = page.partition(BEGIN)
+    _, closed, after = rest.partition(END)
+    if not found or not closed:
+        raise SystemExit(f"{path}: the marker lines are missing:\n{BEGIN}\n{END}")
+    path.write_text(f"{before}{BEGIN}\n\n{text}\n\n{END}{after}", encoding="utf-8")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Print the benchmark's table, or write it into a page.")
+    parser.add_argument("--results", type=Path, default=ROOT / "runs" / "bench" / "results.jsonl")
+    parser.add_argument("--write", type=Path, help="the page to update between its markers")
+    args = parser.parse_args()
+    text = render(read(args.results))
+    if args.write is None:
+        print(text)
+    else:
+        write(args.write, text)
+
+
+if __name__ == "__main__":
+    main()
