@@ -150,7 +150,7 @@ def _tfidf(
     note = f"on {how}; liblinear, C = 10"
     if len(kept) < len(texts):
         note += f"; learned from {len(kept):,} of the {len(texts):,} training rows, drawn at random"
-        texts = [texts[i] for i in kept]
+        texts = [texts[int(i)] for i in kept]
         truth = truth[kept]
     vectorizer = TfidfVectorizer(sublinear_tf=True, dtype=np.float64, **options)
     try:

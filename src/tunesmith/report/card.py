@@ -1,0 +1,108 @@
+"""The model card: README.md in the format of the Hugging Face Hub."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+from tunesmith.report import view
+
+_PER_LABEL_ROWS = 60
+
+# The Hub names a metric and its averaging apart.
+_HUB_NAMES = {"matthews": "matthews_correlation"}
+
+
+def model_card(result: view.Result) -> str:
+    """Return README.md for a result: YAML front matter, how to load the model, results, data account, measured limitations.
+
+    Paths of data files are reduced to file names, and a base model that is a local path is left out of the front matter:
+    a card is made to be published.
+    """
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    environment = Environment(
+        # Markdown of code and tables: `escaped` below is applied where text of the user stands, HTML escaping would show in code
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=False,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "number": view.number,
+        "count": view.count,
+        "interval": view.interval,
+        "setting": view.setting,
+        "split_name": view.split_name,
+        "escaped": escaped,
+        "file_name": _file_name,
+    }
+    found = view.judged(result)
+    split, evaluation = found if found else (None, None)
+    splits, account = view.account_rows(result)
+    per_label = sorted(evaluation["per_label"], key=lambda row: row["f1"]) if evaluation else []
+    card = {
+        "front_matter": _front_matter(result, split, evaluation),
+        "result": result,
+        "split": split,
+        "evaluation": evaluation,
+        "verdict": view.verdict(result),
+        "limitations": view.limitations(result),
+        "rows": view.comparison(result, evaluation) if evaluation else [],
+        "yardsticks": view.computed(evaluation) if evaluation else [],
+        "per_label": per_label[:_PER_LABEL_ROWS],
+        "left_out": max(0, len(per_label) - _PER_LABEL_ROWS),
+        "splits": splits,
+        "account": [(what, [_file_name(value) for value in values] if what == "File" else values) for what, values in account],
+        "facts": [(what, _base_name(result) if what == "Base model" else value) for what, value in view.training_facts(result)],
+        "max_length": result["data"]["splits"]["train"]["account"]["max_length"],
+    }
+    return environment.get_template("card.md.jinja").render(card).encode("utf-8", "replace").decode("utf-8")
+
+
+def escaped(text: object) -> str:
+    """Return `text` in one line with everything escaped that Markdown or HTML would take for markup."""
+    line = view.one_line(str(text)).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return re.sub(r"([\\`*_\[\]|~#$])", r"\\\1", line)
+
+
+def _file_name(value: str) -> str:
+    return re.split(r"[/\\]", value)[-1]
+
+
+def _hub_id(name: str) -> str | None:
+    """Return `name` when it can be a model of the Hub (owner/name or name), None when it is a path."""
+    return name if re.fullmatch(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?", name) and not Path(name).exists() else None
+
+
+def _base_name(result: view.Result) -> str:
+    return result["base_model"] if _hub_id(result["base_model"]) else _file_name(result["base_model"].rstrip("/\\"))
+
+
+def _front_matter(result: view.Result, split: str | None, evaluation: view.Evaluation | None) -> str:
+    import yaml  # type: ignore[import-untyped]
+
+    tags = ["text-classification", "tunesmith", f"{result['kind']}-label-classification"]
+    matter: dict[str, Any] = {"tags": tags, "pipeline_tag": "text-classification"}
+    matter["library_name"] = "transformers" if result["loads_in_transformers"] else "tunesmith"
+    if _hub_id(result["base_model"]):
+        matter["base_model"] = result["base_model"]
+    if evaluation:
+        rows = [row for row in view.comparison(result, evaluation) if row["leading"] and view.number(row["model"]) != view.DASH]
+        matter["metrics"] = list(dict.fromkeys(_hub_name(row["name"]) for row in rows))
+        data = result["data"]["splits"].get(split)
+        dataset = {
+            "name": _file_name(data["file"]) if data else f"{split}",
+            "type": "custom",
+            "split": {"valid": "validation"}.get(str(split), split),
+        }
+        measured = [{"type": _hub_name(row["name"]), "value": round(row["model"], 4), "name": row["title"]} for row in rows]
+        task = {"type": "text-classification", "name": "Text classification"}
+        matter["model-index"] = [{"name": result["name"], "results": [{"task": task, "dataset": dataset, "metrics": measured}]}]
+    return yaml.safe_dump(matter, allow_unicode=True, sort_keys=False, width=1000).rstrip("\n")
+
+
+def _hub_name(metric: str) -> str:
+    return _HUB_NAMES.get(metric, re.sub(r"_(macro|micro|weighted)$", "", metric))

@@ -1,0 +1,80 @@
+"""The report as one HTML file that needs nothing else: no script, no font, no picture from elsewhere."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tunesmith.report import charts, view
+from tunesmith.storage import write_text
+
+_MISTAKES = 30
+
+
+def write_report(result: view.Result, directory: Path) -> Path:
+    """Write ``report.html`` for a result into `directory` and return its path.
+
+    Raises:
+        StorageError: the file cannot be written.
+    """
+    path = directory / "report.html"
+    # half of a surrogate pair, which a JSON file can hold, has no UTF-8
+    write_text(path, render_html(result).encode("utf-8", "replace").decode("utf-8"))
+    return path
+
+
+def render_html(result: view.Result) -> str:
+    """Return the report page of a result. All text of the result is escaped."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters |= {
+        "number": view.number,
+        "count": view.count,
+        "interval": view.interval,
+        "title_of": view.title,
+        "setting": view.setting,
+        "one_line": view.one_line,
+        "split_name": view.split_name,
+    }
+    found = view.judged(result)
+    split, evaluation = found if found else (None, None)
+    training = result["training"]
+    evaluations = [(point["step"], point["metrics"].get(result["metric"])) for point in training["evaluations"]]
+    splits, account = view.account_rows(result)
+    train_counts = result["data"]["splits"]["train"]["label_counts"]
+    thresholds = dict(zip(result["labels"], result["thresholds"], strict=True)) if result["thresholds"] else {}
+    page = {
+        "result": result,
+        "split": split,
+        "evaluation": evaluation,
+        "verdict": view.verdict(result),
+        "limitations": view.limitations(result),
+        "train_counts": train_counts,
+        "thresholds": thresholds,
+        "few_rows": view.FEW_ROWS,
+        "loss_curve": charts.curve(
+            [(point["step"], point["loss"]) for point in training["history"]], "training loss", training["best_step"], raw=True
+        ),
+        "metric_curve": charts.curve(evaluations, f"validation {view.title(result['metric'])}", training["best_step"]),
+        "facts": view.training_facts(result),
+        "splits": splits,
+        "account": account,
+        "skipped": [y for y in evaluation["yardsticks"] if not y["metrics"]] if evaluation else [],
+        "validation": result["evaluations"]["valid"] if split == "test" else None,
+    }
+    if evaluation:
+        labels = result["labels"]
+        page |= {
+            "rows": view.comparison(result, evaluation),
+            "yardsticks": view.computed(evaluation),
+            "headline": view.headline(result, evaluation),
+            "per_label": sorted(evaluation["per_label"], key=lambda row: row["f1"]),
+            "heat_map": charts.heat_map(evaluation["confusion"], labels) if evaluation["confusion"] else None,
+            "numbered": len(labels) > view.MANY_LABELS,
+            "pairs": view.confused_pairs(evaluation, labels),
+            "reliability": charts.reliability(evaluation["calibration"]),
+            "mistakes": sorted(evaluation["mistakes"], key=lambda mistake: -mistake["probability"])[:_MISTAKES],
+        }
+    return environment.get_template("report.html.jinja").render(page)

@@ -1,0 +1,73 @@
+"""The result as plain text for the terminal."""
+
+from __future__ import annotations
+
+from tunesmith.report import view
+
+
+def render_table(result: view.Result) -> str:
+    """Return the model beside the yardsticks, what the figures do not show, and the data account; at most 100 columns of ASCII rules.
+
+    Plain text without escape codes, so that it reads the same on a terminal, in a log and in a file.
+    """
+    lines: list[str] = []
+    found = view.judged(result)
+    if found:
+        split, evaluation = found
+        rivals = view.computed(evaluation)
+        header = [f"{view.split_name(split)}, {view.count(evaluation['rows'])} rows", "model [95% interval]", *(y["name"] for y in rivals)]
+        rows = [
+            [
+                row["name"] + (" *" if row["chosen"] else ""),
+                f"{view.number(row['model'])} {view.interval(row['interval'])}".rstrip(),
+                *(view.number(other["value"]) for other in row["others"]),
+            ]
+            for row in view.comparison(result, evaluation)
+            if row["leading"]
+        ]
+        lines += _aligned([header, *rows])
+        if any(row[0].endswith(" *") for row in rows):
+            lines.append("* chose the checkpoint")
+        lines += [f"{y['name']}: {y['note']}" for y in evaluation["yardsticks"] if not y["metrics"]]
+        lines.append("")
+    lines += [view.verdict(result), ""]
+    lines += [f"- {sentence}" for sentence in view.limitations(result)]
+    lines += account_lines(result)
+    return "\n".join(lines) + "\n"
+
+
+def account_lines(result: view.Result) -> list[str]:
+    """Return one line per split on what happened to its rows and tokens."""
+    lines = []
+    for split, part in result["data"]["splits"].items():
+        if not part:
+            continue
+        account = part["account"]
+        said = [f"{view.count(account['rows_used'])} of {view.count(account['rows_read'])} rows used"]
+        for key, words in (
+            ("dropped_empty", "empty dropped"),
+            ("dropped_unlabelled", "unlabelled dropped"),
+            ("dropped_duplicates", "duplicates dropped"),
+        ):
+            if account[key]:
+                said.append(f"{view.count(account[key])} {words}")
+        if account["duplicates_found"] > account["dropped_duplicates"]:
+            said.append(f"{view.count(account['duplicates_found'])} duplicates found")
+        if account["rows_truncated"]:
+            said.append(
+                f"{view.count(account['rows_truncated'])} cut at {view.count(account['max_length'])} tokens "
+                f"({view.share(account['tokens_lost'], account['tokens_read'])} of tokens lost)"
+            )
+        else:
+            said.append("none cut")
+        lines.append(f"{view.split_name(split)} ({part['file']}, {part['how']}): {', '.join(said)}")
+    return lines
+
+
+def _aligned(rows: list[list[str]]) -> list[str]:
+    """Return the rows with columns aligned and a rule under the first."""
+    widths = [max(view.columns_wide(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = [
+        "  ".join(cell + " " * (width - view.columns_wide(cell)) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
+    ]
+    return [lines[0], "  ".join("-" * width for width in widths), *lines[1:]]

@@ -1,0 +1,288 @@
+"""What the page, the card and the terminal say about a result, in one place so that they cannot disagree.
+
+`Result` is the plain, JSON-able dict that a run ends with, `Evaluation` its part for one split; `tests/report/test_report.py`
+builds one with every key.
+"""
+
+from __future__ import annotations
+
+import math
+import unicodedata
+from collections.abc import Sequence
+from typing import Any
+
+from tunesmith.errors import listing
+
+Result = dict[str, Any]
+Evaluation = dict[str, Any]
+
+DASH = "–"
+FEW_ROWS = 10  # a label with fewer test rows has scores that mean little
+MANY_LABELS = 25  # more than this do not fit a heat map with numbers
+
+_TITLES = {
+    "accuracy": "Accuracy",
+    "subset_accuracy": "Subset accuracy",
+    "matthews": "Matthews correlation",
+    "roc_auc": "ROC AUC",
+    "lrap": "Label ranking AP",
+    "ece": "Calibration error (ECE)",
+    "log_loss": "Log loss",
+    "loss": "Loss",
+}
+_LEADING = ("accuracy", "subset_accuracy", "f1_macro", "f1_micro", "matthews", "roc_auc", "lrap", "ece", "log_loss")
+LOWER_IS_BETTER = ("ece", "log_loss", "loss")
+
+
+def title(metric: str) -> str:
+    """Return the name of a metric for people: ``f1_macro`` is "F1, macro"."""
+    if metric in _TITLES:
+        return _TITLES[metric]
+    score, _, average = metric.rpartition("_")
+    return f"{score.capitalize()}, {average}" if score in ("f1", "precision", "recall") else metric
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    """Return `value` with `digits` decimals, or a dash when there is no finite one."""
+    return DASH if value is None or not math.isfinite(value) else f"{value:.{digits}f}"
+
+
+def count(value: float | None) -> str:
+    """Return a whole number with thousands separated, or a dash."""
+    return DASH if value is None or not math.isfinite(value) else f"{value:,.0f}"
+
+
+def interval(bounds: Sequence[float] | None) -> str:
+    """Return "[low, high]", or nothing without bounds."""
+    return f"[{number(bounds[0])}, {number(bounds[1])}]" if bounds else ""
+
+
+def share(part: float, whole: float) -> str:
+    """Return `part` of `whole` as a percentage that never rounds something to nothing."""
+    if not whole:
+        return DASH
+    percent = 100 * part / whole
+    return "<0.1%" if 0 < percent < 0.1 else f"{percent:.1f}%"
+
+
+def duration(seconds: float) -> str:
+    """Return seconds as "42 s", "3 min 5 s" or "1 h 2 min"."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{seconds:.1f} s" if seconds < 10 else f"{whole} s"
+    minutes, rest = divmod(whole, 60)
+    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def setting(value: object) -> str:
+    """Return a recipe value as it would be read aloud."""
+    if value is None:
+        return DASH
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:g}"
+    return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+
+
+def one_line(text: str, limit: int | None = None) -> str:
+    """Return `text` with white space collapsed and control characters shown as replacement characters, cut at `limit`."""
+    clean = " ".join(text.split())
+    clean = "".join("\ufffd" if unicodedata.category(char) in ("Cc", "Cs") else char for char in clean)
+    return clean if limit is None or len(clean) <= limit else clean[:limit].rstrip() + "…"
+
+
+def columns_wide(text: str) -> int:
+    """Return how many terminal columns `text` takes: two for East Asian wide characters, none for combining marks."""
+    return sum(0 if unicodedata.combining(char) else 2 if unicodedata.east_asian_width(char) in "WF" else 1 for char in text)
+
+
+def shorten(text: str, width: int) -> str:
+    """Return `text` in at most `width` columns, with the middle left out: labels often differ at the end only."""
+    text = one_line(text)
+    if columns_wide(text) <= width:
+        return text
+    head, tail = text, text
+    while columns_wide(head) > (width - 1) * 0.6:
+        head = head[:-1]
+    while columns_wide(tail) > width - 1 - columns_wide(head) or (tail and unicodedata.combining(tail[0])):
+        tail = tail[1:]
+    return f"{head}…{tail}"
+
+
+def judged(result: Result) -> tuple[str, Evaluation] | None:
+    """Return the split that the report is about and its evaluation: test, else validation, else None."""
+    for split in ("test", "valid"):
+        evaluation = result["evaluations"].get(split)
+        if evaluation:
+            return split, evaluation
+    return None
+
+
+def split_name(split: str) -> str:
+    """Return the split's name for people."""
+    return {"train": "training", "valid": "validation"}.get(split, split)
+
+
+def comparison(result: Result, evaluation: Evaluation) -> list[dict[str, Any]]:
+    """Return one row per metric, the chosen one first: name, title, chosen, leading, model, interval, others.
+
+    `others` has value and interval (both None where unknown) for each of the evaluation's yardsticks that was computed.
+    """
+    values = evaluation["metrics"]
+    names = sorted(values, key=lambda name: (name != result["metric"], _LEADING.index(name) if name in _LEADING else len(_LEADING)))
+    return [
+        {
+            "name": name,
+            "title": title(name),
+            "chosen": name == result["metric"],
+            "leading": name == result["metric"] or name in _LEADING,
+            "lower": name in LOWER_IS_BETTER,
+            "model": values[name],
+            "interval": evaluation["intervals"].get(name),
+            "others": [{"value": y["metrics"].get(name), "interval": y["intervals"].get(name)} for y in computed(evaluation)],
+        }
+        for name in names
+    ]
+
+
+def computed(evaluation: Evaluation) -> list[dict[str, Any]]:
+    """Return the yardsticks that have metrics, in order."""
+    return [yardstick for yardstick in evaluation.get("yardsticks", []) if yardstick["metrics"]]
+
+
+def headline(result: Result, evaluation: Evaluation) -> str:
+    """Return the metric to speak of: the chosen one where it was computed, else accuracy or F1."""
+    options = (result["metric"], "accuracy", "f1_macro", *evaluation["metrics"])
+    return next(name for name in options if name in evaluation["metrics"])
+
+
+def verdict(result: Result) -> str:
+    """Return one or two sentences: how good the model is, and whether it beats the best yardstick beyond chance."""
+    found = judged(result)
+    if not found:
+        return "This model was not evaluated: there is neither a validation nor a test set."
+    split, evaluation = found
+    name = headline(result, evaluation)
+    value, bounds = evaluation["metrics"][name], evaluation["intervals"].get(name)
+    sentence = f"{title(name)} {number(value)} {interval(bounds)}".rstrip() + f" on {count(evaluation['rows'])} {split_name(split)} rows."
+    sign = -1 if name in LOWER_IS_BETTER else 1
+    rivals = [y for y in computed(evaluation) if y["metrics"].get(name) is not None]
+    if not rivals:
+        return sentence
+    best = max(rivals, key=lambda y: sign * y["metrics"][name])
+    theirs, their_bounds = best["metrics"][name], best["intervals"].get(name)
+    gain = sign * (value - theirs)
+    said = f"the best yardstick, {best['name']}, at {number(theirs)} {interval(their_bounds)}".rstrip()
+    if gain <= 0:
+        return f"{sentence} It is no better than {said}: for these data the simple method does as well."
+    if bounds and their_bounds and max(bounds[0], their_bounds[0]) <= min(bounds[1], their_bounds[1]):
+        return f"{sentence} It is ahead of {said}, but the 95% intervals overlap: more test rows would show whether the lead is real."
+    return f"{sentence} It beats {said}" + ("; the 95% intervals do not overlap." if bounds and their_bounds else ".")
+
+
+def limitations(result: Result) -> list[str]:
+    """Return what the evaluation and the data account show to be weak or unknown, one sentence or two each."""
+    said = []
+    found = judged(result)
+    if found and found[0] == "valid":
+        said.append(
+            "There is no test set. The figures are those of the validation set, which were also used to choose the checkpoint, "
+            "so they are optimistic. Hold back labelled rows as a test set to know better."
+        )
+    if found:
+        said += _measured(result, found[1])
+    for split, part in result["data"]["splits"].items():
+        if not part:
+            continue
+        account = part["account"]
+        if account["rows_truncated"] > 0.01 * account["rows_used"]:
+            said.append(
+                f"{share(account['rows_truncated'], account['rows_used'])} of the {split_name(split)} rows are longer than "
+                f"{count(account['max_length'])} tokens and were cut ({setting(account['truncation'])}); "
+                f"{share(account['tokens_lost'], account['tokens_read'])} of all tokens were never seen."
+            )
+    return said + list(result["data"]["notes"])
+
+
+def _measured(result: Result, evaluation: Evaluation) -> list[str]:
+    said = []
+    name = headline(result, evaluation)
+    bounds = evaluation["intervals"].get(name)
+    if bounds and bounds[1] - bounds[0] > 0.1:
+        said.append(f"{count(evaluation['rows'])} rows are few: {title(name)} may lie anywhere in {interval(bounds)} (95% interval).")
+    few = [row["label"] for row in evaluation["per_label"] if row["support"] < FEW_ROWS]
+    if few:
+        said.append(
+            f"{len(few)} of {len(evaluation['per_label'])} labels have fewer than {FEW_ROWS} rows, too few to judge: {listing(few, 8)}."
+        )
+    weak = sorted((row for row in evaluation["per_label"] if row["support"] >= FEW_ROWS and row["f1"] < 0.5), key=lambda row: row["f1"])
+    if weak:
+        said.append("F1 is below 0.5 for " + listing([f"{row['label']} ({number(row['f1'], 2)})" for row in weak], 8) + ".")
+    error = evaluation["metrics"].get("ece")
+    if error is not None and error > 0.05:
+        lean = sum(b["count"] * (b["confidence"] - b["accuracy"]) for b in evaluation["calibration"])
+        said.append(
+            f"Probabilities are too {'high' if lean > 0 else 'low'}: they miss the observed frequency by {number(error)} on average (ECE)."
+        )
+    return said
+
+
+def confused_pairs(evaluation: Evaluation, labels: Sequence[str], limit: int = 15) -> list[dict[str, Any]]:
+    """Return the most frequent mistakes: gold, predicted, count and the share of the gold label's rows."""
+    matrix = evaluation["confusion"] or []
+    pairs = [
+        {"gold": labels[i], "predicted": labels[j], "count": cell, "share": share(cell, sum(row))}
+        for i, row in enumerate(matrix)
+        for j, cell in enumerate(row)
+        if i != j and cell
+    ]
+    return sorted(pairs, key=lambda pair: -pair["count"])[:limit]
+
+
+def account_rows(result: Result) -> tuple[list[str], list[tuple[str, list[str]]]]:
+    """Return the splits' names and the data account as (what, one value per split) rows; rows of zeros only are left out."""
+    splits = {name: part for name, part in result["data"]["splits"].items() if part}
+    accounts = [part["account"] for part in splits.values()]
+    rows = [("File", [part["file"] for part in splits.values()]), ("Origin", [part["how"] for part in splits.values()])]
+    rows.append(("Rows read", [count(a["rows_read"]) for a in accounts]))
+    for key, what in (
+        ("dropped_empty", "Dropped: empty text"),
+        ("dropped_unlabelled", "Dropped: no label"),
+        ("dropped_duplicates", "Dropped: duplicate"),
+        ("duplicates_found", "Duplicates found"),
+    ):
+        if any(a[key] for a in accounts):
+            rows.append((what, [count(a[key]) for a in accounts]))
+    rows.append(("Rows used", [count(a["rows_used"]) for a in accounts]))
+    rows.append(("Sequences", [count(a["windows"]) for a in accounts]))
+    rows.append(("Tokens", [count(a["tokens_read"]) for a in accounts]))
+    rows.append(("Longest sequence allowed", [f"{count(a['max_length'])} tokens" for a in accounts]))
+    rows.append(("Rows truncated", [f"{count(a['rows_truncated'])} ({share(a['rows_truncated'], a['rows_used'])})" for a in accounts]))
+    rows.append(("Tokens lost", [f"{count(a['tokens_lost'])} ({share(a['tokens_lost'], a['tokens_read'])})" for a in accounts]))
+    return list(splits), rows
+
+
+def training_facts(result: Result) -> list[tuple[str, str]]:
+    """Return (what, value) pairs about the training and the machine."""
+    training, machine = result["training"], result["machine"]
+    trained, parameters = training["trained_parameters"], training["parameters"]
+    return [
+        ("Base model", result["base_model"]),
+        ("Pooling", result["pooling"]),
+        ("Parameters trained", f"{count(trained)} of {count(parameters)} ({share(trained, parameters)})"),
+        ("Epochs", f"{training['epochs']:g}"),
+        ("Steps", count(training["steps"])),
+        ("Stopped", training["stopped"]),
+        (
+            "Checkpoint chosen",
+            "the last" if training["best_step"] is None else f"step {count(training['best_step'])} by {title(result['metric'])}",
+        ),
+        ("Time", duration(training["seconds"])),
+        ("Speed", f"{count(training['tokens_per_s'])} tokens/s ({count(training['tokens'])} tokens)"),
+        ("Peak memory", f"{count(training['peak_memory_mb'])} MB"),
+        (
+            "Machine",
+            f"{machine['cpu']}, {machine['threads']} threads, {machine['precision']}" + (f"; {machine['note']}" if machine["note"] else ""),
+        ),
+    ]
