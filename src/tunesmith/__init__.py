@@ -1,3 +1,42 @@
-"""tunesmith: fine-tune a text encoder, from a file of labelled rows to a tested, saved model."""
+"""tunesmith: fine-tune a text encoder, from a file of labelled rows to a tested, saved model.
+
+`train` fine-tunes, `load` opens a trained model, `TextClassifier` is the scikit-learn estimator. They are imported on first
+use, since torch takes seconds to load.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from tunesmith.api import load as load
+    from tunesmith.api import train as train
+    from tunesmith.bundle import Bundle as Bundle
+    from tunesmith.estimator import TextClassifier as TextClassifier
+    from tunesmith.recipe import TrainResult as TrainResult
+    from tunesmith.tasks.base import Prediction as Prediction
+
+_PLACES = {
+    "train": "tunesmith.api",
+    "load": "tunesmith.api",
+    "Bundle": "tunesmith.bundle",
+    "TextClassifier": "tunesmith.estimator",
+    "TrainResult": "tunesmith.recipe",
+    "Prediction": "tunesmith.tasks.base",
+}
+
+__all__ = ["Bundle", "Prediction", "TextClassifier", "TrainResult", "load", "train"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PLACES:
+        raise AttributeError(f"module 'tunesmith' has no attribute {name!r}")
+    import importlib
+
+    return getattr(importlib.import_module(_PLACES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_PLACES])

@@ -38,8 +38,12 @@ class Config(BaseModel):
     encoding: str | None = Field(None, description="character encoding of text files, UTF-8 unless told")
     label_type: LabelType = Field("auto", description="one label a row (single), any number (multi), or recognised from the data (auto)")
     label_separator: str | None = Field(None, min_length=1, description="what stands between labels in one cell, such as '|'")
-    valid_size: float = Field(0.1, ge=0, lt=1, description="share of the training rows split off for validation when no file is given; 0: none")
-    test_size: float = Field(0.1, ge=0, lt=1, description="share of the training rows split off for the test when no file is given; 0: none")
+    valid_size: float = Field(
+        0.1, ge=0, lt=1, description="share of the training rows split off for validation when no file is given; 0: none"
+    )
+    test_size: float = Field(
+        0.1, ge=0, lt=1, description="share of the training rows split off for the test when no file is given; 0: none"
+    )
     dedupe: bool = Field(False, description="drop repeated rows from training, and training rows whose text is in validation or test")
 
     drop_unlabelled: bool = Field(False, description="leave rows without a label out instead of stopping")
@@ -51,16 +55,22 @@ class Config(BaseModel):
     stride: int = Field(32, ge=0, description="tokens that neighbouring windows share")
     max_windows: int = Field(32, ge=1, description="most windows of one text; what lies behind is lost and counted")
     aggregation: Aggregation = Field("mean", description="how the logits of a text's windows become one")
-    pooling: Pooling = Field("cls", description="how token vectors become one; cls uses the head that transformers knows (last token for decoders)")
+    pooling: Pooling = Field(
+        "cls", description="how token vectors become one; cls uses the head that transformers knows (last token for decoders)"
+    )
     dropout: float | None = Field(None, ge=0, lt=1, description="dropout of the encoder and head; unless told the checkpoint's own")
     attention_dropout: float | None = Field(None, ge=0, lt=1, description="dropout of attention weights; unless told the checkpoint's own")
     precision: Precision = Field("auto", description="arithmetic of training; auto takes bf16 where the processor multiplies it natively")
 
     # objective and optimizer
-    loss: Literal["cross-entropy", "focal"] = Field("cross-entropy", description="training loss (binary cross-entropy for several labels a row)")
+    loss: Literal["cross-entropy", "focal"] = Field(
+        "cross-entropy", description="training loss (binary cross-entropy for several labels a row)"
+    )
     focal_gamma: float = Field(2.0, ge=0, le=10, description="focusing exponent of the focal loss")
     label_smoothing: float = Field(0.0, ge=0, lt=1, description="share of the target spread evenly over the labels")
-    class_weights: Literal["none", "balanced"] | dict[str, float] = Field("none", description="weight of each label in the loss; balanced: n / (labels x count)")
+    class_weights: Literal["none", "balanced"] | dict[str, float] = Field(
+        "none", description="weight of each label in the loss; balanced: n / (labels x count)"
+    )
     optimizer: Literal["adamw", "sgd"] = Field("adamw", description="AdamW with bias correction, or SGD with momentum")
     lr: float = Field(5e-5, gt=0, le=10, description="peak learning rate")
     weight_decay: float = Field(0.01, ge=0, lt=1, description="decoupled weight decay; norms and biases are spared")
@@ -70,7 +80,9 @@ class Config(BaseModel):
     max_grad_norm: float = Field(1.0, ge=0, description="gradients are scaled down to this norm; 0: not at all")
     epochs: int = Field(3, ge=1, le=10000, description="passes over the training rows")
     batch_size: int = Field(32, ge=1, le=65536, description="rows per optimizer step")
-    max_tokens: int = Field(16384, ge=1, description="most tokens in memory at once; a larger batch is worked off in parts with the same gradient")
+    max_tokens: int = Field(
+        16384, ge=1, description="most tokens in memory at once; a larger batch is worked off in parts with the same gradient"
+    )
 
     # choosing and stopping
     metric: str | None = Field(None, description="validation metric that chooses the checkpoint, such as accuracy, f1_macro, log_loss")
@@ -112,7 +124,9 @@ class Config(BaseModel):
         if self.valid_size + self.test_size >= 1:
             raise ValueError("valid_size and test_size together leave no training rows; their sum must be below 1")
         if self.truncation == "windows" and self.stride >= self.max_length - 2:
-            raise ValueError(f"stride {self.stride} must be at least 3 below max_length {self.max_length}, or windows would not move forward")
+            raise ValueError(
+                f"stride {self.stride} must be at least 3 below max_length {self.max_length}, or windows would not move forward"
+            )
         if self.text is not None and self.text == self.label:
             raise ValueError(f"text and label name the same column {self.text!r}")
         return self
@@ -161,7 +175,9 @@ def resolve(*layers: Mapping[str, Any], flags: bool = False) -> Config:
 
     faults = []
     for key in [key for key in merged if key not in Config.model_fields]:
-        faults.append(f"unknown setting {key!r}.{did_you_mean(key, Config.model_fields)} Known: {listing(sorted(Config.model_fields), 60)}.")
+        faults.append(
+            f"unknown setting {key!r}.{did_you_mean(key, Config.model_fields)} Known: {listing(sorted(Config.model_fields), 60)}."
+        )
         merged.pop(key)
     try:
         config = Config(**merged)

@@ -65,6 +65,6 @@ def did_you_mean(word: str, options: Iterable[str]) -> str:
 
 def listing(items: Iterable[object], limit: int = 12) -> str:
     """Join `items` with commas for a message, cut after `limit` with a count of the rest."""
-    items = [str(item) for item in items]
-    shown = ", ".join(items[:limit])
-    return shown if len(items) <= limit else f"{shown} and {len(items) - limit} more"
+    words = [str(item) for item in items]
+    shown = ", ".join(words[:limit])
+    return shown if len(words) <= limit else f"{shown} and {len(words) - limit} more"

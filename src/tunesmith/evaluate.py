@@ -18,7 +18,9 @@ CHUNK = 2048
 """Examples that are sorted by length together. Evaluation and prediction share it, so that they agree to the last bit."""
 
 
-def outputs_of(model: TextModel, task: Task, examples: Sequence[list[np.ndarray]], *, precision: str = "fp32", max_tokens: int = 16384) -> np.ndarray:
+def outputs_of(
+    model: TextModel, task: Task, examples: Sequence[list[np.ndarray]], *, precision: str = "fp32", max_tokens: int = 16384
+) -> np.ndarray:
     """Return combined outputs float32[E, C] of `examples`, each a list of token sequences int32[n], in their order.
 
     max_tokens: most padded tokens in memory at once; a larger example runs alone
@@ -39,8 +41,16 @@ def outputs_of(model: TextModel, task: Task, examples: Sequence[list[np.ndarray]
     return result
 
 
-def probabilities_of(model: TextModel, task: Task, rows: Rows, *, precision: str = "fp32", max_tokens: int = 16384,
-                     what: str = "evaluating", progress: Progress = QUIET) -> np.ndarray:  # fmt: skip
+def probabilities_of(
+    model: TextModel,
+    task: Task,
+    rows: Rows,
+    *,
+    precision: str = "fp32",
+    max_tokens: int = 16384,
+    what: str = "evaluating",
+    progress: Progress = QUIET,
+) -> np.ndarray:
     """Return float32[E, C], every label's probability for each of `rows`."""
     parts = []
     with progress.track(what, len(rows), "rows") as tracker:

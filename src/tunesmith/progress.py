@@ -125,7 +125,11 @@ class Progress:
                 tracker.clear()
             if self.mode != "quiet" and time.monotonic() - tracker.start >= _QUIET_S:
                 took = time.monotonic() - tracker.start
-                print(f"{what}: {tracker.done:,.0f} {unit} in {_duration(took)} ({tracker.done / took:,.0f} {unit}/s)", file=sys.stderr, flush=True)
+                print(
+                    f"{what}: {tracker.done:,.0f} {unit} in {_duration(took)} ({tracker.done / took:,.0f} {unit}/s)",
+                    file=sys.stderr,
+                    flush=True,
+                )
 
 
 QUIET = Progress("quiet")

@@ -58,7 +58,7 @@ def plan_batches(tokens: np.ndarray, *, batch_size: int, seed: int, epoch: int, 
     generator = np.random.default_rng(seed_for(seed, "order", epoch))
     order = generator.permutation(count)
     pool = 50 * batch_size
-    steps = []
+    steps: list[np.ndarray] = []
     for start in range(0, count, pool):
         part = order[start : start + pool]
         part = part[np.argsort(-tokens[part], kind="stable")]

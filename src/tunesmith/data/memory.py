@@ -29,12 +29,16 @@ SUPPORTED = (
 def open_data(data: Any, *, labels: Any = None, encoding: str | None = None, file_format: str | None = None) -> RowSource:
     """Return the rows of `data`: a str or Path names a file (see `open_file`), all else is taken as a table (see `from_memory`).
 
+    Rows that are open already are returned as they are.
+
     Raises DataError for data that cannot be used and UsageError for arguments that do not go together.
     """
     if isinstance(data, str | os.PathLike):
         if labels is not None:
             raise UsageError("labels go with texts in memory. A file holds its labels in a column: name the column instead.")
         return open_file(Path(data), encoding=encoding, file_format=file_format)
+    if hasattr(data, "fingerprint") and hasattr(data, "columns") and type(data).__module__.startswith("tunesmith."):
+        return data
     return from_memory(data, labels)
 
 

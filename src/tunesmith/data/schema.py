@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any, NamedTuple, Protocol
 
+import numpy as np
+
 from tunesmith.errors import DataError, did_you_mean, listing
 
 
@@ -113,10 +115,25 @@ def _label(value: Any, column: str, source: Source) -> str | None:
         return str(int(value))
     if isinstance(value, (str, int, float)):
         return str(value).strip() or None
-    raise DataError(f"{source}: column {column!r} holds {type(value).__name__} {value!r:.60}; a label is a text, a number or a list of them.")
+    raise DataError(
+        f"{source}: column {column!r} holds {type(value).__name__} {value!r:.60}; a label is a text, a number or a list of them."
+    )
 
 
-_TEXT_NAMES = ("text", "sentence", "review", "content", "comment", "body", "message", "document", "question", "title", "headline", "utterance")
+_TEXT_NAMES = (
+    "text",
+    "sentence",
+    "review",
+    "content",
+    "comment",
+    "body",
+    "message",
+    "document",
+    "question",
+    "title",
+    "headline",
+    "utterance",
+)
 _LABEL_NAMES = ("label", "labels", "category", "class", "target", "sentiment", "intent", "topic", "tag", "tags", "y")
 
 
@@ -129,7 +146,8 @@ def guess_schema(source: RowSource, *, text: str | None, label: str | None, grou
     for role, name in (("text", text), ("label", label if need_label else None), ("group", group)):
         if name is not None and name not in source.columns:
             raise DataError(
-                f"{source.name}: there is no {role} column {name!r}.{did_you_mean(name, source.columns)} Columns: {listing(source.columns, 40)}."
+                f"{source.name}: there is no {role} column {name!r}.{did_you_mean(name, source.columns)} "
+                f"Columns: {listing(source.columns, 40)}."
             )
     free = [name for name in source.columns if name not in (text, label, group)]
     if text is None:
@@ -145,7 +163,9 @@ def guess_schema(source: RowSource, *, text: str | None, label: str | None, grou
         text, label = _by_length(source, free)
     if text is None or (label is None and need_label):
         role, flag = ("text", "--text") if text is None else ("label", "--label")
-        raise DataError(f"{source.name}: cannot tell which column is the {role}. Say it with {flag}. Columns: {listing(source.columns, 40)}.")
+        raise DataError(
+            f"{source.name}: cannot tell which column is the {role}. Say it with {flag}. Columns: {listing(source.columns, 40)}."
+        )
     return Schema((text,), label if need_label else None, group)
 
 
@@ -168,3 +188,17 @@ def _by_length(source: RowSource, columns: list[str]) -> tuple[str | None, str |
     if lengths[longer] >= 3 * lengths[shorter] and len(set(values[shorter])) <= len(set(values[longer])):
         return longer, shorter
     return None, None
+
+
+def texts_of(source: RowSource, schema: Schema, rows: np.ndarray) -> list[tuple[str, ...]]:
+    """Return the texts of the rows with numbers `rows` (int[E], counted from 0), in that order, by one pass over `source`."""
+    wanted = {int(row): place for place, row in enumerate(rows)}
+    found: list[tuple[str, ...]] = [()] * len(rows)
+    left = len(wanted)
+    for number, (row, place) in enumerate(source):
+        if number in wanted:
+            found[wanted[number]] = schema.parse(row, place).texts
+            left -= 1
+            if left == 0:
+                break
+    return found

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -22,7 +22,7 @@ from tunesmith.progress import QUIET, Progress
 from tunesmith.storage import new_directory
 
 if TYPE_CHECKING:
-    from tunesmith.data.tokens import TextEncoder
+    from tunesmith.data.tokens import Encoded, TextEncoder
 
 _FORMAT = 1  # raised whenever the layout or the meaning of a column changes
 _CHUNK_ROWS = 1024
@@ -107,7 +107,8 @@ class TokenTable:
 
         chunks = [batch.column("labels") for batch in self._batches]
         column = pa.chunked_array(chunks, type=pa.list_(pa.string()))
-        codes, names, sizes, missing = [], {}, [], []
+        names: dict[str, int] = {}
+        codes, sizes, missing = [], [], []
         for chunk in column.chunks:
             encoded = chunk.flatten().dictionary_encode()
             local = np.array([names.setdefault(name, len(names)) for name in encoded.dictionary.to_pylist()], np.int32)
@@ -124,7 +125,7 @@ class TokenTable:
         )
 
 
-def _ragged(column) -> tuple[np.ndarray, np.ndarray]:
+def _ragged(column: Any) -> tuple[np.ndarray, np.ndarray]:
     return column.values.to_numpy(), column.offsets.to_numpy()
 
 
@@ -150,15 +151,24 @@ def _build(path: Path, source: RowSource, schema: Schema, encoder: TextEncoder, 
     import pyarrow as pa
 
     kinds = {
-        "line": pa.int64(), "text_key": pa.uint64(), "group": pa.uint64(), "labels": pa.list_(pa.string()), "blank": pa.bool_(),
-        "tokens": pa.int32(), "lost": pa.int32(), "kept": pa.int32(), "longest": pa.int32(), "sequences": pa.int32(),
-        "lengths": pa.list_(pa.int32()), "ids": pa.list_(pa.int32()),
-    }  # fmt: skip
+        "line": pa.int64(),
+        "text_key": pa.uint64(),
+        "group": pa.uint64(),
+        "labels": pa.list_(pa.string()),
+        "blank": pa.bool_(),
+        "tokens": pa.int32(),
+        "lost": pa.int32(),
+        "kept": pa.int32(),
+        "longest": pa.int32(),
+        "sequences": pa.int32(),
+        "lengths": pa.list_(pa.int32()),
+        "ids": pa.list_(pa.int32()),
+    }
     fields = pa.schema(kinds.items(), metadata={"group": "1" if schema.group else "0"})
     lists = False
     with new_directory(path) as directory:
         with pa.OSFile(str(directory / "table.arrow"), "wb") as sink, pa.ipc.new_file(sink, fields) as writer:
-            rows = {name: [] for name in kinds}
+            rows: dict[str, list[Any]] = {name: [] for name in kinds}
             size = 0
             with progress.track(f"tokenising {source.name}", None, "rows") as tracker:
                 for examples in _chunks(schema.parse(row, place) for row, place in source):
@@ -176,20 +186,29 @@ def _build(path: Path, source: RowSource, schema: Schema, encoder: TextEncoder, 
             (directory / "labels-are-lists").touch()
 
 
-def _append(rows: dict[str, list], example: Example, encoded) -> int:
+def _append(rows: dict[str, list[Any]], example: Example, encoded: Encoded) -> int:
     lengths = [len(sequence) for sequence in encoded.sequences]
     ids = encoded.sequences[0] if len(lengths) == 1 else np.concatenate(encoded.sequences)
     values = {
-        "line": example.source.line, "text_key": text_key("\x1f".join(example.texts)), "group": example.group_key, "labels": example.target,
-        "blank": not any(text.strip() for text in example.texts), "tokens": encoded.tokens, "lost": encoded.lost, "kept": len(ids),
-        "longest": max(lengths), "sequences": len(lengths), "lengths": lengths, "ids": ids,
-    }  # fmt: skip
+        "line": example.source.line,
+        "text_key": text_key("\x1f".join(example.texts)),
+        "group": example.group_key,
+        "labels": example.target,
+        "blank": not any(text.strip() for text in example.texts),
+        "tokens": encoded.tokens,
+        "lost": encoded.lost,
+        "kept": len(ids),
+        "longest": max(lengths),
+        "sequences": len(lengths),
+        "lengths": lengths,
+        "ids": ids,
+    }
     for name, value in values.items():
         rows[name].append(value)
     return len(ids)
 
 
-def _record_batch(rows: dict[str, list], fields):
+def _record_batch(rows: dict[str, list[Any]], fields: Any) -> Any:
     import pyarrow as pa
 
     columns = []

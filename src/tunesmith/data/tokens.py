@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -107,7 +107,7 @@ class TextEncoder:
         encode = self.tokenizer.encode_batch if offsets else self.tokenizer.encode_batch_fast
         return [self._assemble(encoding, offsets) for encoding in encode(list(texts), add_special_tokens=False)]
 
-    def _assemble(self, encoding, with_offsets: bool) -> Encoded:
+    def _assemble(self, encoding: Any, with_offsets: bool) -> Encoded:
         ids = np.asarray(encoding.ids, dtype=np.int32)
         ranges = np.asarray(encoding.offsets, dtype=np.int32).reshape(-1, 2) if with_offsets else None
         if len(ids) == 0 and not self.prefix and not self.suffix and self.fallback_token is not None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import warnings
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -52,17 +53,6 @@ class Encoder(nn.Module):
         """Whether tokens see only what stands before them, so that the last token speaks for the text."""
         return self.has_classifier and hasattr(self.hf, "score")
 
-    @property
-    def max_length(self) -> int | None:
-        """The longest sequence in tokens, None where the architecture sets no limit."""
-        limit = getattr(self.config, "max_position_embeddings", None)
-        if not isinstance(limit, int) or limit < 1:
-            return None
-        positions = getattr(getattr(self.base, "embeddings", None), "position_embeddings", None)
-        padding = getattr(positions, "padding_idx", None)
-        # RoBERTa and its kin number positions from the padding index on
-        return limit - padding - 1 if padding is not None else limit
-
     def forward(self, batch: PackedBatch) -> Tensor:
         """Return hidden states float[T, H] for the packed tokens, by padding, running the original and packing again."""
         lengths = torch.from_numpy(batch.lengths.astype("int64"))
@@ -78,6 +68,44 @@ class Encoder(nn.Module):
         pad = getattr(self.config, "pad_token_id", None)
         return pad if pad is not None else 0
 
+    def save(self, directory: Path) -> None:
+        """Write configuration, safetensors weights and tokenizer files into `directory`."""
+        with _quiet():
+            self.hf.save_pretrained(directory)
+            self.tokenizer.save_pretrained(directory)
+
+
+# architectures whose position numbers begin behind the padding index, so that the table holds fewer positions than its size
+_SHIFTED_POSITIONS = {
+    "roberta",
+    "xlm-roberta",
+    "xlm-roberta-xl",
+    "camembert",
+    "mpnet",
+    "longformer",
+    "roberta-prelayernorm",
+    "data2vec-text",
+}
+
+
+@dataclass(frozen=True)
+class Pretrained:
+    """A model that was found: its configuration and tokenizer are read, its weights not yet."""
+
+    located: Located
+    config: Any
+    tokenizer: Any
+
+    @property
+    def max_length(self) -> int | None:
+        """The longest sequence in tokens, None where the architecture sets no limit."""
+        limit = getattr(self.config, "max_position_embeddings", None)
+        if not isinstance(limit, int) or limit < 1:
+            return None
+        if self.config.model_type in _SHIFTED_POSITIONS:
+            return limit - (self.config.pad_token_id if self.config.pad_token_id is not None else 0) - 1
+        return limit
+
     @property
     def fallback_token(self) -> int | None:
         """The token that stands for a text without any token."""
@@ -92,51 +120,83 @@ class Encoder(nn.Module):
 
         return Tokenizer.from_str(self.tokenizer.backend_tokenizer.to_str())
 
-    def save(self, directory: Path) -> None:
-        """Write configuration, safetensors weights and tokenizer files into `directory`."""
-        with _quiet():
-            self.hf.save_pretrained(directory)
-            self.tokenizer.save_pretrained(directory)
+    def load(
+        self,
+        labels: list[str] | None = None,
+        *,
+        multi_label: bool = False,
+        dropout: float | None = None,
+        attention_dropout: float | None = None,
+        seed: int = 0,
+    ) -> Encoder:
+        """Load the weights in float32.
+
+        labels: take transformers' sequence-classification model with these outputs and a freshly drawn head;
+            None takes the bare body (as does an architecture that has no such model: see `Encoder.has_classifier`)
+        dropout, attention_dropout: in place of the checkpoint's own; None keeps them
+        seed: of every weight that the checkpoint does not have
+
+        Raises `ModelError` when there are no safetensors weights or they do not fit.
+        """
+        from transformers import AutoModel, AutoModelForSequenceClassification
+
+        config = self.config
+        _set_dropout(config, dropout, attention_dropout)
+        if getattr(config, "pad_token_id", None) is None:
+            config.pad_token_id = self.tokenizer.pad_token_id
+        kind: Any = AutoModel
+        if labels is not None and type(config) in AutoModelForSequenceClassification._model_mapping:
+            kind = AutoModelForSequenceClassification
+            config.num_labels = len(labels)
+            config.id2label = dict(enumerate(labels))
+            config.label2id = {label: i for i, label in enumerate(labels)}
+            config.problem_type = "multi_label_classification" if multi_label else "single_label_classification"
+            if hasattr(config, "classifier_pooling"):
+                config.classifier_pooling = "cls"
+        with _quiet(), torch.random.fork_rng(devices=[]), _explained(self.located):
+            torch.manual_seed(seed)
+            hf, report = kind.from_pretrained(
+                self.located.place,
+                config=config,
+                dtype=torch.float32,
+                use_safetensors=True,
+                ignore_mismatched_sizes=True,
+                output_loading_info=True,
+            )
+            encoder = Encoder(hf, self.tokenizer, kind is AutoModelForSequenceClassification)
+            if encoder.has_classifier:
+                body = {id(module) for module in encoder.base.modules()}
+                for module in hf.modules():
+                    if id(module) not in body:
+                        _draw_again(module, getattr(config, "initializer_range", 0.02))
+        self._check(encoder, report)
+        return encoder
+
+    def _check(self, encoder: Encoder, report: dict[str, Any]) -> None:
+        """A body with drawn instead of trained weights must not pass for a pretrained one."""
+        body = {name for name, _ in encoder.base.named_parameters()}
+        prefix = f"{encoder.hf.base_model_prefix}."
+        missing = [name for name in report["missing_keys"] if name.removeprefix(prefix) in body and ".pooler." not in f".{name}"]
+        if missing:
+            raise ModelError(
+                f"model {self.located.name!r}: its weights lack {len(missing)} parts of the encoder ({missing[0]}, ...). "
+                "The file is incomplete or of another architecture than its config.json says."
+            )
 
 
-def load_encoder(name: str, *, labels: list[str] | None = None, multi_label: bool = False, dropout: float | None = None,
-                 attention_dropout: float | None = None, seed: int = 0) -> Encoder:  # fmt: skip
-    """Load an encoder in float32.
+def open_pretrained(name: str) -> Pretrained:
+    """Find the model `name` (a directory, hub name or bundled name) and read its configuration and tokenizer.
 
-    name: directory, hub name or bundled name
-    labels: take transformers' sequence-classification model with these outputs and a freshly drawn head;
-        None takes the bare body (as does an architecture that has no such model: see `Encoder.has_classifier`)
-    dropout, attention_dropout: in place of the checkpoint's own; None keeps them
-    seed: of every weight that the checkpoint does not have
-
-    Raises `ModelError` when it is not found, not safetensors, or has no fast tokenizer.
+    Raises `ModelError` when it is not found or has no fast tokenizer.
     """
-    from transformers import AutoModel, AutoModelForSequenceClassification
-
     located = locate(name)
     config, tokenizer = _load_config(located), _load_tokenizer(located)
-    _set_dropout(config, dropout, attention_dropout)
-    if getattr(config, "pad_token_id", None) is None:
-        config.pad_token_id = tokenizer.pad_token_id
-    kind = AutoModel
-    if labels is not None and type(config) in AutoModelForSequenceClassification._model_mapping:
-        kind = AutoModelForSequenceClassification
-        config.num_labels = len(labels)
-        config.id2label = dict(enumerate(labels))
-        config.label2id = {label: i for i, label in enumerate(labels)}
-        config.problem_type = "multi_label_classification" if multi_label else "single_label_classification"
-        if hasattr(config, "classifier_pooling"):
-            config.classifier_pooling = "cls"
-    with _quiet(), torch.random.fork_rng(devices=[]), _explained(located):
-        torch.manual_seed(seed)
-        hf = kind.from_pretrained(located.place, config=config, dtype=torch.float32, use_safetensors=True, ignore_mismatched_sizes=True)
-        encoder = Encoder(hf, tokenizer, kind is AutoModelForSequenceClassification)
-        if encoder.has_classifier:
-            body = {id(module) for module in encoder.base.modules()}
-            for module in hf.modules():
-                if id(module) not in body:
-                    _draw_again(module, getattr(config, "initializer_range", 0.02))
-    return encoder
+    size = getattr(config, "vocab_size", None)
+    if isinstance(size, int) and tokenizer.vocab_size > size:
+        raise ModelError(
+            f"model {name!r}: its tokenizer has {tokenizer.vocab_size:,} tokens but its embedding only {size:,}. They do not fit."
+        )
+    return Pretrained(located, config, tokenizer)
 
 
 def load_saved(directory: Path, has_classifier: bool) -> Encoder:
@@ -149,8 +209,25 @@ def load_saved(directory: Path, has_classifier: bool) -> Encoder:
         hf, report = kind.from_pretrained(directory, dtype=torch.float32, use_safetensors=True, output_loading_info=True)
     missing = sorted(report["missing_keys"])
     if missing:
-        raise ModelError(f"{directory}: model.safetensors lacks {', '.join(missing[:3])}; the directory is damaged. Train again, or restore it from a copy.")
+        raise ModelError(
+            f"{directory}: model.safetensors lacks {', '.join(missing[:3])}; it is damaged. Train again, or restore it from a copy."
+        )
     return Encoder(hf, _load_tokenizer(located), has_classifier)
+
+
+def versions() -> dict[str, str]:
+    """Return the versions that a report names."""
+    import platform
+
+    import tokenizers
+    import transformers
+
+    return {
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "tokenizers": tokenizers.__version__,
+        "python": platform.python_version(),
+    }
 
 
 def _load_config(located: Located) -> Any:
@@ -166,15 +243,29 @@ def _load_tokenizer(located: Located) -> Any:
     with _quiet(), _explained(located):
         tokenizer = AutoTokenizer.from_pretrained(located.place)
     if getattr(tokenizer, "backend_tokenizer", None) is None:
-        raise ModelError(f"model {located.name!r} has no tokenizer.json (a fast tokenizer); save one with tokenizers or choose another model.")
+        raise ModelError(
+            f"model {located.name!r} has no tokenizer.json (a fast tokenizer); save one with tokenizers or choose another model."
+        )
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token if tokenizer.eos_token is not None else tokenizer.unk_token
     return tokenizer
 
 
 def _set_dropout(config: Any, dropout: float | None, attention_dropout: float | None) -> None:
-    hidden = ("hidden_dropout_prob", "dropout", "embedding_dropout", "mlp_dropout", "resid_pdrop", "embd_pdrop", "hidden_dropout", "embed_dropout",
-              "classifier_dropout", "seq_classif_dropout", "classifier_dropout_prob", "pooler_dropout")  # fmt: skip
+    hidden = (
+        "hidden_dropout_prob",
+        "dropout",
+        "embedding_dropout",
+        "mlp_dropout",
+        "resid_pdrop",
+        "embd_pdrop",
+        "hidden_dropout",
+        "embed_dropout",
+        "classifier_dropout",
+        "seq_classif_dropout",
+        "classifier_dropout_prob",
+        "pooler_dropout",
+    )
     attention = ("attention_probs_dropout_prob", "attention_dropout", "attn_pdrop")
     for names, value in ((hidden, dropout), (attention, attention_dropout)):
         for name in names:

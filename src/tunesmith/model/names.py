@@ -47,7 +47,7 @@ def locate(name: str) -> Located:
             )
         return Located(name, str(path), "directory")
     looks_like_path = path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1
-    if looks_like_path or name.count("/") == 0 and (path.suffix or os.sep in name):
+    if looks_like_path or (name.count("/") == 0 and (path.suffix or os.sep in name)):
         raise ModelError(f"there is no model directory {path}. Looked for: this directory; bundled names ({listing(BUNDLED)}).")
     return Located(name, name, "hub")
 

@@ -10,6 +10,7 @@ import numpy as np
 from torch import Tensor
 
 from tunesmith.data.batches import PackedBatch
+from tunesmith.metrics import Kind
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,11 +36,31 @@ class Targets(Protocol):
         """Return the targets of examples `rows`, int[E], as the task's loss wants them."""
         ...
 
+    def stratum(self) -> np.ndarray:
+        """Return int64[N], by which a split spreads the examples evenly."""
+        ...
+
+    def digests(self) -> np.ndarray:
+        """Return uint64[N], equal for examples with equal targets."""
+        ...
+
+    def counts(self, rows: np.ndarray) -> np.ndarray:
+        """Return int64[C], how many of the examples `rows` have each label."""
+        ...
+
 
 class Task(Protocol):
     """One kind of thing to learn, fitted to its labels."""
 
-    name: str
+    @property
+    def name(self) -> str:
+        """What the task is called in recipes and reports."""
+        ...
+
+    @property
+    def kind(self) -> Kind:
+        """Which family of metrics applies."""
+        ...
 
     @property
     def outputs(self) -> int:

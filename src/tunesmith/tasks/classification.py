@@ -14,6 +14,7 @@ from torch import Tensor
 from tunesmith.data.batches import PackedBatch
 from tunesmith.data.table import Labels, TokenTable
 from tunesmith.errors import DataError, UsageError, did_you_mean, listing
+from tunesmith.metrics import Kind
 from tunesmith.tasks.base import Prediction
 
 _SEPARATORS = ("|", ";", ",")
@@ -47,6 +48,12 @@ class ClassTargets:
         wanted[rows] = True
         return np.bincount(self.codes[np.repeat(wanted, np.diff(self.starts))], minlength=self.labels)
 
+    def digests(self) -> np.ndarray:
+        """Return uint64[N], equal for examples with the same labels (and, but for one chance in 2**64, only for those)."""
+        mixed = np.random.default_rng(0).integers(0, 2**64, self.labels, np.uint64)
+        sums = np.concatenate([np.zeros(1, np.uint64), np.cumsum(mixed[self.codes], dtype=np.uint64)])
+        return sums[self.starts[1:]] - sums[self.starts[:-1]]
+
     def stratum(self) -> np.ndarray:
         """Return int64[N], the label by which each example is spread over a split: its rarest one; C for none."""
         counts = np.bincount(self.codes, minlength=self.labels)
@@ -69,7 +76,7 @@ class Classification:
     """
 
     labels: list[str]
-    kind: str
+    kind: Kind
     thresholds: list[float] | None = None
     separator: str | None = None
     aggregation: str = "mean"
@@ -100,7 +107,7 @@ class Classification:
         names = {part for name in labels.names for part in _parts(name, separator if kind == "multi" else None)}
         if len(names) < 2:
             raise DataError(
-                f"the training rows have {len(names)} label{'' if len(names) == 1 else 's'} ({listing(map(repr, sorted(names))) or 'none'}); "
+                f"the training rows have too few labels: {listing(map(repr, sorted(names))) or 'none'}; "
                 "at least 2 different ones are needed. Is --label the right column?"
             )
         return cls(sorted(names, key=_label_order), kind, separator=separator if kind == "multi" else None, **settings)
@@ -122,9 +129,12 @@ class Classification:
                     f"{did_you_mean(part, self.labels)} Correct it, leave the row out, or add training rows with it."
                 )
         sizes = np.diff(labels.starts)
-        if not self.multi and (sizes > 1).any():
-            row = int(np.argmax(sizes > 1))
-            raise DataError(f"{table.name}:{table.line[row]}: the row has {sizes[row]} labels where one is expected. Use --label-type multi.")
+        wrong = ((sizes != 1) & ~labels.missing) if not self.multi else np.zeros(len(sizes), np.bool_)
+        if wrong.any():
+            row = int(np.argmax(wrong))
+            raise DataError(
+                f"{table.name}:{table.line[row]}: the row has {sizes[row]} labels where one is expected. Try --label-type multi."
+            )
         per_code = np.array([len(numbers) for numbers in split], np.int64)
         flat = np.array([n for numbers in split for n in numbers], np.int32)
         first = np.concatenate([[0], np.cumsum(per_code)])
@@ -172,13 +182,13 @@ class Classification:
         limits = np.asarray(self.thresholds if self.thresholds is not None else [0.5] * self.outputs)
         for row in probabilities:
             values = row.tolist()
+            named = dict(zip(self.labels, values, strict=True))
             if self.multi:
                 chosen = np.flatnonzero(row >= limits).tolist()
-                label, probability = [self.labels[i] for i in chosen], [values[i] for i in chosen]
+                yield Prediction([self.labels[i] for i in chosen], [values[i] for i in chosen], named)
             else:
                 best = int(row.argmax())
-                label, probability = self.labels[best], values[best]
-            yield Prediction(label, probability, dict(zip(self.labels, values, strict=True)))
+                yield Prediction(self.labels[best], values[best], named)
 
     def to_dict(self) -> dict[str, Any]:
         """Return what prediction and evaluation need: name, kind, labels, thresholds, separator, aggregation."""
@@ -203,14 +213,16 @@ def class_weights(setting: str | dict[str, float], labels: Sequence[str], counts
     if isinstance(setting, dict):
         for name in setting:
             if name not in labels:
-                raise UsageError(f"class_weights names {name!r}, which is not a label.{did_you_mean(name, labels)} Labels: {listing(labels)}.")
+                raise UsageError(
+                    f"class_weights names {name!r}, which is not a label.{did_you_mean(name, labels)} Labels: {listing(labels)}."
+                )
         return [float(setting.get(label, 1.0)) for label in labels]
     weights = 1 / np.maximum(counts, 1)
     weights *= counts.sum() / (weights * counts).sum() if not multi else len(labels) / weights.sum()
     return weights.tolist()
 
 
-def recognise(labels: Labels, label_type: str, separator: str | None) -> tuple[str, str | None]:
+def recognise(labels: Labels, label_type: str, separator: str | None) -> tuple[Kind, str | None]:
     """Decide whether rows have one label or several, and what separates them: (`single` or `multi`, separator or None).
 
     Joined labels are recognised when splitting at |, ; or , gives fewer different labels than there were different cells,

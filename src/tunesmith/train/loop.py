@@ -20,7 +20,7 @@ from tunesmith.config import Config
 from tunesmith.data.batches import PackedBatch, collate, plan_batches, split_by_tokens
 from tunesmith.data.table import TokenTable
 from tunesmith.errors import Interrupted, ModelError
-from tunesmith.metrics import greater_is_better
+from tunesmith.metrics import Kind, greater_is_better
 from tunesmith.model.arithmetic import arithmetic
 from tunesmith.model.heads import TextModel
 from tunesmith.progress import Progress
@@ -69,8 +69,9 @@ def steps_per_epoch(rows: Rows, config: Config) -> int:
     return -(-len(rows) // config.batch_size)
 
 
-def train_steps(model: TextModel, task: Task, rows: Rows, optimizer: torch.optim.Optimizer, config: Config, *, start: int,
-                precision: str) -> Iterator[StepRecord]:  # fmt: skip
+def train_steps(
+    model: TextModel, task: Task, rows: Rows, optimizer: torch.optim.Optimizer, config: Config, *, start: int, precision: str
+) -> Iterator[StepRecord]:
     """Train from optimizer step `start` on, yielding after each step; endlessly correct to stop after any of them.
 
     A step's gradient is that of the mean loss over its examples, however many parts `config.max_tokens` cuts it into.
@@ -109,9 +110,22 @@ def train_steps(model: TextModel, task: Task, rows: Rows, optimizer: torch.optim
         yield StepRecord(step + 1, (step + 1) / per_epoch, loss_sum / len(chosen), lr, norm, tokens, position + 1 == per_epoch)
 
 
-def run(model: TextModel, task: Task, rows: Rows, optimizer: torch.optim.Optimizer, config: Config, state: TrainState, *,
-        checkpoints: Checkpoints, precision: str, metric: str, kind: str, evaluate: Callable[[], dict[str, float]] | None,
-        progress: Progress, resume_hint: str) -> TrainState:  # fmt: skip
+def run(
+    model: TextModel,
+    task: Task,
+    rows: Rows,
+    optimizer: torch.optim.Optimizer,
+    config: Config,
+    state: TrainState,
+    *,
+    checkpoints: Checkpoints,
+    precision: str,
+    metric: str,
+    kind: Kind,
+    evaluate: Callable[[], dict[str, float]] | None,
+    progress: Progress,
+    resume_hint: str,
+) -> TrainState:
     """Train to the end or to the early stop, with evaluations and checkpoints; leaves the chosen weights in `model`.
 
     evaluate: scores the current weights on validation rows; None without any, and then the last weights are chosen
@@ -127,14 +141,16 @@ def run(model: TextModel, task: Task, rows: Rows, optimizer: torch.optim.Optimiz
     with stop_on_interrupt() as stop, progress.track("training", config.epochs * mean_tokens * len(rows), "tokens") as tracker:
         tracker.skip(state.step / max(total, 1) * config.epochs * mean_tokens * len(rows))
         clock = time.monotonic()
-        if not state.stopped:
+        if not state.over:
             for record in train_steps(model, task, rows, optimizer, config, start=state.step, precision=precision):
                 state.step = record.step
                 state.tokens += record.tokens
                 state.seconds += time.monotonic() - clock
                 state.loss_sum, state.loss_steps = state.loss_sum + record.loss, state.loss_steps + 1
                 if record.step % log_every == 0 or record.step == total:
-                    state.history.append({"step": record.step, "epoch": record.epoch, "loss": state.loss_sum / state.loss_steps, "lr": record.lr})
+                    state.history.append(
+                        {"step": record.step, "epoch": record.epoch, "loss": state.loss_sum / state.loss_steps, "lr": record.lr}
+                    )
                     state.loss_sum, state.loss_steps = 0.0, 0
                 last = state.history[-1]["loss"] if state.history else record.loss
                 tracker.advance(record.tokens, f"epoch {record.epoch:.2f}/{config.epochs}, loss {last:.4f}")
@@ -143,10 +159,10 @@ def run(model: TextModel, task: Task, rows: Rows, optimizer: torch.optim.Optimiz
                     _judge(model, state, record, evaluate(), checkpoints, metric, kind, config, progress)
                 at_step = config.checkpoint_steps is not None and record.step % config.checkpoint_steps == 0
                 by_time = time.monotonic() - saved_at >= 60 * config.checkpoint_minutes
-                if stop.is_set() or state.stopped or at_step or by_time or (record.ends_epoch and record.step < total):
+                if stop.is_set() or state.over or at_step or by_time or (record.ends_epoch and record.step < total):
                     checkpoints.save(state, model, optimizer)
                     saved_at = time.monotonic()
-                if state.stopped:
+                if state.over:
                     break
                 if stop.is_set():
                     raise Interrupted(f"stopped after step {record.step:,} of {total:,}; everything up to it is saved. {resume_hint}")
@@ -158,14 +174,23 @@ def run(model: TextModel, task: Task, rows: Rows, optimizer: torch.optim.Optimiz
     return state
 
 
-def _judge(model: TextModel, state: TrainState, record: StepRecord, scores: dict[str, float], checkpoints: Checkpoints, metric: str, kind: str,
-           config: Config, progress: Progress) -> None:  # fmt: skip
+def _judge(
+    model: TextModel,
+    state: TrainState,
+    record: StepRecord,
+    scores: dict[str, float],
+    checkpoints: Checkpoints,
+    metric: str,
+    kind: Kind,
+    config: Config,
+    progress: Progress,
+) -> None:
     """Note an evaluation; keep the weights when it is the best so far; decide whether to stop."""
     state.evaluations.append({"step": record.step, "epoch": record.epoch, "metrics": scores})
     value = scores.get(metric)
     if value is None:
         raise ModelError(f"metric {metric!r} is undefined on the validation rows; choose another with --metric.")
-    sign = 1 if greater_is_better(metric, kind) else -1  # type: ignore[arg-type]
+    sign = 1 if greater_is_better(metric, kind) else -1
     better = state.best_value is None or sign * value > sign * state.best_value
     if better:
         checkpoints.save_best(record.step, model)

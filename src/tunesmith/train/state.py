@@ -45,6 +45,11 @@ class TrainState:
     history: list[dict[str, float]] = field(default_factory=list)
     evaluations: list[dict[str, Any]] = field(default_factory=list)
 
+    @property
+    def over(self) -> bool:
+        """Whether training has ended."""
+        return self.stopped != ""
+
 
 class Checkpoints:
     """The checkpoints of one run in a directory.
@@ -160,12 +165,12 @@ def _put_weights(model: nn.Module, tensors: dict[str, Tensor]) -> None:
     with torch.no_grad():
         for name, value in model.named_parameters():
             value.copy_(tensors[name])
-        for name, value in model.named_buffers():
-            value.copy_(tensors[f"buffer:{name}"])
+        for name, buffer in model.named_buffers():
+            buffer.copy_(tensors[f"buffer:{name}"])
 
 
 def _optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    names = {parameter: name for name, parameter in model.named_parameters()}
+    names: dict[Any, str] = {parameter: name for name, parameter in model.named_parameters()}
     return {
         f"{names[parameter]}|{key}": value.detach().contiguous()
         for parameter, values in optimizer.state.items()

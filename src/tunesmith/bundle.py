@@ -1,0 +1,266 @@
+"""The model directory: Hugging Face's files plus `tunesmith.json`; saving it, loading it, predicting and testing with it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tunesmith.data.memory import open_data
+from tunesmith.data.schema import Row, RowSource, Schema, Source, guess_schema, texts_of
+from tunesmith.data.table import open_table
+from tunesmith.data.tokens import TextEncoder, Truncation
+from tunesmith.errors import DataError, ModelError
+from tunesmith.evaluate import CHUNK, outputs_of, probabilities_of
+from tunesmith.metrics import evaluation, predicted_labels
+from tunesmith.model.encoder import load_saved
+from tunesmith.model.heads import PooledHead, TextModel, build_model, load_head
+from tunesmith.progress import QUIET, Progress
+from tunesmith.storage import sync, write_json, writing
+from tunesmith.tasks.base import Prediction
+from tunesmith.tasks.classification import Classification
+from tunesmith.train.loop import Rows
+
+DESCRIPTION = "tunesmith.json"
+_FORMAT = 1
+_MISTAKES = 20
+
+
+class Bundle:
+    """A trained model with everything that prediction needs. `Bundle.load(directory)` opens one.
+
+    description: the content of `tunesmith.json`; task: the fitted task, with `labels`; schema: the columns it was trained on
+    """
+
+    def __init__(self, directory: Path, description: dict[str, Any], model: TextModel) -> None:
+        self.directory, self.description = directory, description
+        self.model = model.eval()
+        self.task = Classification.from_dict(description["task"])
+        self.schema = Schema(tuple(description["schema"]["texts"]), description["schema"]["target"])
+        settings = description["tokens"]
+        self.max_tokens = int(settings["max_tokens"])
+        self.text_encoder = TextEncoder(_backend(model), Truncation(**settings["truncation"]), settings["fallback_token"])
+
+    @property
+    def labels(self) -> list[str]:
+        """The labels, in the order of the model's outputs."""
+        return self.task.labels
+
+    @classmethod
+    def load(cls, directory: Path | str) -> Bundle:
+        """Open a model directory. Raises `ModelError` when it is not one, is unfinished or damaged."""
+        directory = Path(directory)
+        description = _read_description(directory)
+        encoder = load_saved(directory, description["loads_in_transformers"])
+        pooling, outputs = description["pooling"], len(description["task"]["labels"])
+        if description["loads_in_transformers"]:
+            model = build_model(encoder, outputs=outputs, pooling=pooling, dropout=0.0, seed=0)
+        else:
+            model = TextModel(encoder, PooledHead(encoder.width, outputs, pooling, 0.0, description["last_token"]))
+            load_head(model, directory)
+        return cls(directory, description, model)
+
+    def predict(self, data: Any, *, text: str | None = None, precision: str = "fp32", progress: Progress = QUIET) -> Any:
+        """Predict texts.
+
+        data: one text, or anything `tunesmith.train` takes (a list of texts, a table, a `Path` to a file)
+        text: name of the text column where that is not the one of training
+        precision: fp32, or bf16 (faster on processors that have it, equal to about three digits)
+
+        Returns a `Prediction` for one text, else a list of them, in order. Raises `DataError`.
+        """
+        if isinstance(data, str):
+            return next(self.stream([data], precision=precision))
+        source = open_data(data)
+        schema = self.schema_for(source, text)
+        texts = (schema.parse(row, place).texts[0] for row, place in source)
+        with progress.track("predicting", None, "rows") as tracker:
+            result = []
+            for prediction in self.stream(texts, precision=precision):
+                result.append(prediction)
+                tracker.advance()
+        return result
+
+    def stream(self, texts: Iterable[str], *, precision: str = "fp32", chunk: int = CHUNK) -> Iterator[Prediction]:
+        """Yield a `Prediction` for each text, in order, holding no more than `chunk` texts at a time."""
+        texts = iter(texts)
+        while part := list(islice(texts, chunk)):
+            yield from self.task.decode(self.probabilities(part, precision=precision))
+
+    def probabilities(self, texts: list[str], *, precision: str = "fp32") -> np.ndarray:
+        """Return float32[E, C], every label's probability for each text."""
+        examples = [encoded.sequences for encoded in self.text_encoder.encode(texts)]
+        outputs = outputs_of(self.model, self.task, examples, precision=precision, max_tokens=self.max_tokens)
+        return self.task.probabilities(outputs)
+
+    def schema_for(self, source: RowSource, text: str | None = None, label: str | None = None, *, need_label: bool = False) -> Schema:
+        """Return which columns of `source` to read: those named, else those of training, else what can only be meant."""
+        if text is None and self.schema.texts[0] in source.columns:
+            text = self.schema.texts[0]
+        if need_label and label is None and self.schema.target in source.columns:
+            label = self.schema.target
+        return guess_schema(source, text=text, label=label, group=None, need_label=need_label)
+
+    def evaluate(
+        self, data: Any, *, text: str | None = None, label: str | None = None, precision: str = "fp32", progress: Progress = QUIET
+    ) -> dict[str, Any]:
+        """Test on labelled rows: metrics with intervals, per label, confusion, calibration, the most confident mistakes.
+
+        Rows without a label cannot be tested and raise `DataError`, as does a label that the model does not know.
+        """
+        source = open_data(data)
+        schema = self.schema_for(source, text, label, need_label=True)
+        table = open_table(source, schema, self.text_encoder, progress)
+        labels = table.labels()
+        if len(table) == 0:
+            raise DataError(f"{source.name} has no rows.")
+        if labels.missing.any():
+            line = table.line[int(np.argmax(labels.missing))]
+            raise DataError(f"{source.name}:{line}: no label ({int(labels.missing.sum()):,} such rows). Fill them in or remove the rows.")
+        rows = Rows(table, np.arange(len(table)), self.task.targets(labels, table))
+        result = assess(self.model, self.task, rows, source, schema, precision=precision, max_tokens=self.max_tokens, progress=progress)
+        return {**result, "account": account(rows, self.text_encoder)}
+
+
+def assess(
+    model: TextModel,
+    task: Classification,
+    rows: Rows,
+    source: RowSource,
+    schema: Schema,
+    *,
+    precision: str = "fp32",
+    max_tokens: int = 16384,
+    what: str = "testing",
+    progress: Progress = QUIET,
+) -> dict[str, Any]:
+    """Return the evaluation of `model` on `rows` as plain values, the most confident mistakes with their texts included."""
+    probabilities = probabilities_of(model, task, rows, precision=precision, max_tokens=max_tokens, what=what, progress=progress)
+    gold = gold_of(task, rows)
+    result = evaluation(gold, probabilities, task.labels, task.kind, task.thresholds)
+    result["mistakes"] = _mistakes(task, rows, gold, probabilities, source, schema)
+    return result
+
+
+def gold_of(task: Classification, rows: Rows) -> np.ndarray:
+    """Return the true labels of `rows`: int64[E], or bool[E, C] with several labels a row."""
+    gold = rows.targets.take(rows.index)
+    return gold.astype(bool) if task.multi else gold
+
+
+def account(rows: Rows, encoder: TextEncoder) -> dict[str, Any]:
+    """Return how many rows and tokens of `rows` were cut, as plain values."""
+    table, index = rows.table, rows.index
+    return {
+        "rows_read": len(table),
+        "rows_used": len(index),
+        "dropped_empty": 0,
+        "dropped_duplicates": 0,
+        "dropped_unlabelled": 0,
+        "duplicates_found": int(len(index) - len(np.unique(table.text_key[index]))),
+        "rows_truncated": int((table.lost[index] > 0).sum()),
+        "tokens_read": int(table.tokens[index].sum()),
+        "tokens_lost": int(table.lost[index].sum()),
+        "max_length": encoder.truncation.max_length,
+        "truncation": encoder.truncation.policy,
+        "windows": int(table.sequences[index].sum()),
+    }
+
+
+def _mistakes(
+    task: Classification, rows: Rows, gold: np.ndarray, probabilities: np.ndarray, source: RowSource, schema: Schema
+) -> list[dict[str, Any]]:
+    """The wrong predictions of which the model was surest, with place and text."""
+    predicted = predicted_labels(probabilities, task.kind, task.thresholds)
+    if task.multi:
+        wrong = predicted != gold
+        sureness = np.where(wrong, np.where(predicted, probabilities, 1 - probabilities), 0).max(1, initial=0)
+    else:
+        sureness = np.where(predicted != gold, probabilities.max(1), 0)
+    worst = [int(row) for row in np.argsort(-sureness, kind="stable")[:_MISTAKES] if sureness[row] > 0]
+    texts = texts_of(source, schema, rows.index[worst]) if worst else []
+
+    def names(row: np.ndarray | int) -> str:
+        return ", ".join(task.labels[i] for i in np.flatnonzero(row)) if task.multi else task.labels[int(row)]
+
+    return [
+        {
+            "source": f"{source.name}:{rows.table.line[rows.index[row]]}",
+            "text": " ".join(text)[:500],
+            "gold": names(gold[row]),
+            "predicted": names(predicted[row]),
+            "probability": float(sureness[row]),
+        }
+        for row, text in zip(worst, texts, strict=True)
+    ]
+
+
+def save_bundle(directory: Path, model: TextModel, description: dict[str, Any], written_by_report: Any) -> None:
+    """Write a model directory: first the files of the model, then the reports, `tunesmith.json` last, which makes it whole.
+
+    description: plain values; `written_by_report(directory)` writes report and model card
+    Raises `StorageError`; a directory without `tunesmith.json` is never taken for a finished model.
+    """
+    with writing(directory):
+        directory.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=".model.", dir=directory))
+    try:
+        with writing(directory):
+            model.save(temporary)
+            written_by_report(temporary)
+            for file in sorted(temporary.iterdir()):
+                sync(file)
+                file.chmod(0o644)
+                file.replace(directory / file.name)
+        write_json(directory / DESCRIPTION, {"format": _FORMAT, **description})
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _read_description(directory: Path) -> dict[str, Any]:
+    path = directory / DESCRIPTION
+    if not directory.is_dir():
+        raise ModelError(f"there is no model directory {directory}. Name the directory that `tunesmith train` wrote (its --out).")
+    if not path.is_file():
+        if (directory / "checkpoints").is_dir():
+            raise ModelError(f"training into {directory} was not finished. Finish it with: tunesmith train --resume --out {directory}")
+        if (directory / "config.json").is_file():
+            raise ModelError(
+                f"{directory} is a transformers model that tunesmith did not train. Train with: tunesmith train DATA --model {directory}"
+            )
+        raise ModelError(f"{directory} is no model directory: it has no {DESCRIPTION}. Name one that `tunesmith train` wrote.")
+    try:
+        description = json.loads(path.read_text(encoding="utf-8"))
+        if description["format"] > _FORMAT:
+            raise ModelError(f"{path} has format {description['format']}; this tunesmith reads up to {_FORMAT}. Update tunesmith.")
+        for key in ("task", "schema", "tokens", "pooling", "loads_in_transformers", "last_token"):
+            description[key]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ModelError(f"{path} is damaged ({type(error).__name__}: {error}). Restore it from a copy, or train again.") from error
+    except OSError as error:
+        raise ModelError(f"{path} cannot be read: {error.strerror}.") from error
+    return description
+
+
+def _backend(model: TextModel) -> Any:
+    from tokenizers import Tokenizer
+
+    return Tokenizer.from_str(model.encoder.tokenizer.backend_tokenizer.to_str())
+
+
+def stream_rows(
+    bundle: Bundle, source: RowSource, schema: Schema, *, precision: str = "fp32", chunk: int = CHUNK
+) -> Iterator[tuple[Row, Source, Prediction]]:
+    """Yield each row of `source` with its prediction, in order, holding no more than `chunk` rows at a time."""
+    rows = iter(source)
+    while part := list(islice(rows, chunk)):
+        texts = [schema.parse(row, place).texts[0] for row, place in part]
+        predictions = bundle.task.decode(bundle.probabilities(texts, precision=precision))
+        for (row, place), prediction in zip(part, predictions, strict=True):
+            yield row, place, prediction

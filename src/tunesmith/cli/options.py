@@ -1,0 +1,113 @@
+"""Flags made from the settings: each field of `Config` is one flag, with its description as help."""
+
+from __future__ import annotations
+
+import inspect
+import typing
+from collections.abc import Callable
+from typing import Annotated, Any
+
+import typer
+
+from tunesmith.config import Config
+from tunesmith.errors import UsageError
+
+PANELS = {
+    "Data": (
+        "text",
+        "label",
+        "group",
+        "valid",
+        "test",
+        "valid_size",
+        "test_size",
+        "encoding",
+        "label_type",
+        "label_separator",
+        "dedupe",
+        "drop_unlabelled",
+    ),
+    "Model": ("model", "max_length", "truncation", "stride", "max_windows", "aggregation", "pooling", "dropout", "attention_dropout"),
+    "Training": (
+        "epochs",
+        "lr",
+        "batch_size",
+        "seed",
+        "schedule",
+        "warmup",
+        "optimizer",
+        "weight_decay",
+        "momentum",
+        "max_grad_norm",
+        "loss",
+        "focal_gamma",
+        "label_smoothing",
+        "class_weights",
+        "precision",
+        "max_tokens",
+    ),
+    "Choosing the checkpoint": ("metric", "patience", "eval_steps"),
+    "Output": ("out", "checkpoint_minutes", "checkpoint_steps"),
+}
+
+
+def takes_settings(names: list[str] | None = None) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a command a flag for each setting (or those in `names`); it gets the ones that were set as `settings`.
+
+    Values arrive as text and are checked all together by `config.resolve`, so that every fault is reported at once.
+    """
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        signature = inspect.signature(command, eval_str=True)
+        own = [parameter for name, parameter in signature.parameters.items() if name != "settings"]
+        flags = [
+            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=_option(name, panel))
+            for panel, fields in PANELS.items()
+            for name in fields
+            if names is None or name in names
+        ]
+
+        def wrapped(**values: Any) -> None:
+            given = {flag.name: values.pop(flag.name) for flag in flags}
+            command(**values, settings={name: _value(name, value) for name, value in given.items() if value is not None})
+
+        wrapped.__name__, wrapped.__doc__ = command.__name__, command.__doc__
+        wrapped.__signature__ = inspect.Signature([*own, *flags])  # type: ignore[attr-defined]
+        return wrapped
+
+    return decorate
+
+
+def _option(name: str, panel: str) -> Any:
+    field = Config.model_fields[name]
+    flag = "--" + name.replace("_", "-")
+    shown = "" if field.default is None or field.annotation is bool else f" (default: {field.default})"
+    text = field.description if field.description is not None else name
+    help_text = f"{text[0].upper()}{text[1:]}{shown}"
+    if field.annotation is bool:
+        return Annotated[bool | None, typer.Option(f"{flag}/--no-{flag[2:]}", help=help_text, rich_help_panel=panel, show_default=False)]
+    return Annotated[
+        str | None, typer.Option(flag, help=help_text, metavar=_metavar(field.annotation), rich_help_panel=panel, show_default=False)
+    ]
+
+
+def _metavar(annotation: Any) -> str:
+    arms = [arm for arm in (typing.get_args(annotation) or (annotation,)) if arm is not type(None)]
+    words = [word for arm in arms for word in (typing.get_args(arm) if typing.get_origin(arm) is typing.Literal else (arm,))]
+    texts = [word for word in words if isinstance(word, str)]
+    if texts:
+        return "|".join(texts) + ("|LABEL=WEIGHT,..." if len(texts) < len(words) else "")
+    return {int: "NUMBER", float: "NUMBER"}.get(words[0], "TEXT")
+
+
+def _value(name: str, text: Any) -> Any:
+    if name == "class_weights" and "=" in text:
+        pairs = {}
+        for pair in text.split(","):
+            label, _, weight = pair.rpartition("=")
+            try:
+                pairs[label.strip()] = float(weight)
+            except ValueError:
+                raise UsageError(f"--class-weights: {pair!r} is not LABEL=NUMBER. Example: --class-weights 'spam=5,ham=1'.") from None
+        return pairs
+    return text

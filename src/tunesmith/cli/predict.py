@@ -1,0 +1,144 @@
+"""`tunesmith predict` and `tunesmith evaluate`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from tunesmith.errors import UsageError
+from tunesmith.progress import Progress
+
+if TYPE_CHECKING:
+    from tunesmith.bundle import Bundle
+    from tunesmith.data.schema import Row
+    from tunesmith.tasks.base import Prediction
+
+_STDIN_CHUNK = 64  # rows answered together when they come through a pipe, whose writer may wait for answers
+
+Directory = Annotated[Path, typer.Argument(metavar="DIR", help="The model directory, as written by train.")]
+Json = Annotated[bool, typer.Option("--json", help="End with one line of JSON on stdout.")]
+TextColumn = Annotated[str | None, typer.Option("--text", help="Name of the text column, where it is not that of training.")]
+Encoding = Annotated[str | None, typer.Option("--encoding", help="Character encoding of the file, UTF-8 unless told.")]
+Precision = Annotated[
+    str, typer.Option("--precision", metavar="fp32|bf16", help="bf16 is faster where the processor has it, and less exact.")
+]
+
+
+def predict(
+    directory: Directory,
+    data: Annotated[str, typer.Argument(metavar="FILE", help="Rows to predict; - reads standard input.")] = "-",
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="File to write (.csv .tsv .jsonl .parquet); else stdout.")] = None,
+    everything: Annotated[bool, typer.Option("--all", help="Write every label's probability in CSV, too.")] = False,
+    text: TextColumn = None,
+    encoding: Encoding = None,
+    file_format: Annotated[str | None, typer.Option("--format", help="Format of standard input: csv, tsv, jsonl, txt.")] = None,
+    precision: Precision = "fp32",
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")] = False,
+) -> None:
+    """Predict every row of a file. Input columns and row order are kept; label, probability and probabilities are added."""
+    _check_precision(precision)
+    from tunesmith.data.readers import open_file, open_stdin
+    from tunesmith.data.writers import open_writer
+
+    progress = Progress("quiet" if quiet else "auto")
+    source = (
+        open_stdin(sys.stdin.buffer, file_format, encoding=encoding)
+        if data == "-"
+        else open_file(data, encoding=encoding, file_format=file_format)
+    )
+    if output is not None and data != "-" and output.resolve() == Path(data).resolve():
+        raise UsageError(f"--output names the input file {data}. Name another file.")
+    from tunesmith import bundle as bundles
+
+    bundle = bundles.Bundle.load(directory)
+    schema = bundle.schema_for(source, text)
+    out_format = output.suffix.lstrip(".").lower() if output is not None else _stdout_format(source, data)
+    names = _added_names(source.columns, progress)
+    flat = out_format in ("csv", "tsv")
+    added = [names[key] for key in ("label", "probability", *(["probabilities"] if everything or not flat else []))]
+    target: Any = output if output is not None else sys.stdout
+    chunk = _STDIN_CHUNK if data == "-" else bundles.CHUNK
+    quiet_on_screen = output is None and sys.stdout.isatty()
+    if quiet_on_screen:
+        progress = Progress("quiet")  # the rows themselves show how far it is
+    with (
+        open_writer(target, [*source.columns, *added], None if output is not None else out_format) as writer,
+        progress.track("predicting", None, "rows") as tracker,
+    ):
+        for row, _, prediction in bundles.stream_rows(bundle, source, schema, precision=precision, chunk=chunk):
+            writer.write({**row, **_columns(bundle, prediction, names, flat)})
+            tracker.advance()
+    if output is not None:
+        progress.say(f"wrote {writer.rows:,} rows to {output}")
+
+
+def evaluate(
+    directory: Directory,
+    data: Annotated[str, typer.Argument(metavar="FILE", help="Labelled rows to test on.")],
+    text: TextColumn = None,
+    label: Annotated[str | None, typer.Option("--label", help="Name of the label column, where it is not that of training.")] = None,
+    encoding: Encoding = None,
+    precision: Precision = "fp32",
+    as_json: Json = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")] = False,
+) -> None:
+    """Test a trained model on labelled rows."""
+    _check_precision(precision)
+    from tunesmith.data.readers import open_file
+
+    source = open_file(data, encoding=encoding)
+    from tunesmith.bundle import Bundle
+    from tunesmith.report import render_table
+
+    bundle = Bundle.load(directory)
+    found = bundle.evaluate(source, text=text, label=label, precision=precision, progress=Progress("quiet" if quiet else "auto"))
+    trained = bundle.description["result"]
+    split = {"file": source.name, "rows": found["rows"], "how": "given", "account": found["account"]}
+    result = {
+        **trained,
+        "data": {**trained["data"], "splits": {"train": None, "valid": None, "test": split}, "notes": []},
+        "evaluations": {"valid": None, "test": {**found, "yardsticks": []}},
+    }
+    print(render_table(result), file=sys.stderr if as_json else sys.stdout)
+    if as_json:
+        print(json.dumps({"file": source.name, **{key: value for key, value in found.items() if key != "mistakes"}}, ensure_ascii=False))
+
+
+def _check_precision(precision: str) -> None:
+    if precision not in ("fp32", "bf16"):
+        raise UsageError(f"--precision is {precision!r}; it should be fp32 or bf16.")
+
+
+def _stdout_format(source: Any, data: str) -> str:
+    """Standard output has the format of the input where that is text by lines, else JSONL."""
+    chosen = getattr(source, "file_format", "jsonl")
+    return chosen if chosen in ("csv", "tsv", "jsonl") else "jsonl"
+
+
+def _added_names(columns: tuple[str, ...], progress: Progress) -> dict[str, str]:
+    """Names of the columns that are added. A column of the input is never overwritten: ours gets a prefix instead."""
+    names = {}
+    for name in ("label", "probability", "probabilities"):
+        free = name
+        while free in columns:
+            free = f"predicted_{free}"
+        if free != name:
+            progress.say(f"the input has a column {name!r} already; the predicted one is written as {free!r}.")
+        names[name] = free
+    return names
+
+
+def _columns(bundle: Bundle, prediction: Prediction, names: dict[str, str], flat: bool) -> Row:
+    label, probability = prediction.label, prediction.probability
+    if flat and isinstance(label, list) and isinstance(probability, list):
+        separator = bundle.task.separator if bundle.task.separator is not None else "|"
+        return {
+            names["label"]: separator.join(label),
+            names["probability"]: separator.join(f"{value:.6g}" for value in probability),
+            names["probabilities"]: prediction.probabilities,
+        }
+    return {names["label"]: label, names["probability"]: probability, names["probabilities"]: prediction.probabilities}

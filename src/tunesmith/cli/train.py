@@ -1,0 +1,68 @@
+"""`tunesmith train`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from tunesmith.cli.options import takes_settings
+from tunesmith.config import read_recipe, resolve
+from tunesmith.errors import UsageError
+from tunesmith.progress import Progress
+
+
+@takes_settings()
+def train(
+    data: Annotated[
+        str | None, typer.Argument(help="Labelled rows (CSV, TSV, JSONL, Parquet, Arrow), or a recipe (.toml).", show_default=False)
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest checkpoint in --out.", rich_help_panel="Output")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is in --out.", rich_help_panel="Output")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="End with one line of JSON on stdout.", rich_help_panel="Output")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print only the result.", rich_help_panel="Output")] = False,
+    settings: dict[str, Any] | None = None,
+) -> None:
+    """Fine-tune an encoder on labelled texts, test it, and write the model directory.
+
+    DATA is a file of labelled rows, or a recipe: a TOML file with any of the settings below, which flags override.
+    """
+    settings = settings if settings is not None else {}
+    layers: list[dict[str, Any]] = []
+    if resume and "out" in settings:
+        layers.append(_stored(Path(settings["out"])))
+    if data is not None:
+        layers.append(read_recipe(data) if data.endswith(".toml") else {"train": data})
+    elif not layers or not layers[0]:
+        raise UsageError(
+            "no data: name a file of labelled rows or a recipe. Example: tunesmith train reviews.csv --text review --label sentiment"
+        )
+    config = resolve(*layers, settings, flags=True)
+    from tunesmith import recipe
+    from tunesmith.report import render_table
+
+    result = recipe.train(config, resume=resume, overwrite=overwrite, progress=Progress("quiet" if quiet else "auto"))
+    where = f"model: {result.directory}\nreport: {result.directory / 'report.html'}"
+    print("\n" + render_table(result.result) + "\n" + where, file=sys.stderr if as_json else sys.stdout)
+    if as_json:
+        evaluations = result.result["evaluations"]
+        training = {key: value for key, value in result.result["training"].items() if key not in ("history", "evaluations")}
+        line = {
+            "out": str(result.directory),
+            "report": str(result.directory / "report.html"),
+            "labels": result.bundle.labels,
+            "test": evaluations["test"]["metrics"] if evaluations["test"] is not None else None,
+            "valid": evaluations["valid"]["metrics"] if evaluations["valid"] is not None else None,
+            "training": training,
+        }
+        print(json.dumps(line, ensure_ascii=False))
+
+
+def _stored(out: Path) -> dict[str, Any]:
+    """The settings of the run that is to be resumed."""
+    from tunesmith.recipe import stored_settings
+
+    return stored_settings(out)

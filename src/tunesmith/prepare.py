@@ -1,0 +1,205 @@
+"""Data made ready for training: columns found, texts tokenised, labels fitted, rows split and accounted for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from tunesmith.bundle import account
+from tunesmith.config import Config
+from tunesmith.data.schema import RowSource, Schema, guess_schema
+from tunesmith.data.split import split_off, units_of
+from tunesmith.data.table import Labels, TokenTable, open_table
+from tunesmith.data.tokens import TextEncoder, Truncation
+from tunesmith.errors import DataError, listing
+from tunesmith.metrics import greater_is_better
+from tunesmith.model.encoder import Pretrained, open_pretrained
+from tunesmith.progress import Progress
+from tunesmith.tasks.classification import Classification, class_weights
+from tunesmith.train.loop import Rows
+
+_WORDS = {"valid": "validation", "test": "test"}
+
+
+@dataclass(frozen=True)
+class Part:
+    """One part of the data: its rows, where they are from, and how it came to be."""
+
+    rows: Rows
+    source: RowSource
+    schema: Schema
+    how: str
+
+    def with_index(self, index: np.ndarray) -> Part:
+        """Return the same part with other rows of its table."""
+        return replace(self, rows=replace(self.rows, index=index))
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Data made ready: the fitted task, its parts (`train`, and `valid` and `test` where there are any), what is to be said."""
+
+    pretrained: Pretrained
+    encoder: TextEncoder
+    task: Classification
+    parts: dict[str, Part]
+    dropped: dict[str, int]
+    notes: list[str]
+
+
+def prepare(config: Config, sources: dict[str, RowSource], progress: Progress) -> Prepared:
+    """Find columns, tokenise, fit the labels, and split.
+
+    sources: `train`, and `valid` and `test` where files were given for them
+    Raises `DataError` and `UsageError`.
+    """
+    schema = guess_schema(sources["train"], text=config.text, label=config.label, group=config.group)
+    if config.text is None or config.label is None:
+        progress.say(f"columns of {sources['train'].name}: text {schema.texts[0]!r}, label {schema.target!r}")
+    pretrained = open_pretrained(config.model)
+    encoder = TextEncoder(pretrained.backend_tokenizer(), truncation_of(config, pretrained, progress), pretrained.fallback_token)
+    schemas = {name: _fitting(schema, source, name) for name, source in sources.items()}
+    tables = {name: open_table(source, schemas[name], encoder, progress) for name, source in sources.items()}
+    labels = {name: _checked_labels(table, config) for name, table in tables.items()}
+    task = _fit_task(config, labels["train"], progress)
+    parts = {
+        name: Part(
+            Rows(table, np.flatnonzero(~labels[name].missing), task.targets(labels[name], table)), sources[name], schemas[name], "given"
+        )
+        for name, table in tables.items()
+    }
+    train = parts["train"]
+    blank = train.rows.table.blank[train.rows.index]
+    dropped = {"dropped_empty": int(blank.sum()), "dropped_unlabelled": int(labels["train"].missing.sum()), "dropped_duplicates": 0}
+    parts["train"] = train.with_index(train.rows.index[~blank])
+    notes: list[str] = []
+    _split(parts, config, notes)
+    _dedupe(parts, config, dropped, notes)
+    train = parts["train"]
+    if len(train.rows) == 0:
+        reasons = ", ".join(f"{count:,} {key.replace('_', ' ')}" for key, count in dropped.items() if count)
+        raise DataError(f"{train.source.name}: no training rows are left ({reasons or 'all were split off'}).")
+    counts = train.rows.targets.counts(train.rows.index)
+    task = replace(task, weights=class_weights(config.class_weights, task.labels, counts, task.multi))
+    prepared = Prepared(pretrained, encoder, task, parts, dropped, notes)
+    _say_data(prepared, progress)
+    return prepared
+
+
+def _fit_task(config: Config, labels: Labels, progress: Progress) -> Classification:
+    task = Classification.fit(
+        labels,
+        label_type=config.label_type,
+        separator=config.label_separator,
+        aggregation=config.aggregation,
+        loss_name=config.loss,
+        focal_gamma=config.focal_gamma,
+        label_smoothing=config.label_smoothing,
+    )
+    joined = f", joined by {task.separator!r}" if task.separator is not None else ""
+    several = f"any number of {len(task.labels)} labels a row{joined}" if task.multi else f"one of {len(task.labels)} labels a row"
+    told = "" if config.label_type != "auto" else f" (--label-type {'single' if task.multi else 'multi'} if that is wrong)"
+    progress.say(f"task: classification, {several}{told}")
+    if config.metric is not None:
+        greater_is_better(config.metric, task.kind)  # raises for a metric of the other kind
+    return task
+
+
+def _split(parts: dict[str, Part], config: Config, notes: list[str]) -> None:
+    """Split test and validation rows off the training rows where no file was given for them."""
+    train = parts["train"]
+    rows = train.rows
+    stratum = rows.targets.stratum()
+    units = units_of(rows.table.text_key, rows.table.group)
+    index, total = rows.index, len(rows)
+    for name, size in (("test", config.test_size), ("valid", config.valid_size)):
+        if name in parts or size == 0:
+            continue
+        away = split_off(stratum[index], units[index], size * total / max(len(index), 1), seed=config.seed, purpose=name)
+        if not away.any():
+            notes.append(f"{total:,} training rows are too few to split {size:.0%} of them off for {_WORDS[name]}.")
+            continue
+        grouped = f", groups of {config.group!r} kept together" if config.group is not None else ""
+        how = f"split off {size:.0%} of {train.source.name}, stratified by label{grouped}"
+        parts[name] = replace(train.with_index(index[away]), how=how)
+        index = index[~away]
+    parts["train"] = train.with_index(index)
+
+
+def _dedupe(parts: dict[str, Part], config: Config, dropped: dict[str, int], notes: list[str]) -> None:
+    """Note training rows whose text is in validation or test, and with `dedupe` drop them and repeated rows."""
+    train = parts["train"].rows
+    keys = train.table.text_key[train.index]
+    leaked = np.zeros(len(train), np.bool_)
+    for name in ("valid", "test"):
+        if name not in parts:
+            continue
+        others = parts[name].rows.table.text_key[parts[name].rows.index]
+        inside = int(np.isin(others, keys).sum())
+        if inside:
+            cure = "the training rows with them are dropped (--dedupe)"
+            if not config.dedupe:
+                cure = "the score on them is flattered; --dedupe drops them from training"
+            notes.append(f"{inside:,} of {len(others):,} {_WORDS[name]} rows have a text that is also in training: {cure}.")
+            leaked |= np.isin(keys, others)
+    if config.dedupe:
+        content = np.stack([keys, train.targets.digests()[train.index]], axis=1)
+        first = np.zeros(len(train), np.bool_)
+        first[np.unique(content, axis=0, return_index=True)[1]] = True
+        dropped["dropped_duplicates"] = int((leaked | ~first).sum())
+        parts["train"] = parts["train"].with_index(train.index[first & ~leaked])
+
+
+def truncation_of(config: Config, pretrained: Pretrained, progress: Progress) -> Truncation:
+    """Return the truncation of `config`, its length lowered to what the encoder can take (and said)."""
+    limit, length = pretrained.max_length, config.max_length
+    if limit is not None and length > limit:
+        progress.say(f"max-length {length} is lowered to {limit}, the longest sequence this encoder takes.")
+        length = limit
+    return Truncation(config.truncation, length, config.stride, config.max_windows)
+
+
+def _fitting(schema: Schema, source: RowSource, name: str) -> Schema:
+    """The training columns must be in every file."""
+    return guess_schema(source, text=schema.texts[0], label=schema.target, group=schema.group if name == "train" else None)
+
+
+def _checked_labels(table: TokenTable, config: Config) -> Labels:
+    """The table's labels, after a check that there are rows and that each has a label or may be left out."""
+    if len(table) == 0:
+        raise DataError(f"{table.name} has no rows. It needs a header line and one labelled text per line.")
+    labels = table.labels()
+    if labels.missing.any() and not config.drop_unlabelled:
+        rows = np.flatnonzero(labels.missing)
+        places = listing([f"{table.name}:{table.line[row]}" for row in rows[:5]])
+        raise DataError(
+            f"{places}: no label ({len(rows):,} such row{'s' if len(rows) > 1 else ''} of {len(table):,}). "
+            "Fill them in, or pass --drop-unlabelled to leave them out."
+        )
+    return labels
+
+
+def part_account(prepared: Prepared, name: str) -> dict[str, Any]:
+    """Return what became of the rows and tokens of one part, as plain values."""
+    part = prepared.parts[name]
+    values = account(part.rows, prepared.encoder)
+    if part.how != "given":
+        values["rows_read"] = len(part.rows)
+    if name == "train":
+        values.update(prepared.dropped)
+    return values
+
+
+def _say_data(prepared: Prepared, progress: Progress) -> None:
+    """Print the split and what was lost, one line a part."""
+    for name, part in prepared.parts.items():
+        values = part_account(prepared, name)
+        lost = values["tokens_lost"] / max(values["tokens_read"], 1)
+        drops = "".join(f", {values[key]:,} {key.replace('_', ' ')}" for key in prepared.dropped if values[key])
+        cut = f"{values['rows_truncated']:,} truncated ({lost:.1%} of tokens lost)" if values["rows_truncated"] else "none truncated"
+        how = part.source.name if part.how == "given" else part.how
+        progress.say(f"{name}: {len(part.rows):,} rows ({how}); {cut}{drops}")
+    for note in prepared.notes:
+        progress.say(f"note: {note}")

@@ -1,0 +1,337 @@
+"""Training from data to model directory: the only place that wires the parts together."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import resource
+import shutil
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from tunesmith import __version__, yardsticks
+from tunesmith.bundle import DESCRIPTION, Bundle, assess, gold_of, save_bundle
+from tunesmith.config import Config, resolve
+from tunesmith.data.memory import open_data
+from tunesmith.data.schema import texts_of
+from tunesmith.errors import StorageError, UsageError
+from tunesmith.evaluate import probabilities_of
+from tunesmith.metrics import multi_label, single_label, tune_thresholds
+from tunesmith.model.arithmetic import choose_precision, cpu_name
+from tunesmith.model.encoder import versions
+from tunesmith.model.heads import TextModel, build_model
+from tunesmith.prepare import Part, Prepared, part_account, prepare
+from tunesmith.progress import QUIET, Progress
+from tunesmith.report import model_card, write_report
+from tunesmith.seeds import seed_for
+from tunesmith.storage import write_json
+from tunesmith.tasks.classification import Classification
+from tunesmith.train.loop import run
+from tunesmith.train.optim import build_optimizer
+from tunesmith.train.state import Checkpoints, TrainState, locked
+
+CHECKPOINTS = "checkpoints"
+_RUN = "run.json"
+_YARDSTICK_ROWS = 50_000
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """A finished training: its directory, the report's content as plain values, and the model ready to predict."""
+
+    directory: Path
+    result: dict[str, Any]
+    bundle: Bundle
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """The test metrics; those of validation where there was no test, which are optimistic, and empty without either."""
+        evaluations = self.result["evaluations"]
+        chosen = evaluations["test"] if evaluations["test"] is not None else evaluations["valid"]
+        return chosen["metrics"] if chosen is not None else {}
+
+
+def train(
+    config: Config,
+    *,
+    train_data: Any = None,
+    valid_data: Any = None,
+    test_data: Any = None,
+    labels: Any = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    progress: Progress = QUIET,
+) -> TrainResult:
+    """Fine-tune, test, and write the model directory.
+
+    train_data, valid_data, test_data: tables in memory, in place of the files that `config` names
+    labels: of `train_data` when that is a list of texts
+    resume: go on from the newest whole checkpoint in `config.out`
+    overwrite: replace what is in `config.out`
+
+    Raises `UsageError`, `DataError`, `ModelError`, `StorageError`, and `Interrupted` after Ctrl-C.
+    """
+    data = {"train": train_data, "valid": valid_data, "test": test_data}
+    given = {name: value if value is not None else getattr(config, name) for name, value in data.items()}
+    if given["train"] is None:
+        raise UsageError("no training data: name a file of labelled rows.")
+    directory = output_directory(config, given["train"], resume=resume, overwrite=overwrite)
+    if resume and (directory / DESCRIPTION).is_file():
+        progress.say(f"{directory} is finished already; nothing is left to resume.")
+        return _finished(directory)
+    sources = {
+        name: open_data(
+            value, labels=labels if name == "train" else None, encoding=config.encoding if isinstance(value, str | Path) else None
+        )
+        for name, value in given.items()
+        if value is not None
+    }
+    checkpoint_directory = directory / CHECKPOINTS
+    prepared = prepare(config, sources, progress)
+    with locked(checkpoint_directory):
+        if not resume:
+            _clear(directory)
+        stored = {
+            key: str(Path(value).absolute()) if key in data and value is not None else value
+            for key, value in config.model_dump(mode="json").items()
+        }
+        write_json(checkpoint_directory / _RUN, {**stored, "out": None})
+        result = _fit(config, prepared, directory, resume=resume, progress=progress)
+    Checkpoints(checkpoint_directory, "", []).remove()
+    return TrainResult(directory, result, Bundle.load(directory))
+
+
+def _fit(config: Config, prepared: Prepared, directory: Path, *, resume: bool, progress: Progress) -> dict[str, Any]:
+    """Train, choose, test and save; returns the report's content."""
+    task, train_rows = prepared.task, prepared.parts["train"].rows
+    model = new_model(config, prepared)
+    precision, reason = choose_precision(config.precision)
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    progress.say(f"model {config.model}: {parameters / 1e6:.1f} M parameters, {config.pooling} pooling, trained in {precision} ({reason})")
+    optimizer = build_optimizer(model, config)
+    valid = prepared.parts.get("valid")
+    tables = [train_rows.table.key, *([valid.rows.table.key] if valid is not None else [])]
+    checkpoints = Checkpoints(directory / CHECKPOINTS, config.content_hash(), tables)
+    state = TrainState()
+    if resume:
+        found, sentences = checkpoints.load_newest(model, optimizer)
+        for sentence in sentences:
+            progress.say(sentence)
+        progress.say(
+            "there is no checkpoint yet; starting from the first step." if found is None else f"resuming after step {found.step:,}."
+        )
+        state = found if found is not None else state
+    metric = config.metric if config.metric is not None else ("f1_micro" if task.multi else "accuracy")
+    state = run(
+        model,
+        task,
+        train_rows,
+        optimizer,
+        config,
+        state,
+        checkpoints=checkpoints,
+        precision=precision,
+        metric=metric,
+        kind=task.kind,
+        evaluate=None if valid is None else lambda: _validation_scores(model, task, valid, precision, config),
+        progress=progress,
+        resume_hint=f"Go on with: tunesmith train --resume --out {directory}",
+    )
+    if task.multi and valid is not None:
+        probabilities = probabilities_of(model, task, valid.rows, max_tokens=config.max_tokens)
+        task = replace(task, thresholds=tune_thresholds(gold_of(task, valid.rows), probabilities).tolist())
+    evaluations = {name: _evaluation(model, task, prepared, name, config, progress) for name in ("valid", "test")}
+    result = _result(config, prepared, model, task, state, evaluations, directory, metric, precision, reason)
+    description = {
+        "task": task.to_dict(),
+        "schema": prepared.parts["train"].schema.to_dict(),
+        "tokens": {
+            "truncation": asdict(prepared.encoder.truncation),
+            "fallback_token": prepared.encoder.fallback_token,
+            "max_tokens": config.max_tokens,
+        },
+        "pooling": config.pooling,
+        "loads_in_transformers": model.loads_in_transformers,
+        "last_token": getattr(model.head, "last", False),
+        "fingerprints": {name: part.rows.table.key for name, part in prepared.parts.items()},
+        "result": result,
+    }
+
+    def reports(where: Path) -> None:
+        write_report(result, where)
+        (where / "README.md").write_text(model_card(result), encoding="utf-8")
+
+    save_bundle(directory, model, description, reports)
+    return result
+
+
+def new_model(config: Config, prepared: Prepared) -> TextModel:
+    """Load the encoder's weights and put a fresh head on it."""
+    task = prepared.task
+    encoder = prepared.pretrained.load(
+        task.labels,
+        multi_label=task.multi,
+        dropout=config.dropout,
+        attention_dropout=config.attention_dropout,
+        seed=seed_for(config.seed, "weights"),
+    )
+    encoder.tokenizer.model_max_length = prepared.encoder.truncation.max_length
+    return build_model(encoder, outputs=task.outputs, pooling=config.pooling, dropout=config.dropout, seed=seed_for(config.seed, "head"))
+
+
+def output_directory(config: Config, data: Any, *, resume: bool, overwrite: bool) -> Path:
+    """Return where the model goes: `config.out`, else `runs/NAME` after the data file, numbered when that is taken.
+
+    Raises `UsageError` when there is nothing to resume, `StorageError` when something is there that may not be replaced.
+    """
+    if config.out is not None:
+        directory = Path(config.out)
+    else:
+        stem = Path(data).name.split(".")[0] if isinstance(data, str | Path) else "model"
+        directory, number = Path("runs") / stem, 1
+        while directory.exists() and not (resume or overwrite):
+            number += 1
+            directory = Path("runs") / f"{stem}-{number}"
+    if directory.is_file():
+        raise StorageError(f"{directory} is a file; --out must name a directory to write.")
+    if resume and not (directory / DESCRIPTION).is_file() and not (directory / CHECKPOINTS).is_dir():
+        raise UsageError(
+            f"there is nothing to resume in {directory}: it has no checkpoints. Leave --resume out to start, or name the right --out."
+        )
+    if not resume and not overwrite and directory.is_dir() and any(directory.iterdir()):
+        started = (directory / CHECKPOINTS).is_dir()
+        advice = "--resume to go on with the training that was started there, " if started else ""
+        raise StorageError(f"{directory} is not empty. Use {advice}--overwrite to replace it, or another --out.")
+    return directory
+
+
+def stored_settings(directory: Path) -> dict[str, Any]:
+    """Return the settings of the unfinished run in `directory`, for `--resume` without any others; empty when there are none."""
+    try:
+        values = json.loads((directory / CHECKPOINTS / _RUN).read_text(encoding="utf-8"))
+        return resolve({key: value for key, value in values.items() if value is not None}).model_dump(mode="json", exclude_none=True)
+    except (OSError, ValueError, UsageError):
+        return {}
+
+
+def _clear(directory: Path) -> None:
+    """Remove an earlier model's own files; anything else in the directory stays."""
+    (directory / DESCRIPTION).unlink(missing_ok=True)
+    for path in (directory / CHECKPOINTS).glob("*-*"):
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def _finished(directory: Path) -> TrainResult:
+    bundle = Bundle.load(directory)
+    return TrainResult(directory, bundle.description["result"], bundle)
+
+
+def _validation_scores(model: TextModel, task: Classification, valid: Part, precision: str, config: Config) -> dict[str, float]:
+    """Score the current weights on the validation rows, in the precision of training."""
+    probabilities = probabilities_of(model, task, valid.rows, precision=precision, max_tokens=config.max_tokens)
+    gold = gold_of(task, valid.rows)
+    if not task.multi:
+        return single_label(gold, probabilities)
+    return multi_label(gold, probabilities, tune_thresholds(gold, probabilities))
+
+
+def _evaluation(
+    model: TextModel, task: Classification, prepared: Prepared, name: str, config: Config, progress: Progress
+) -> dict[str, Any] | None:
+    """Evaluate the chosen weights on one part; the yardsticks too, on the part that the report judges by."""
+    part = prepared.parts.get(name)
+    if part is None or len(part.rows) == 0:
+        return None
+    what = {"valid": "validating", "test": "testing"}[name]
+    result = assess(model, task, part.rows, part.source, part.schema, max_tokens=config.max_tokens, what=what, progress=progress)
+    if name == "valid" and "test" in prepared.parts:
+        return {**result, "yardsticks": []}
+    rows = prepared.parts["train"].rows
+    sample = rows.index
+    if len(sample) > _YARDSTICK_ROWS:
+        generator = np.random.default_rng(seed_for(config.seed, "yardstick rows"))
+        sample = np.sort(generator.choice(sample, _YARDSTICK_ROWS, replace=False))
+    with progress.track("yardsticks", None, "rows") as tracker:
+        train_texts = [" ".join(texts) for texts in texts_of(prepared.parts["train"].source, prepared.parts["train"].schema, sample)]
+        test_texts = [" ".join(texts) for texts in texts_of(part.source, part.schema, part.rows.index)]
+        gold = gold_of(task, part.rows)
+        found = yardsticks.yardsticks(
+            train_texts,
+            gold_of(task, replace(rows, index=sample)),
+            test_texts,
+            task.labels,
+            task.kind,
+            config.seed,
+            tune=task.thresholds is not None,
+        )
+        tracker.advance(len(sample))
+    if len(sample) < len(rows):
+        for yardstick in found:
+            yardstick["note"] += f"; trained on a random {len(sample):,} of the {len(rows):,} training rows"
+    result["yardsticks"] = yardsticks.scored(found, gold, task.labels, task.kind, config.seed)
+    return result
+
+
+def _result(
+    config: Config,
+    prepared: Prepared,
+    model: TextModel,
+    task: Classification,
+    state: TrainState,
+    evaluations: dict[str, Any],
+    directory: Path,
+    metric: str,
+    precision: str,
+    reason: str,
+) -> dict[str, Any]:
+    """Everything that report, model card and `tunesmith.json` say, as plain values."""
+    splits: dict[str, Any] = {"train": None, "valid": None, "test": None}
+    for name, part in prepared.parts.items():
+        counts = part.rows.targets.counts(part.rows.index)  # type: ignore[attr-defined]
+        splits[name] = {
+            "file": part.source.name,
+            "rows": len(part.rows),
+            "how": part.how,
+            "label_counts": dict(zip(task.labels, counts.tolist(), strict=True)),
+            "account": part_account(prepared, name),
+        }
+    trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    return {
+        "task": task.name,
+        "kind": task.kind,
+        "name": directory.name,
+        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "base_model": config.model,
+        "pooling": config.pooling,
+        "loads_in_transformers": model.loads_in_transformers,
+        "labels": task.labels,
+        "thresholds": task.thresholds,
+        "recipe": config.model_dump(mode="json"),
+        "versions": {"tunesmith": __version__, **versions()},
+        "machine": {"cpu": cpu_name(), "threads": torch.get_num_threads(), "precision": precision, "note": reason},
+        "data": {
+            "columns": {"text": prepared.parts["train"].schema.texts[0], "label": prepared.parts["train"].schema.target},
+            "splits": splits,
+            "notes": prepared.notes,
+        },
+        "training": {
+            "epochs": state.step / max(-(-len(prepared.parts["train"].rows) // config.batch_size), 1),
+            "steps": state.step,
+            "tokens": state.tokens,
+            "seconds": state.seconds,
+            "tokens_per_s": state.tokens / max(state.seconds, 1e-9),
+            "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+            "parameters": sum(parameter.numel() for parameter in model.parameters()),
+            "trained_parameters": trained,
+            "best_step": state.best_step,
+            "stopped": state.stopped,
+            "history": state.history,
+            "evaluations": state.evaluations,
+        },
+        "metric": metric,
+        "evaluations": evaluations,
+    }

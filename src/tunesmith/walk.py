@@ -1,0 +1,146 @@
+"""What happens to one row, stage by stage: the same functions that training and prediction call, with their results printed."""
+
+from __future__ import annotations
+
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from tunesmith.bundle import DESCRIPTION, Bundle
+from tunesmith.config import Config
+from tunesmith.data.batches import collate
+from tunesmith.data.memory import open_data
+from tunesmith.data.schema import Example, RowSource, Schema, guess_schema
+from tunesmith.data.table import open_table
+from tunesmith.data.tokens import Encoded, TextEncoder
+from tunesmith.errors import DataError
+from tunesmith.model.encoder import open_pretrained
+from tunesmith.model.heads import TextModel, build_model
+from tunesmith.prepare import truncation_of
+from tunesmith.progress import Progress
+from tunesmith.tasks.classification import Classification
+
+_SHOWN_TOKENS = 24
+
+
+def walk_row(config: Config, number: int, progress: Progress) -> str:
+    """Return the stages of row `number` (counted from 1) of `config.train` as text.
+
+    `config.model` may be a model directory trained by tunesmith; a bare encoder gets an untrained head, and the text says so.
+    Raises `DataError` when there is no such row.
+    """
+    assert config.train is not None
+    source = open_data(config.train, encoding=config.encoding)
+    bundle = Bundle.load(config.model) if (Path(config.model) / DESCRIPTION).is_file() else None
+    schema = _schema(source, config, bundle)
+    found = next(islice(iter(source), number - 1, None), None)
+    if found is None:
+        count = sum(1 for _ in source)
+        raise DataError(f"{source.name} has {count:,} rows; there is no row {number:,}.")
+    row, place = found
+    example = schema.parse(row, place)
+    if bundle is not None:
+        encoder, task, model = bundle.text_encoder, bundle.task, bundle.model
+        origin = f"trained model {config.model}"
+    else:
+        pretrained = open_pretrained(config.model)
+        encoder = TextEncoder(pretrained.backend_tokenizer(), truncation_of(config, pretrained, progress), pretrained.fallback_token)
+        labels = open_table(source, schema, encoder, progress).labels()
+        task = Classification.fit(labels, label_type=config.label_type, separator=config.label_separator)
+        model = build_model(
+            pretrained.load(task.labels, multi_label=task.multi), outputs=task.outputs, pooling=config.pooling, dropout=0.0, seed=0
+        )
+        origin = f"encoder {config.model} with an UNTRAINED head: the outputs below mean nothing yet"
+    encoded = encoder.encode([example.texts[0]], offsets=True)[0]
+    stages = [
+        _stage("1 source", f"{place}, row {number}", *(f"{name} = {value!r:.120}" for name, value in row.items())),
+        _stage("2 schema", f"text column {schema.texts[0]!r}, label column {schema.target!r}", *_example(example)),
+        _tokens(example, encoded, encoder),
+        _truncation(encoded, encoder),
+        *_network(encoded, task, model, origin, example),
+    ]
+    return "\n\n".join(stages)
+
+
+def _schema(source: RowSource, config: Config, bundle: Bundle | None) -> Schema:
+    if bundle is None:
+        return guess_schema(source, text=config.text, label=config.label, group=None)
+    schema = bundle.schema_for(source, config.text, config.label)
+    target = config.label if config.label is not None else bundle.schema.target
+    return Schema(schema.texts, target if target in source.columns else None)
+
+
+def _stage(title: str, *lines: str) -> str:
+    return "\n".join([title, *(f"    {line}" for line in lines)])
+
+
+def _example(example: Example) -> list[str]:
+    text = example.texts[0]
+    label = "none" if example.target is None else ", ".join(map(repr, example.target))
+    return [f"text: {len(text):,} characters: {text[:200]!r}{' ...' if len(text) > 200 else ''}", f"label: {label}"]
+
+
+def _tokens(example: Example, encoded: Encoded, encoder: TextEncoder) -> str:
+    full = encoder.tokenizer.encode(example.texts[0], add_special_tokens=False)
+    pieces = [f"{piece}[{a}:{b}]" for piece, (a, b) in zip(full.tokens[:_SHOWN_TOKENS], full.offsets, strict=False)]
+    rest = f" ... and {encoded.tokens - _SHOWN_TOKENS:,} more" if encoded.tokens > _SHOWN_TOKENS else ""
+    return _stage("3 tokens", f"{encoded.tokens:,} tokens, each with its characters in the text [start:end]:", " ".join(pieces) + rest)
+
+
+def _truncation(encoded: Encoded, encoder: TextEncoder) -> str:
+    policy = encoder.truncation
+    lines = [
+        f"policy {policy.policy}, at most {policy.max_length} tokens a sequence, {policy.max_length - encoder.budget} of them special",
+        f"{encoded.tokens - encoded.lost:,} of {encoded.tokens:,} tokens kept; sequences: {len(encoded.sequences)}"
+        + (f"; {encoded.lost:,} LOST" if encoded.lost else "; nothing lost"),
+    ]
+    for i, (ids, offsets) in enumerate(zip(encoded.sequences, encoded.offsets, strict=True)):
+        inside = offsets[offsets[:, 1] > 0]
+        span = f"characters {inside[0, 0]:,} to {inside[-1, 1]:,}" if len(inside) else "no characters"
+        shown = " ".join(map(str, ids[:12])) + (" ..." if len(ids) > 12 else "")
+        lines.append(f"sequence {i + 1}: {len(ids)} tokens, {span}; ids {shown}")
+    return _stage("4 truncation", *lines)
+
+
+def _network(encoded: Encoded, task: Classification, model: TextModel, origin: str, example: Example) -> list[str]:
+    batch = collate(encoded.sequences, np.zeros(len(encoded.sequences), np.int64))
+    model.eval()
+    with torch.inference_mode():
+        hidden = model.encoder(batch)
+        outputs = model(batch)
+        combined = task.combine(outputs, batch)
+    probabilities = task.probabilities(combined.numpy())
+    prediction = next(task.decode(probabilities))
+    ranked = sorted(prediction.probabilities.items(), key=lambda item: -item[1])[:10]
+    final: list[str] = [f"{label}: {value:.4f}" for label, value in ranked]
+    if len(task.labels) > len(ranked):
+        final.append(f"... and {len(task.labels) - len(ranked)} more labels")
+    return [
+        _stage(
+            "5 batch",
+            f"ids int32[{len(batch.ids)}], cu_seqlens {batch.cu_seqlens.tolist()}: {len(batch.lengths)} sequences of 1 example, no padding",
+        ),
+        _stage(
+            "6 encoder",
+            origin,
+            f"hidden states float[{hidden.shape[0]}, {hidden.shape[1]}], root mean square {float(hidden.square().mean().sqrt()):.3f}",
+        ),
+        _stage("7 head", f"{type(model.head).__name__}: outputs float{list(outputs.shape)}", *_merged(outputs, combined, task)),
+        _stage("8 prediction", *final, f"label: {prediction.label!r}" + _verdict(prediction.label, example)),
+    ]
+
+
+def _merged(outputs: torch.Tensor, combined: torch.Tensor, task: Classification) -> list[str]:
+    if outputs.shape == combined.shape:
+        return []
+    return [f"{task.aggregation} over {outputs.shape[0]} windows: float{list(combined.shape)}"]
+
+
+def _verdict(label: Any, example: Example) -> str:
+    if example.target is None:
+        return ""
+    right = label == example.target[0] if isinstance(label, str) and len(example.target) == 1 else None
+    return {True: " (right)", False: f" (the row says {example.target[0]!r})", None: f" (the row says {example.target})"}[right]
