@@ -1,0 +1,44 @@
+"""What starts fast must stay fast: torch and transformers are imported where they are used, not before."""
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+HELP = "import sys; sys.argv = ['tunesmith', '--help']; from tunesmith.cli.app import main; main()"
+
+
+def python(code: str) -> subprocess.CompletedProcess[str]:
+    path = os.pathsep.join([str(ROOT / "src"), *filter(None, [os.environ.get("PYTHONPATH")])])
+    environment = {**os.environ, "PYTHONPATH": path}
+    line = [sys.executable, "-c", code]
+    return subprocess.run(line, capture_output=True, text=True, env=environment, timeout=60, stdin=subprocess.DEVNULL)
+
+
+@pytest.mark.parametrize("statement", ["import tunesmith", HELP], ids=["import tunesmith", "tunesmith --help"])
+def test_neither_torch_nor_transformers_is_imported(statement):
+    code = (
+        "import atexit, sys\n"
+        "atexit.register(lambda: print(sorted({'torch', 'transformers', 'sentence_transformers'} & sys.modules.keys()), file=sys.stderr))\n"
+        f"{statement}"
+    )
+    done = python(code)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.splitlines()[-1] == "[]"
+
+
+def test_help_answers_in_under_300_milliseconds():
+    fastest = float("inf")
+    for _ in range(10):  # the best of several: what the machine does besides only ever adds
+        began = time.perf_counter()
+        done = python(HELP)
+        fastest = min(fastest, time.perf_counter() - began)
+        assert done.returncode == 0, done.stderr
+        assert "train" in done.stdout
+        if fastest < 0.3:
+            break
+    assert fastest < 0.3
