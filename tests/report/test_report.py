@@ -328,7 +328,7 @@ def test_verdict_speaks_of_chance():
 def test_limitations_are_measured():
     result = make(rows=40, skill=0.3)
     said = " ".join(views.limitations(result))
-    for words in ("40 rows are few", "F1 is below 0.5", "too high", "longer than 128 tokens", "also occur in the training"):
+    for words in ("40 rows are few", "F1 is below 0.5", "too high", "Texts over 128 tokens", "also occur in the training"):
         assert words in said
     result = make(rows=1500, skill=4)
     result["data"]["notes"] = []
@@ -344,6 +344,7 @@ def test_numbers():
     assert [views.share(1, 5000), views.share(0, 5), views.share(1, 0), views.share(1, 8)] == ["<0.1%", "0.0%", "–", "12.5%"]
     assert [views.duration(s) for s in (3.21, 59.7, 187, 3720)] == ["3.2 s", "1 min 0 s", "3 min 7 s", "1 h 2 min"]
     assert [views.setting(v) for v in (0, 0.0, None, False, 5e-5, ["a", "b"])] == ["0", "0", "–", "no", "5e-05", "a, b"]
+    assert views.moment("2025-03-01T12:00:00+00:00") == "2025-03-01 12:00 UTC" and views.moment("2025-03-01") == "2025-03-01 00:00"
     assert views.title("f1_macro") == "F1, macro" and views.title("new_metric") == "new_metric"
 
 

@@ -52,6 +52,7 @@ def model_card(result: view.Result) -> str:
         "limitations": view.limitations(result),
         "rows": view.comparison(result, evaluation) if evaluation else [],
         "yardsticks": view.computed(evaluation) if evaluation else [],
+        "notes": [y for y in evaluation.get("yardsticks", []) if y["note"]] if evaluation else [],
         "per_label": per_label[:_PER_LABEL_ROWS],
         "left_out": max(0, len(per_label) - _PER_LABEL_ROWS),
         "splits": splits,

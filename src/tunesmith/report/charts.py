@@ -11,7 +11,7 @@ from typing import Any
 
 from markupsafe import Markup, escape
 
-from tunesmith.report.view import MANY_LABELS, columns_wide, number, share, shorten
+from tunesmith.report.view import FEW_ROWS, MANY_LABELS, columns_wide, number, share, shorten
 
 MOST_LABELS = 200  # a heat map of more has cells smaller than a pixel on most screens
 
@@ -89,12 +89,14 @@ def _thin(points: Sequence[Point], limit: int = 300) -> list[Point]:
 
 
 def _smooth(points: Sequence[Point]) -> list[Point]:
-    """Return the exponential moving average with the start-up bias removed, over about a twentieth of the points."""
-    keep = 1 - 1 / max(1.0, len(points) / 20)
-    mean, weight, smoothed = 0.0, 0.0, []
-    for x, y in points:
-        mean, weight = keep * mean + (1 - keep) * y, keep * weight + 1 - keep
-        smoothed.append((x, mean / weight))
+    """Return the mean of each value and its neighbours, a twentieth of the points in all; centred, so that it does not lag."""
+    reach = max(1, len(points) // 40)
+    values = [y for _, y in points]
+    smoothed = []
+    for i, (x, _) in enumerate(points):
+        near = min(reach, i, len(points) - 1 - i)  # narrower at the ends, where a one-sided mean would bend the curve
+        window = values[i - near : i + near + 1]
+        smoothed.append((x, sum(window) / len(window)))
     return smoothed
 
 
@@ -136,26 +138,21 @@ def curve(points: Sequence[Point], name: str, chosen: int | None, *, raw: bool =
 
 
 def reliability(bins: Sequence[dict[str, Any]]) -> Markup | None:
-    """Draw the reliability diagram of `metrics.calibration_bins`, with the share of predictions in each bin below."""
+    """Draw the reliability diagram of `metrics.calibration_bins`, with the number of predictions in each bin below."""
     if not bins:
         return None
     frame = _Frame((0, 1), (0, 1), "stated probability", "share that came true", bottom=82)
     frame.line([(0, 0), (1, 1)], "ideal")
-    total, most = sum(b["count"] for b in bins), max(b["count"] for b in bins)
+    most = max(b["count"] for b in bins)
     base = _HEIGHT - 4.0
     for b in bins:
         left, width, top = frame.x(b["low"]) + 1, frame.x(b["high"]) - frame.x(b["low"]) - 2, frame.y(b["accuracy"])
         words = f"stated {number(b['confidence'])}, came true {number(b['accuracy'])}, {b['count']:,} predictions"
         tall = max(1.0, 30 * b["count"] / most)
-        frame.add(f'<g><rect class="bar" x="{left:.1f}" y="{top:.1f}" width="{width:.1f}" height="{frame.floor - top:.1f}"/>')
+        css = "bar" if b["count"] >= FEW_ROWS else "bar pale"
+        frame.add(f'<g><rect class="{css}" x="{left:.1f}" y="{top:.1f}" width="{width:.1f}" height="{frame.floor - top:.1f}"/>')
         frame.add(f'<rect class="count" x="{left:.1f}" y="{base - tall:.1f}" width="{width:.1f}" height="{tall:.1f}"/>')
         frame.add(f'<circle class="dot" cx="{frame.x(b["confidence"]):.1f}" cy="{top:.1f}" r="3.5"/><title>{escape(words)}</title></g>')
-        if b["count"] == most:
-            right = left + width / 2 > _WIDTH / 2
-            frame.add(
-                f'<text class="tick" x="{left - 4 if right else left + width + 4:.1f}" y="{base - 2:.1f}" '
-                f'text-anchor="{"end" if right else "start"}">{share(most, total)} of predictions</text>'
-            )
     return frame.done("Reliability diagram: stated probability against observed frequency")
 
 
@@ -168,31 +165,31 @@ def heat_map(matrix: Sequence[Sequence[int]], labels: Sequence[str]) -> Markup |
     if n > MOST_LABELS:
         return None
     numbered = n > MANY_LABELS
-    size = 11 if numbered else 46 if n <= 8 else 34
+    size = 10 if n > 60 else 12 if numbered else 46 if n <= 8 else 34
     names = [shorten(label, 22) for label in labels]
     widest = max(columns_wide(name) for name in names)
-    left = 34 + 7 * widest + (26 if numbered else 0)
+    left = 30 + 5.4 * widest + 22 if numbered else 34 + 7 * widest
     top = 44 if numbered else 30 + 5.2 * widest
     right = 10 if numbered else max(12, 5.2 * widest - size / 2)
     width, height = left + n * size + right, top + n * size + 6
     body = [
         f'<text class="name" transform="translate(12 {top + n * size / 2:.0f}) rotate(-90)" text-anchor="middle">gold</text>',
         f'<text class="name" x="{left + n * size / 2:.0f}" y="12" text-anchor="middle">predicted</text>',
-        f'<rect class="field" x="{left}" y="{top:.1f}" width="{n * size}" height="{n * size}"/>',
+        f'<rect class="field" x="{left:.1f}" y="{top:.1f}" width="{n * size}" height="{n * size}"/>',
     ]
     css = "tiny" if numbered else "label"
     for i, (name, label) in enumerate(zip(names, labels, strict=True)):
         middle = (i + 0.5) * size
         text, full = escape(_isolate(name)), f"<title>{escape(label)}</title>"
         row_text = f"{text} {i + 1}" if numbered else text
-        body.append(f'<text class="{css}" x="{left - 6}" y="{top + middle + 4:.1f}" text-anchor="end">{row_text}{full}</text>')
+        body.append(f'<text class="{css}" x="{left - 6:.1f}" y="{top + middle + 3.5:.1f}" text-anchor="end">{row_text}{full}</text>')
         if not numbered:
             body.append(f'<text class="label" transform="translate({left + middle + 3:.1f} {top - 7:.1f}) rotate(-45)">{text}{full}</text>')
         elif (i + 1) % 5 == 0 or i == 0:
             body.append(f'<text class="tiny" x="{left + middle:.1f}" y="{top - 6:.1f}" text-anchor="middle">{i + 1}{full}</text>')
-            body.append(
-                f'<path class="grid" d="M{left} {top + (i + 1) * size:.1f}h{n * size}M{left + (i + 1) * size} {top:.1f}v{n * size}"/>'
-            )
+        if numbered and (i + 1) % 5 == 0:
+            x, y = left + (i + 1) * size, top + (i + 1) * size
+            body.append(f'<path class="grid" d="M{left:.1f} {y:.1f}h{n * size}M{x:.1f} {top:.1f}v{n * size}"/>')
     for i, row in enumerate(matrix):
         total = sum(row)
         for j, cell in enumerate(row):

@@ -35,6 +35,7 @@ def render_html(result: view.Result) -> str:
         "interval": view.interval,
         "title_of": view.title,
         "setting": view.setting,
+        "moment": view.moment,
         "one_line": view.one_line,
         "split_name": view.split_name,
     }
@@ -61,7 +62,7 @@ def render_html(result: view.Result) -> str:
         "facts": view.training_facts(result),
         "splits": splits,
         "account": account,
-        "skipped": [y for y in evaluation["yardsticks"] if not y["metrics"]] if evaluation else [],
+        "notes": [y for y in evaluation.get("yardsticks", []) if y["note"]] if evaluation else [],
         "validation": result["evaluations"]["valid"] if split == "test" else None,
     }
     if evaluation:

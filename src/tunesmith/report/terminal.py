@@ -28,7 +28,7 @@ def render_table(result: view.Result) -> str:
         lines += _aligned([header, *rows])
         if any(row[0].endswith(" *") for row in rows):
             lines.append("* chose the checkpoint")
-        lines += [f"{y['name']}: {y['note']}" for y in evaluation["yardsticks"] if not y["metrics"]]
+        lines += [f"{y['name']}: {y['note']}" for y in evaluation.get("yardsticks", []) if not y["metrics"]]
         lines.append("")
     lines += [view.verdict(result), ""]
     lines += [f"- {sentence}" for sentence in view.limitations(result)]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import unicodedata
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Any
 
 from tunesmith.errors import listing
@@ -74,6 +75,15 @@ def duration(seconds: float) -> str:
     return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
 
 
+def moment(iso: str) -> str:
+    """Return an ISO time as "2025-03-01 12:00 UTC"; what is not one is returned as it is."""
+    try:
+        when = datetime.fromisoformat(iso)
+    except ValueError:
+        return iso
+    return f"{when:%Y-%m-%d %H:%M} {when.tzname() or ''}".rstrip()
+
+
 def setting(value: object) -> str:
     """Return a recipe value as it would be read aloud."""
     if value is None:
@@ -136,7 +146,8 @@ def comparison(result: Result, evaluation: Evaluation) -> list[dict[str, Any]]:
             "name": name,
             "title": title(name),
             "chosen": name == result["metric"],
-            "leading": name == result["metric"] or name in _LEADING,
+            # with one label per text, micro F1 is the accuracy
+            "leading": name == result["metric"] or (name in _LEADING and not (name == "f1_micro" and "accuracy" in values)),
             "lower": name in LOWER_IS_BETTER,
             "model": values[name],
             "interval": evaluation["intervals"].get(name),
@@ -192,16 +203,14 @@ def limitations(result: Result) -> list[str]:
         )
     if found:
         said += _measured(result, found[1])
+    cut = []
     for split, part in result["data"]["splits"].items():
-        if not part:
-            continue
-        account = part["account"]
-        if account["rows_truncated"] > 0.01 * account["rows_used"]:
-            said.append(
-                f"{share(account['rows_truncated'], account['rows_used'])} of the {split_name(split)} rows are longer than "
-                f"{count(account['max_length'])} tokens and were cut ({setting(account['truncation'])}); "
-                f"{share(account['tokens_lost'], account['tokens_read'])} of all tokens were never seen."
-            )
+        if part and (account := part["account"])["rows_truncated"] > 0.01 * account["rows_used"]:
+            rows, tokens = share(account["rows_truncated"], account["rows_used"]), share(account["tokens_lost"], account["tokens_read"])
+            cut.append(f"{rows} of the {split_name(split)} rows ({tokens} of the tokens lost)")
+    if cut:
+        limits = result["data"]["splits"]["train"]["account"]
+        said.append(f"Texts over {count(limits['max_length'])} tokens were cut ({setting(limits['truncation'])}): {', '.join(cut)}.")
     return said + list(result["data"]["notes"])
 
 
