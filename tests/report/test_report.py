@@ -287,11 +287,13 @@ def test_card(tmp_path):
     for table in re.findall(r"(?:^\|.*\n)+", card, re.MULTILINE):
         assert len({len(re.findall(r"(?<!\\)\|", line)) for line in table.splitlines()}) == 1, table
 
+    result["recipe"] |= {"train": "/home/someone/rows.csv", "output": "C:\\Users\\someone\\model\\", "learning_rate": "1e-5, 2e-5"}
     result["loads_in_transformers"] = False
     result["base_model"] = str(tmp_path)
     card = model_card(result)
     matter = yaml.safe_load(card.split("---\n")[1])
     assert "base_model" not in matter and matter["library_name"] == "tunesmith"
+    assert "someone" not in card and "| train | rows.csv |" in card and "| output | model |" in card and "1e-5, 2e-5" in card
     assert "needs tunesmith" in card and "pipeline(" not in card and str(tmp_path.parent) not in card
 
 

@@ -37,7 +37,7 @@ def model_card(result: view.Result) -> str:
         "setting": view.setting,
         "split_name": view.split_name,
         "escaped": escaped,
-        "file_name": _file_name,
+        "public": _public,
     }
     found = view.judged(result)
     split, evaluation = found if found else (None, None)
@@ -71,6 +71,11 @@ def escaped(text: object) -> str:
 
 def _file_name(value: str) -> str:
     return re.split(r"[/\\]", value)[-1]
+
+
+def _public(value: str) -> str:
+    """Return a setting with absolute paths, which name users and machines, reduced to file names."""
+    return ", ".join(_file_name(part.rstrip("/\\")) if re.match(r"[/~\\]|[A-Za-z]:[/\\]", part) else part for part in value.split(", "))
 
 
 def _hub_id(name: str) -> str | None:
