@@ -25,7 +25,7 @@ from tunesmith.progress import QUIET, Progress
 from tunesmith.storage import sync, write_json, writing
 from tunesmith.tasks.base import Prediction
 from tunesmith.tasks.classification import Classification
-from tunesmith.train.loop import Rows
+from tunesmith.training.loop import Rows
 
 DESCRIPTION = "tunesmith.json"
 _FORMAT = 1

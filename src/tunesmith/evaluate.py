@@ -12,7 +12,7 @@ from tunesmith.model.arithmetic import arithmetic
 from tunesmith.model.heads import TextModel
 from tunesmith.progress import QUIET, Progress
 from tunesmith.tasks.base import Task
-from tunesmith.train.loop import Rows
+from tunesmith.training.loop import Rows
 
 CHUNK = 2048
 """Examples that are sorted by length together. Evaluation and prediction share it, so that they agree to the last bit."""

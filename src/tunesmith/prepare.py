@@ -18,7 +18,7 @@ from tunesmith.metrics import greater_is_better
 from tunesmith.model.encoder import Pretrained, open_pretrained
 from tunesmith.progress import Progress
 from tunesmith.tasks.classification import Classification, class_weights
-from tunesmith.train.loop import Rows
+from tunesmith.training.loop import Rows
 
 _WORDS = {"valid": "validation", "test": "test"}
 

@@ -30,9 +30,9 @@ from tunesmith.report import model_card, write_report
 from tunesmith.seeds import seed_for
 from tunesmith.storage import write_json
 from tunesmith.tasks.classification import Classification
-from tunesmith.train.loop import run
-from tunesmith.train.optim import build_optimizer
-from tunesmith.train.state import Checkpoints, TrainState, locked
+from tunesmith.training.loop import run
+from tunesmith.training.optim import build_optimizer
+from tunesmith.training.state import Checkpoints, TrainState, locked
 
 CHECKPOINTS = "checkpoints"
 _RUN = "run.json"
@@ -179,6 +179,7 @@ def new_model(config: Config, prepared: Prepared) -> TextModel:
         attention_dropout=config.attention_dropout,
         seed=seed_for(config.seed, "weights"),
     )
+    encoder.choose_attention(prepared.encoder.truncation.max_length)
     encoder.tokenizer.model_max_length = prepared.encoder.truncation.max_length
     return build_model(encoder, outputs=task.outputs, pooling=config.pooling, dropout=config.dropout, seed=seed_for(config.seed, "head"))
 
@@ -291,7 +292,7 @@ def _result(
     """Everything that report, model card and `tunesmith.json` say, as plain values."""
     splits: dict[str, Any] = {"train": None, "valid": None, "test": None}
     for name, part in prepared.parts.items():
-        counts = part.rows.targets.counts(part.rows.index)  # type: ignore[attr-defined]
+        counts = part.rows.targets.counts(part.rows.index)
         splits[name] = {
             "file": part.source.name,
             "rows": len(part.rows),

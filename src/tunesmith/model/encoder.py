@@ -68,6 +68,19 @@ class Encoder(nn.Module):
         pad = getattr(self.config, "pad_token_id", None)
         return pad if pad is not None else 0
 
+    def choose_attention(self, max_length: int) -> str:
+        """Set the attention that trains fastest on the processor for sequences up to `max_length`, and return its name.
+
+        Plain matrix products (`eager`) are faster than the fused kernel's backward pass up to about 256 tokens; beyond that
+        their memory, which grows with the square of the length, weighs more.
+        """
+        chosen = "eager" if max_length <= 256 else self.hf.config._attn_implementation
+        try:
+            self.hf.set_attn_implementation(chosen)
+        except (AttributeError, ValueError):  # an architecture with an attention of its own only
+            chosen = str(getattr(self.hf.config, "_attn_implementation", "own"))
+        return chosen
+
     def save(self, directory: Path) -> None:
         """Write configuration, safetensors weights and tokenizer files into `directory`."""
         with _quiet():

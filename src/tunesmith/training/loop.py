@@ -26,8 +26,8 @@ from tunesmith.model.heads import TextModel
 from tunesmith.progress import Progress
 from tunesmith.seeds import seed_for
 from tunesmith.tasks.base import Targets, Task
-from tunesmith.train.optim import clip, lr_at, set_lr
-from tunesmith.train.state import Checkpoints, TrainState
+from tunesmith.training.optim import clip, lr_at, set_lr
+from tunesmith.training.state import Checkpoints, TrainState
 
 
 @dataclass(frozen=True)
@@ -141,7 +141,7 @@ def run(
     with stop_on_interrupt() as stop, progress.track("training", config.epochs * mean_tokens * len(rows), "tokens") as tracker:
         tracker.skip(state.step / max(total, 1) * config.epochs * mean_tokens * len(rows))
         clock = time.monotonic()
-        if not state.over:
+        if not state.over():
             for record in train_steps(model, task, rows, optimizer, config, start=state.step, precision=precision):
                 state.step = record.step
                 state.tokens += record.tokens
@@ -159,10 +159,10 @@ def run(
                     _judge(model, state, record, evaluate(), checkpoints, metric, kind, config, progress)
                 at_step = config.checkpoint_steps is not None and record.step % config.checkpoint_steps == 0
                 by_time = time.monotonic() - saved_at >= 60 * config.checkpoint_minutes
-                if stop.is_set() or state.over or at_step or by_time or (record.ends_epoch and record.step < total):
+                if stop.is_set() or state.over() or at_step or by_time or (record.ends_epoch and record.step < total):
                     checkpoints.save(state, model, optimizer)
                     saved_at = time.monotonic()
-                if state.over:
+                if state.over():
                     break
                 if stop.is_set():
                     raise Interrupted(f"stopped after step {record.step:,} of {total:,}; everything up to it is saved. {resume_hint}")

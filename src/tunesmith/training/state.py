@@ -45,7 +45,6 @@ class TrainState:
     history: list[dict[str, float]] = field(default_factory=list)
     evaluations: list[dict[str, Any]] = field(default_factory=list)
 
-    @property
     def over(self) -> bool:
         """Whether training has ended."""
         return self.stopped != ""

@@ -1,0 +1,33 @@
+"""What every test may use. No test reaches the network or writes outside its temporary directory."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+# before transformers or the hub's client is imported anywhere
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Token tables go to a directory of this test session."""
+    os.environ["TUNESMITH_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(scope="session")
+def tiny_bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random BERT of two layers and width 32."""
+    import tiny
+
+    return tiny.save_encoder(tmp_path_factory.mktemp("tiny") / "bert")
+
+
+@pytest.fixture(scope="session")
+def reviews(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A CSV of 120 texts with two labels that a tiny model can learn."""
+    import tiny
+
+    return tiny.write_csv(tmp_path_factory.mktemp("data") / "reviews.csv", tiny.rows(120))

@@ -1,0 +1,39 @@
+"""Training from the command line's point of view: files in, model directory out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import tiny
+import tunesmith
+
+
+def train(data, out: Path, model: Path, **settings):
+    defaults = {"epochs": 3, "lr": 5e-3, "batch_size": 8, "max_length": 32, "precision": "fp32"}
+    return tunesmith.train(data, out=out, model=model, progress="quiet", **{**defaults, **settings})
+
+
+def test_learns_and_reports(tmp_path: Path, tiny_bert: Path, reviews: Path) -> None:
+    trained = train(reviews, tmp_path / "m", tiny_bert)
+    assert trained.metrics["accuracy"] == 1.0
+    result = trained.result
+    assert {name: part["rows"] for name, part in result["data"]["splits"].items()} == {"train": 96, "valid": 12, "test": 12}
+    names = [yardstick["name"] for yardstick in result["evaluations"]["test"]["yardsticks"]]
+    assert names[0].startswith("majority") and names[1].startswith("TF-IDF")
+    files = {file.name for file in (tmp_path / "m").iterdir()}
+    assert {"config.json", "model.safetensors", "tokenizer.json", "tunesmith.json", "report.html", "README.md"} <= files
+    assert not any("checkpoint" in name or name.startswith(".") for name in files)
+
+
+def test_evaluation_of_the_saved_model_equals_the_report(tmp_path: Path, tiny_bert: Path, reviews: Path) -> None:
+    test = tiny.write_csv(tmp_path / "test.csv", tiny.rows(60, seed=7))
+    trained = train(reviews, tmp_path / "m", tiny_bert, test=test, epochs=1)
+    found = tunesmith.load(tmp_path / "m").evaluate(test)
+    assert found["metrics"] == trained.result["evaluations"]["test"]["metrics"]
+    assert found["confusion"] == trained.result["evaluations"]["test"]["confusion"]
+
+
+def test_same_seed_same_bits(tmp_path: Path, tiny_bert: Path, reviews: Path) -> None:
+    for name in "ab":
+        train(reviews, tmp_path / name, tiny_bert, epochs=1)
+    assert (tmp_path / "a" / "model.safetensors").read_bytes() == (tmp_path / "b" / "model.safetensors").read_bytes()
