@@ -136,8 +136,8 @@ def _sketch(texts: Sequence[str], bins: int) -> Array:
     flat = sketch.reshape(-1)
     for turn in range(2 * bins):
         value = _mix(hashes ^ np.uint64((turn + 1) * 0xD1342543DE82EF95 & 0xFFFFFFFFFFFFFFFF))
-        place = ((value >> np.uint64(32)) * np.uint64(bins) >> np.uint64(32)).astype(np.int64) if turn < bins else turn - bins
-        place = owner * bins + place
+        bin_ = ((value >> np.uint64(32)) * np.uint64(bins) >> np.uint64(32)).astype(np.int64) if turn < bins else np.int64(turn - bins)
+        place = owner * bins + bin_
         reached = flat[place] == _EMPTY
         small = np.minimum(value[reached].astype(np.uint32), _EMPTY - np.uint32(1))
         np.minimum.at(flat, place[reached], small)
