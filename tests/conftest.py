@@ -9,6 +9,8 @@ import pytest
 
 # before transformers or the hub's client is imported anywhere
 os.environ["HF_HUB_OFFLINE"] = "1"
+# tiny matrices gain nothing from a second thread, and lose much when another process wants the core
+os.environ["OMP_NUM_THREADS"] = "1"
 
 
 @pytest.fixture(scope="session", autouse=True)
