@@ -126,21 +126,22 @@ def _fit(config: Config, prepared: Prepared, directory: Path, *, resume: bool, p
         )
         state = found if found is not None else state
     metric = config.metric if config.metric is not None else ("f1_micro" if task.multi else "accuracy")
-    state = run(
-        model,
-        task,
-        train_rows,
-        optimizer,
-        config,
-        state,
-        checkpoints=checkpoints,
-        precision=precision,
-        metric=metric,
-        kind=task.kind,
-        evaluate=None if valid is None else lambda: _validation_scores(model, task, valid, precision, config),
-        progress=progress,
-        resume_hint=f"Go on with: tunesmith train --resume --out {directory}",
-    )
+    with model.encoder.attention_for_training(prepared.encoder.truncation.max_length):
+        state = run(
+            model,
+            task,
+            train_rows,
+            optimizer,
+            config,
+            state,
+            checkpoints=checkpoints,
+            precision=precision,
+            metric=metric,
+            kind=task.kind,
+            evaluate=None if valid is None else lambda: _validation_scores(model, task, valid, precision, config),
+            progress=progress,
+            resume_hint=f"Go on with: tunesmith train --resume --out {directory}",
+        )
     if task.multi and valid is not None:
         probabilities = probabilities_of(model, task, valid.rows, max_tokens=config.max_tokens)
         task = replace(task, thresholds=tune_thresholds(gold_of(task, valid.rows), probabilities).tolist())
@@ -179,7 +180,6 @@ def new_model(config: Config, prepared: Prepared) -> TextModel:
         attention_dropout=config.attention_dropout,
         seed=seed_for(config.seed, "weights"),
     )
-    encoder.choose_attention(prepared.encoder.truncation.max_length)
     encoder.tokenizer.model_max_length = prepared.encoder.truncation.max_length
     return build_model(encoder, outputs=task.outputs, pooling=config.pooling, dropout=config.dropout, seed=seed_for(config.seed, "head"))
 

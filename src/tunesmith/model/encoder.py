@@ -68,18 +68,23 @@ class Encoder(nn.Module):
         pad = getattr(self.config, "pad_token_id", None)
         return pad if pad is not None else 0
 
-    def choose_attention(self, max_length: int) -> str:
-        """Set the attention that trains fastest on the processor for sequences up to `max_length`, and return its name.
+    @contextlib.contextmanager
+    def attention_for_training(self, max_length: int) -> Iterator[None]:
+        """Within the block, use the attention that trains fastest on the processor for sequences up to `max_length` tokens.
 
         Plain matrix products (`eager`) are faster than the fused kernel's backward pass up to about 256 tokens; beyond that
-        their memory, which grows with the square of the length, weighs more.
+        their memory, which grows with the square of the length, weighs more. Outside the block the checkpoint's own
+        attention runs, as in every program that loads the saved directory.
         """
-        chosen = "eager" if max_length <= 256 else self.hf.config._attn_implementation
+        usual = getattr(self.config, "_attn_implementation", None)
+        if usual != "sdpa" or max_length > 256:
+            yield
+            return
+        self.hf.set_attn_implementation("eager")
         try:
-            self.hf.set_attn_implementation(chosen)
-        except (AttributeError, ValueError):  # an architecture with an attention of its own only
-            chosen = str(getattr(self.hf.config, "_attn_implementation", "own"))
-        return chosen
+            yield
+        finally:
+            self.hf.set_attn_implementation(usual)
 
     def save(self, directory: Path) -> None:
         """Write configuration, safetensors weights and tokenizer files into `directory`."""
