@@ -6,9 +6,8 @@ import json
 import os
 import sys
 import traceback
-from typing import Annotated
+from typing import Annotated, Any
 
-import click
 import typer
 
 from tunesmith import __version__
@@ -16,6 +15,9 @@ from tunesmith.cli import inspect as _inspect
 from tunesmith.cli import predict as _predict
 from tunesmith.cli import train as _train
 from tunesmith.errors import EXIT_INTERNAL, TunesmithError
+
+# typer brings a click of its own, whose usage errors have no public name but this
+_UsageError: Any = typer.BadParameter.__bases__[0]
 
 app = typer.Typer(
     name="tunesmith",
@@ -54,12 +56,9 @@ def main(arguments: list[str] | None = None) -> None:
     status, message = 0, ""
     try:
         app(arguments, standalone_mode=False)
-    except click.exceptions.Exit as stop:
+    except typer.Exit as stop:
         status = stop.exit_code
-    except click.UsageError as error:
-        command = error.ctx.command_path if error.ctx is not None else "tunesmith"
-        status, message = 2, f"{error.format_message()} See: {command} --help"
-    except (click.Abort, KeyboardInterrupt):
+    except (typer.Abort, KeyboardInterrupt):
         status, message = 130, "stopped."
     except TunesmithError as error:
         status, message = error.exit_code, str(error)
@@ -68,6 +67,10 @@ def main(arguments: list[str] | None = None) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except MemoryError:
         status, message = 4, "the memory is used up. Lower --max-tokens, --batch-size or --max-length."
+    except _UsageError as error:
+        context = getattr(error, "ctx", None)
+        command = context.command_path if context is not None else "tunesmith"
+        status, message = 2, f"{error.format_message()} See: {command} --help"
     except Exception as error:
         if os.environ.get("TUNESMITH_DEBUG"):
             traceback.print_exc()

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from tunesmith.data.batches import PackedBatch
 from tunesmith.errors import ModelError
-from tunesmith.model.names import Located, locate, not_found
+from tunesmith.model.names import Located, cached_hub_models, locate, not_found, why_unreachable
 
 
 class Encoder(nn.Module):
@@ -208,6 +208,8 @@ def open_pretrained(name: str) -> Pretrained:
     Raises `ModelError` when it is not found or has no fast tokenizer.
     """
     located = locate(name)
+    if located.kind == "hub" and name not in cached_hub_models() and (reason := why_unreachable()) is not None:
+        raise not_found(name, reason)
     config, tokenizer = _load_config(located), _load_tokenizer(located)
     size = getattr(config, "vocab_size", None)
     if isinstance(size, int) and tokenizer.vocab_size > size:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import socket
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -64,6 +65,25 @@ def not_found(name: str, reason: str) -> ModelError:
         "Check the spelling, name a directory with config.json, model.safetensors and tokenizer files (copied from a machine "
         f"that has the model), or leave --model out to take the bundled {next(iter(BUNDLED))}."
     )
+
+
+def why_unreachable() -> str | None:
+    """Return why the hub cannot be asked, None when it can: the hub's client would try again for half a minute to find out."""
+    from urllib.parse import urlsplit
+    from urllib.request import getproxies
+
+    from huggingface_hub import constants
+
+    if constants.HF_HUB_OFFLINE:
+        return "not asked, since HF_HUB_OFFLINE is set"
+    address = urlsplit(constants.ENDPOINT)
+    if getproxies() or address.hostname is None:
+        return None
+    try:
+        socket.create_connection((address.hostname, address.port or 443), timeout=5).close()
+    except OSError as error:
+        return f"no connection to {address.hostname} ({error.strerror or error})"
+    return None
 
 
 def bundled_path(name: str) -> Path | None:
