@@ -15,6 +15,8 @@ _LIST = "\x1f"  # between the labels of a list, which may hold any printable sep
 _SEPARATORS = ("|", ";", ",")
 _PLACEHOLDERS = {"nan", "null", "none", "n/a", "na", "#n/a", "nil", "?", "-", "unknown", "undefined"}
 _MANY_LABELS = 2000  # beyond this spellings are not compared: it is a column of identifiers or of numbers
+_SCALE = 20  # so many different numbers can still be a scale of marks
+_COMES_BACK = 5  # rows per number, on average, from which on whole numbers are classes
 _KEPT_NUMBERS = 20
 _RARE_SHARE = 0.05  # a label is taken for a misspelling only when it has at most this share of the other's rows
 FEW_ROWS = 10
@@ -40,13 +42,16 @@ def recognise(cells: Mapping[str, int], separator: str | None, from_lists: bool)
     """Return (`single`, `multi` or `number`, separator) for the different cells of a label column and their rows.
 
     Joined labels show in that taking them apart gives fewer different labels than there were cells, most of them in more
-    than one combination. Numbers are measured values when one has decimals or there are more than 100 different ones.
+    than one combination. Numbers are measured values when hardly any comes back, or when there are many with decimals;
+    whole numbers that do come back are numbered classes.
     """
     if from_lists or separator is not None:
         return "multi", separator
     values = [_number(cell) for cell in cells]
-    if cells and None not in values and (len(cells) > 100 or any(value is not None and not value.is_integer() for value in values)):
-        return "number", None
+    if len(cells) > _SCALE and None not in values:
+        decimals = any(value is not None and not value.is_integer() for value in values)
+        if decimals or sum(cells.values()) < _COMES_BACK * len(cells):
+            return "number", None
     for candidate in _SEPARATORS:
         joined = [cell for cell in cells if candidate in cell]
         if not joined:

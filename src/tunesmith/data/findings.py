@@ -60,8 +60,8 @@ def _leakage(audit: Audit) -> Iterator[Finding]:
         contradicted = f"; {leak.contradicted:,} of them with another label than there" if leak.contradicted else ""
         yield Finding(
             "error" if share >= _LEAK_SHARE else "warning",
-            f"{_rows(leak.exact.rows, 'test row')} of {leak.rows:,} ({_share(share)}) {_verb(leak.exact.rows, 'repeats', 'repeat')} a text of {audit.name}"
-            f"{_pairs(leak.exact, '=')}{contradicted}.",
+            f"{_rows(leak.exact.rows, 'test row')} of {leak.rows:,} ({_share(share)})"
+            f" {_verb(leak.exact.rows, 'repeats', 'repeat')} a text of {audit.name}{_pairs(leak.exact, '=')}{contradicted}.",
             "Test figures are flattered by what was learned by heart: train with --dedupe, which drops these texts from training.",
         )
     if leak.near.rows:
@@ -75,7 +75,8 @@ def _leakage(audit: Audit) -> Iterator[Finding]:
     if leak.unseen:
         yield Finding(
             "error",
-            f"{_rows(len(leak.unseen), 'label')} of {leak.name} never {_verb(len(leak.unseen), 'occurs', 'occur')} in {audit.name}: {_counted(leak.unseen)}.",
+            f"{_rows(len(leak.unseen), 'label')} of {leak.name} never {_verb(len(leak.unseen), 'occurs', 'occur')}"
+            f" in {audit.name}: {_counted(leak.unseen)}.",
             "A model cannot learn them: correct the spelling, or add such rows to the training file.",
         )
 
@@ -87,11 +88,12 @@ def _texts(audit: Audit) -> Iterator[Finding]:
             f"{_rows(audit.empty.rows)} {_verb(audit.empty.rows, 'has', 'have')} no text{_at(audit.empty)}.",
             "Fill them in or delete them; they would teach the model a label for nothing. Is --text the right column?",
         )
-    if audit.conflicts.rows:
+    if audit.conflicts.rows and (audit.labels is None or audit.labels.kind != "number"):
         first = audit.conflicts.examples[0]
         yield Finding(
             "warning",
-            f"{_rows(audit.conflicts.groups, 'text')} ({_rows(audit.conflicts.rows)}) {_verb(audit.conflicts.groups, 'stands', 'stand')} under different labels"
+            f"{_rows(audit.conflicts.groups, 'text')} ({_rows(audit.conflicts.rows)})"
+            f" {_verb(audit.conflicts.groups, 'stands', 'stand')} under different labels"
             f" (first: {' and '.join(first.places[:2])}: {first.note}).",
             "Decide for one label each; until then no model can be right on all of them.",
         )
@@ -100,7 +102,8 @@ def _texts(audit: Audit) -> Iterator[Finding]:
         first = audit.repeats.examples[0]
         yield Finding(
             "warning" if share >= _LEAK_SHARE else "note",
-            f"{_rows(audit.repeats.rows)} ({_share(share)}) {_verb(audit.repeats.rows, 'repeats', 'repeat')} an earlier text; the most frequent stands {first.note}"
+            f"{_rows(audit.repeats.rows)} ({_share(share)})"
+            f" {_verb(audit.repeats.rows, 'repeats', 'repeat')} an earlier text; the most frequent stands {first.note}"
             f" ({', '.join(first.places[:3])}).",
             "A random split would put copies on both sides: train with --dedupe.",
         )
@@ -124,14 +127,15 @@ def _characters(audit: Audit) -> Iterator[Finding]:
     if audit.undecoded.rows:
         yield Finding(
             "warning",
-            f"{_rows(audit.undecoded.rows)} {_verb(audit.undecoded.rows, 'holds', 'hold')} the replacement character U+FFFD{_at(audit.undecoded)}.",
+            f"{_rows(audit.undecoded.rows)} {_verb(audit.undecoded.rows, 'holds', 'hold')}"
+            f" the replacement character U+FFFD{_at(audit.undecoded)}.",
             "Letters were lost when the file was converted: export it again as UTF-8.",
         )
     if audit.mojibake.rows:
         yield Finding(
             "warning",
-            f"{_rows(audit.mojibake.rows)} {_verb(audit.mojibake.rows, 'looks', 'look')} like UTF-8 that was read in another encoding{_at(audit.mojibake)}: "
-            f"{audit.mojibake.examples[0].texts[0]!r}.",
+            f"{_rows(audit.mojibake.rows)} {_verb(audit.mojibake.rows, 'looks', 'look')}"
+            f" like UTF-8 that was read in another encoding{_at(audit.mojibake)}: {audit.mojibake.examples[0].texts[0]!r}.",
             "Export the file again as UTF-8; if it was converted twice, undo one (text.encode('cp1252').decode('utf-8')).",
         )
     if audit.control.rows:
@@ -143,7 +147,8 @@ def _characters(audit: Audit) -> Iterator[Finding]:
     if audit.html.rows:
         yield Finding(
             "note",
-            f"{_rows(audit.html.rows)} ({_share(audit.html.rows / audit.rows)}) {_verb(audit.html.rows, 'holds', 'hold')} HTML tags or entities{_at(audit.html)}.",
+            f"{_rows(audit.html.rows)} ({_share(audit.html.rows / audit.rows)})"
+            f" {_verb(audit.html.rows, 'holds', 'hold')} HTML tags or entities{_at(audit.html)}.",
             "They cost tokens: strip them, in training and in use alike.",
         )
 
@@ -233,7 +238,8 @@ def _lengths(lengths: Lengths, rows: int) -> Iterator[Finding]:
         other = f" --truncation windows loses {lost} at {extra:.1f} sequences a row;"
     yield Finding(
         "warning" if head.share_of_tokens >= _LOST_SHARE else "note",
-        f"{_rows(head.rows)} ({_share(head.share_of_rows)}) {_verb(head.rows, 'is', 'are')} longer than {lengths.budget:,} tokens of text; cutting them loses"
+        f"{_rows(head.rows)} ({_share(head.share_of_rows)})"
+        f" {_verb(head.rows, 'is', 'are')} longer than {lengths.budget:,} tokens of text; cutting them loses"
         f" {_share(head.share_of_tokens)} of all tokens (95% of the texts have at most {lengths.percentiles['95']:,}).",
         f"Raise --max-length if the model allows;{other} --truncation head-tail keeps both ends of a text.",
     )

@@ -98,9 +98,9 @@ def _texts(audit: Audit) -> Iterator[str]:
     yield f"  script         {scripts if scripts else 'no letters'}"
     for name, issue, grouped in (
         ("empty", audit.empty, ""),
-        ("repeated", audit.repeats, "rows repeat {} texts"),
-        ("near repeats", audit.near, "rows in {} groups"),
-        ("conflicts", audit.conflicts, "rows, {} texts under different labels"),
+        ("repeated", audit.repeats, "rows repeat {} text{}"),
+        ("near repeats", audit.near, "rows in {} group{}"),
+        ("conflicts", audit.conflicts, "rows, {} text{} under different labels"),
         ("U+FFFD", audit.undecoded, ""),
         ("mojibake", audit.mojibake, ""),
         ("control", audit.control, ""),
@@ -108,7 +108,7 @@ def _texts(audit: Audit) -> Iterator[str]:
         ("over 1M chars", audit.huge, ""),
     ):
         if issue.rows:
-            words = grouped.format(count(issue.groups)) if grouped else "rows"
+            words = grouped.format(count(issue.groups), "" if issue.groups == 1 else "s") if grouped else "rows"
             yield f"  {name:13}  {count(issue.rows):>7}  {share(issue.rows, audit.rows):>6}  {words}"
             if name not in ("empty", "HTML", "control"):
                 yield from _examples(issue)
@@ -150,11 +150,12 @@ def _findings(found: Sequence[Finding]) -> Iterator[str]:
     yield "What to act upon: " + ", ".join(f"{number} {name}{'s' if number > 1 else ''}" for name, number in totals if number)
     for finding in found:
         head = f"  {finding.severity:7}  "
-        yield from textwrap.wrap(one_line(finding.text), _WIDTH, initial_indent=head, subsequent_indent=" " * len(head), **_WHOLE)
-        yield from textwrap.wrap(
-            one_line(finding.advice), _WIDTH, initial_indent=" " * len(head) + "→ ", subsequent_indent=" " * len(head) + "  ", **_WHOLE
-        )
+        yield from _wrapped(finding.text, head)
+        yield from _wrapped(finding.advice, " " * len(head) + "→ ")
 
 
-# Paths and flags must stay in one piece, so that they can be copied.
-_WHOLE = {"break_long_words": False, "break_on_hyphens": False}
+def _wrapped(text: str, head: str) -> list[str]:
+    # paths and flags stay in one piece, so that they can be copied
+    return textwrap.wrap(
+        one_line(text), _WIDTH, initial_indent=head, subsequent_indent=" " * len(head), break_long_words=False, break_on_hyphens=False
+    )
