@@ -16,6 +16,7 @@ import importlib.util
 import json
 import os
 import platform
+import resource
 import subprocess
 import sys
 import tempfile
@@ -119,17 +120,22 @@ def labels_of(path: Path, row: Row) -> list[list[str]]:
     return [[name for name in cell.split(SEPARATOR) if name] if row.kind == "multi" else [cell] for cell in cells]
 
 
+def children_cpu_s() -> float:
+    """Return the processor time of all ended child processes."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
 def execute(row: Row, seed: int, variant: str, train: Path, test: Path, model: Path) -> dict[str, Any] | None:
     """Run one variant in its own process; return its record, or None when it failed."""
-    load = os.getloadavg()[0]
     with tempfile.TemporaryDirectory() as directory:
         result = Path(directory) / "result.json"
         log = Path(directory) / "log"
-        began = time.perf_counter()
+        began, busy = time.perf_counter(), children_cpu_s()
         with log.open("w") as file:
             line = command(row, seed, variant, train, test, model, result)
             done = subprocess.run(line, stdout=file, stderr=file, stdin=subprocess.DEVNULL)
-        process_s = time.perf_counter() - began
+        process_s, cpu_s = time.perf_counter() - began, children_cpu_s() - busy
         if done.returncode != 0 or not result.exists():
             tail = "\n".join(log.read_text(errors="replace").splitlines()[-15:])
             print(f"  failed with status {done.returncode}; its last lines:\n{tail}", flush=True)
@@ -138,6 +144,8 @@ def execute(row: Row, seed: int, variant: str, train: Path, test: Path, model: P
     gold, of_train = labels_of(test, row), labels_of(train, row)
     if len(gold) != len(record["predictions"]):
         sys.exit(f"bench: {variant} predicted {len(record['predictions'])} rows of {len(gold)}")
+    if len(of_train) != record["train_rows"]:
+        sys.exit(f"bench: {variant} trained on {record['train_rows']} rows of {len(of_train)}")
     # Labels as numbers, the same for all variants: small, and no row of the data is in the results.
     names = sorted({name for labels in [*gold, *of_train] for name in labels})
     place = {name: i for i, name in enumerate(names)}
@@ -152,7 +160,7 @@ def execute(row: Row, seed: int, variant: str, train: Path, test: Path, model: P
         "seed": seed,
         "variant": variant,
         "process_s": process_s,
-        "load_before": load,
+        "cpu_s": cpu_s,
         "machine": machine(),
         "commit": commit(),
         "date": time.strftime("%Y-%m-%d"),

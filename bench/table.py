@@ -123,7 +123,8 @@ def render(records: Sequence[Record]) -> str:
         lines.append(f"{field}: {', '.join(sorted({str(record[field]) for record in records}))}  ")
     versions = {f"{package} {version}" for record in records for package, version in record["versions"].items()}
     lines.append(f"versions: {', '.join(sorted(versions))}  ")
-    lines.append(f"load before the runs: at most {max(record['load_before'] for record in records):.1f} processes")
+    busy = [record["cpu_s"] / record["process_s"] for record in records]
+    lines.append(f"cores in use: {min(busy):.1f} to {max(busy):.1f} (far below the number of cores: something else had them)")
     return "\n".join(lines)
 
 

@@ -66,7 +66,7 @@ def test_balanced_sample_takes_as_many_of_each_label():
 def record(variant: str, seed: int, train_s: float, predictions: list[int]) -> table.Record:
     return {
         "key": f"{variant}{seed}", "row": "trec", "title": "TREC", "metric": "accuracy", "seed": seed, "variant": variant,
-        "train_s": train_s, "tokens_per_s": 1000 / train_s, "predict_s": 1.0, "process_s": 2 * train_s, "load_before": 0.0,
+        "train_s": train_s, "tokens_per_s": 1000 / train_s, "predict_s": 1.0, "process_s": 2 * train_s, "cpu_s": train_s,
         "peak_rss_mb": 500.0, "peak_device_mb": None, "device": "cpu", "machine": "m", "commit": "c", "date": "d", "labels": 2,
         "versions": {"torch": "2"}, "gold": [[0], [1], [1], [0]], "predictions": [[i] for i in predictions],
     }  # fmt: skip

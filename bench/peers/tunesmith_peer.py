@@ -74,9 +74,9 @@ def main() -> None:
 
     result = {
         "train_s": training["seconds"],
-        "train_tokens": round(training["tokens_per_s"] * training["seconds"]),
+        "train_tokens": training["tokens"],
         "tokens_per_s": training["tokens_per_s"],
-        "train_rows": training.get("rows"),
+        "train_rows": run.result["data"]["splits"]["train"]["rows"],
         "predict_s": predict_s,
         "wall_s": time.perf_counter() - STARTED,
         "peak_rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
