@@ -55,7 +55,7 @@ def main(arguments: list[str] | None = None) -> None:
     arguments = sys.argv[1:] if arguments is None else arguments
     status, message = 0, ""
     try:
-        app(arguments, standalone_mode=False)
+        app(arguments, standalone_mode=False, prog_name="tunesmith")
     except typer.Exit as stop:
         status = stop.exit_code
     except (typer.Abort, KeyboardInterrupt):

@@ -87,11 +87,14 @@ def _option(name: str, panel: str) -> Any:
     if field.annotation is bool:
         return Annotated[bool | None, typer.Option(f"{flag}/--no-{flag[2:]}", help=help_text, rich_help_panel=panel, show_default=False)]
     return Annotated[
-        str | None, typer.Option(flag, help=help_text, metavar=_metavar(field.annotation), rich_help_panel=panel, show_default=False)
+        str | None, typer.Option(flag, help=help_text, metavar=metavar(field.annotation), rich_help_panel=panel, show_default=False)
     ]
 
 
-def _metavar(annotation: Any) -> str:
+def metavar(annotation: Any) -> str:
+    """Return how the value of a flag is written: its options, NUMBER, TEXT or yes|no."""
+    if annotation is bool:
+        return "true|false"
     arms = [arm for arm in (typing.get_args(annotation) or (annotation,)) if arm is not type(None)]
     words = [word for arm in arms for word in (typing.get_args(arm) if typing.get_origin(arm) is typing.Literal else (arm,))]
     texts = [word for word in words if isinstance(word, str)]
