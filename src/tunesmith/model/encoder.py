@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from tunesmith.data.batches import PackedBatch
-from tunesmith.errors import ModelError
+from tunesmith.errors import ModelError, listing
 from tunesmith.model.names import Located, cached_hub_models, locate, not_found, why_unreachable
 
 
@@ -99,7 +99,6 @@ _SHIFTED_POSITIONS = {
     "xlm-roberta",
     "xlm-roberta-xl",
     "camembert",
-    "mpnet",
     "longformer",
     "roberta-prelayernorm",
     "data2vec-text",
@@ -120,6 +119,8 @@ class Pretrained:
         limit = getattr(self.config, "max_position_embeddings", None)
         if not isinstance(limit, int) or limit < 1:
             return None
+        if self.config.model_type == "mpnet":  # counts from a padding index of its own, whatever the configuration says
+            return limit - 2
         if self.config.model_type in _SHIFTED_POSITIONS:
             return limit - (self.config.pad_token_id if self.config.pad_token_id is not None else 0) - 1
         return limit
@@ -194,11 +195,22 @@ class Pretrained:
         """A body with drawn instead of trained weights must not pass for a pretrained one."""
         body = {name for name, _ in encoder.base.named_parameters()}
         prefix = f"{encoder.hf.base_model_prefix}."
-        missing = [name for name in report["missing_keys"] if name.removeprefix(prefix) in body and ".pooler." not in f".{name}"]
+
+        def of_body(name: str) -> bool:
+            return name.removeprefix(prefix) in body and ".pooler." not in f".{name}"
+
+        missing = sorted(filter(of_body, report["missing_keys"]))
         if missing:
             raise ModelError(
-                f"model {self.located.name!r}: its weights lack {len(missing)} parts of the encoder ({missing[0]}, ...). "
+                f"model {self.located.name!r}: its weights lack {len(missing)} parts of the encoder ({listing(missing, 2)}). "
                 "The file is incomplete or of another architecture than its config.json says."
+            )
+        misfits = sorted((name, list(found), list(wanted)) for name, found, wanted in report["mismatched_keys"] if of_body(name))
+        if misfits:
+            name, found, wanted = misfits[0]
+            raise ModelError(
+                f"model {self.located.name!r}: {len(misfits)} of its weights have another shape than its config.json says: {name} is "
+                f"{found} where {wanted} is expected. Take config.json and model.safetensors from the same model."
             )
 
 
@@ -210,7 +222,8 @@ def open_pretrained(name: str) -> Pretrained:
     located = locate(name)
     if located.kind == "hub" and name not in cached_hub_models() and (reason := why_unreachable()) is not None:
         raise not_found(name, reason)
-    config, tokenizer = _load_config(located), _load_tokenizer(located)
+    config = _load_config(located)
+    tokenizer = _load_tokenizer(located, config)
     size = getattr(config, "vocab_size", None)
     if isinstance(size, int) and tokenizer.vocab_size > size:
         raise ModelError(
@@ -225,14 +238,15 @@ def load_saved(directory: Path, has_classifier: bool) -> Encoder:
 
     located = Located(str(directory), str(directory), "directory")
     kind = AutoModelForSequenceClassification if has_classifier else AutoModel
-    with _quiet(), _explained(located):
+    with _quiet(), torch.random.fork_rng(devices=[]), _explained(located):
         hf, report = kind.from_pretrained(directory, dtype=torch.float32, use_safetensors=True, output_loading_info=True)
-    missing = sorted(report["missing_keys"])
+    # a body taken out of a classification model may lack the pooler, which a head of ours does not use
+    missing = sorted(name for name in report["missing_keys"] if has_classifier or ".pooler." not in f".{name}")
     if missing:
         raise ModelError(
             f"{directory}: model.safetensors lacks {', '.join(missing[:3])}; it is damaged. Train again, or restore it from a copy."
         )
-    return Encoder(hf, _load_tokenizer(located), has_classifier)
+    return Encoder(hf, _load_tokenizer(located, hf.config), has_classifier)
 
 
 def versions() -> dict[str, str]:
@@ -257,7 +271,7 @@ def _load_config(located: Located) -> Any:
         return AutoConfig.from_pretrained(located.place)
 
 
-def _load_tokenizer(located: Located) -> Any:
+def _load_tokenizer(located: Located, config: Any) -> Any:
     from transformers import AutoTokenizer
 
     with _quiet(), _explained(located):
@@ -267,7 +281,12 @@ def _load_tokenizer(located: Located) -> Any:
             f"model {located.name!r} has no tokenizer.json (a fast tokenizer); save one with tokenizers or choose another model."
         )
     if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token if tokenizer.eos_token is not None else tokenizer.unk_token
+        # a decoder of transformers finds a text's last token by the padding token of its configuration: it must be the same one
+        pad = getattr(config, "pad_token_id", None)
+        if pad is not None and 0 <= pad < len(tokenizer):
+            tokenizer.pad_token = tokenizer.convert_ids_to_tokens(pad)
+        else:
+            tokenizer.pad_token = tokenizer.eos_token if tokenizer.eos_token is not None else tokenizer.unk_token
     return tokenizer
 
 
