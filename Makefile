@@ -29,7 +29,7 @@ demo: $(VENV)/.installed-demo ## train, test and use a news classifier (about 4 
 	$(BIN)/tunesmith train demo/bbc-train.csv --test demo/bbc-test.csv --max-length 128 --epochs 2 --out demo/model
 	@echo
 	@echo 'Three sentences that the model has not seen:'
-	$(BIN)/tunesmith predict demo/model < demo/sentences.csv
+	$(BIN)/tunesmith predict demo/model < scripts/demo_sentences.csv
 	@echo
 	@echo 'The whole report, with every figure and how it was got: demo/model/report.html'
 

@@ -109,6 +109,7 @@ def main() -> None:
     print(f"{len(rows) - len(set(story)):,} near duplicates kept on the side of their twin")
     for name, side in (("bbc-train.csv", False), ("bbc-test.csv", True)):
         chosen = [row for i, row in enumerate(rows) if (i in test) is side]
+        random.Random(arguments.seed).shuffle(chosen)  # so that the head of the file shows every topic
         write(arguments.directory / name, chosen)
         counts = ", ".join(f"{label} {count}" for label, count in sorted(Counter(label for _, label in chosen).items()))
         print(f"  {arguments.directory / name}: {len(chosen):,} articles ({counts})")
