@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -154,7 +155,7 @@ def read_recipe(path: Path | str) -> dict[str, Any]:
     values = {key.replace("-", "_"): value for key, value in raw.items()}
     for key in ("train", "valid", "test", "out"):
         if isinstance(values.get(key), str):
-            values[key] = str(path.parent / values[key])
+            values[key] = os.path.normpath(path.parent / values[key])
     model = values.get("model")
     if isinstance(model, str) and (path.parent / model).is_dir():
         values["model"] = str(path.parent / model)

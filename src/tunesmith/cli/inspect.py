@@ -24,7 +24,7 @@ def check(
 ) -> None:
     """Audit a data file before any training: labels, duplicates, conflicts, leakage into --test, lengths, what truncation loses."""
     config = resolve({"train": data}, settings if settings is not None else {}, flags=True)
-    from tunesmith.data.audit import audit
+    from tunesmith.data.audit import audit, findings
     from tunesmith.data.readers import open_file
     from tunesmith.data.schema import guess_schema
     from tunesmith.report.audit_text import render_audit
@@ -63,7 +63,8 @@ def check(
     )
     print(render_audit(found), file=sys.stderr if as_json else sys.stdout)
     if as_json:
-        print(json.dumps(dataclasses.asdict(found), ensure_ascii=False))
+        sentences = [dataclasses.asdict(finding) for finding in findings(found)]
+        print(json.dumps({**dataclasses.asdict(found), "findings": sentences}, ensure_ascii=False))
 
 
 @takes_settings(

@@ -191,10 +191,12 @@ def _judge(
     if value is None:
         raise ModelError(f"metric {metric!r} is undefined on the validation rows; choose another with --metric.")
     sign = 1 if greater_is_better(metric, kind) else -1
-    better = state.best_value is None or sign * value > sign * state.best_value
+    # small validation sets give equal scores often; the surer model is the better one then
+    loss = scores.get("log_loss", 0.0)
+    better = state.best_value is None or (sign * value, -loss) > (sign * state.best_value, -state.best_loss)
     if better:
         checkpoints.save_best(record.step, model)
-        state.best_step, state.best_value, state.evaluations_since_best = record.step, value, 0
+        state.best_step, state.best_value, state.best_loss, state.evaluations_since_best = record.step, value, loss, 0
     else:
         state.evaluations_since_best += 1
         if config.patience is not None and state.evaluations_since_best >= config.patience:

@@ -26,7 +26,7 @@ class TrainState:
     """Where a run stands. Random draws are derived from names (see `seeds`), so no generator state is kept.
 
     step: optimizer steps done; the place in the data follows from it
-    best_step, best_value: of the evaluation with the best value of the chosen metric
+    best_step, best_value: of the evaluation with the best value of the chosen metric; best_loss: its log loss, which decides ties
     evaluations_since_best: counts towards early stopping, and so survives a resume
     stopped: why training ended, empty while it goes on
     history: mean loss and rate of stretches of steps; loss_sum, loss_steps: of the stretch that is not full yet
@@ -36,6 +36,7 @@ class TrainState:
     step: int = 0
     best_step: int | None = None
     best_value: float | None = None
+    best_loss: float = 0.0
     evaluations_since_best: int = 0
     stopped: str = ""
     loss_sum: float = 0.0
