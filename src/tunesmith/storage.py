@@ -7,12 +7,13 @@ import errno
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from tunesmith.errors import StorageError
+from tunesmith.errors import StorageError, TunesmithError
 
 MANIFEST = "manifest.json"
 
@@ -23,6 +24,8 @@ _ADVICE = {
     errno.EPERM: "permission denied. Choose a place you may write to, or change its permissions",
     errno.EROFS: "the file system is read-only. Choose another place",
     errno.ENOTDIR: "a part of this path is a file, not a directory. Choose another place",
+    errno.EEXIST: "a file is in the way. Choose another place, or move that file",
+    errno.ENOENT: "it cannot be made there. Check the path, or choose another place",
     errno.EFBIG: "the file grew past the largest size allowed here. Choose another place, or raise the limit",
 }
 
@@ -32,25 +35,40 @@ def writing(path: Path | str) -> Iterator[None]:
     """Turn operating-system errors of the block that writes `path` into a `StorageError` that says what to do."""
     try:
         yield
-    except OSError as error:
-        if error.errno in _ADVICE:
-            raise StorageError(f"cannot write {path}: {_ADVICE[error.errno]}.") from error
-        # pyarrow and safetensors report a full disk in words, without an errno
-        if "No space left" in str(error):
-            raise StorageError(f"cannot write {path}: {_ADVICE[errno.ENOSPC]}.") from error
-        raise StorageError(f"cannot write {path}: {error}.") from error
+    except Exception as error:
+        number = _error_number(error)
+        if number is None:
+            raise
+        advice = _ADVICE.get(number, f"{os.strerror(number) if number else error}. Choose another place, or try again")
+        raise StorageError(f"cannot write {path}: {advice}.") from error
+
+
+def _error_number(error: Exception) -> int | None:
+    """Return the errno of an operating-system error, 0 for an unnamed one, None when it is of another kind."""
+    if isinstance(error, TunesmithError):
+        return None
+    # safetensors and pyarrow tell of a full disk in words only, the former in an exception of its own
+    told = re.search(r"\(os error (\d+)\)", str(error))
+    if told is not None:
+        return int(told[1])
+    if not isinstance(error, OSError):
+        return None
+    if error.errno is None:
+        return errno.ENOSPC if "No space left" in str(error) else 0
+    return error.errno
 
 
 @contextlib.contextmanager
-def new_directory(path: Path) -> Iterator[Path]:
+def new_directory(path: Path, *, replace: bool = True) -> Iterator[Path]:
     """Yield a temporary sibling directory that becomes `path` when the block ends well, and vanishes when it does not.
 
     All files and the directory are synced to disk before the rename, so `path` either does not exist or is whole.
-    An existing `path` is replaced.
+    replace: an existing `path` is replaced; else it is kept, and the new one dropped
     """
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
+    former = temporary.with_suffix(".old")
     try:
         with writing(path):
             yield temporary
@@ -58,12 +76,18 @@ def new_directory(path: Path) -> Iterator[Path]:
             for file in temporary.rglob("*"):
                 sync(file)
             sync(temporary)
-            if path.exists():
-                shutil.rmtree(path)
-            temporary.rename(path)
+            if path.exists() and replace:
+                path.rename(former)
+            try:
+                temporary.rename(path)
+            except OSError:
+                # another process was faster
+                if replace or not path.is_dir():
+                    raise
             sync(path.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+        shutil.rmtree(former, ignore_errors=True)
 
 
 @contextlib.contextmanager
@@ -94,6 +118,16 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, value: object) -> None:
     """Write `value` as indented JSON to `path`, all or nothing."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def sweep(directory: Path, *patterns: str) -> None:
+    """Remove what killed processes left half-written: files and directories in `directory` whose names fit one of `patterns`."""
+    for pattern in patterns:
+        for path in directory.glob(pattern):
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
 
 
 def sync(path: Path) -> None:

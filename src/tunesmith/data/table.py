@@ -5,9 +5,11 @@ One Arrow row per example. Nothing of a table's size is ever held in memory but 
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import shutil
+import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from itertools import islice
@@ -18,6 +20,7 @@ import numpy as np
 
 from tunesmith.data.duplicates import text_key
 from tunesmith.data.schema import Example, RowSource, Schema
+from tunesmith.errors import StorageError
 from tunesmith.progress import QUIET, Progress
 from tunesmith.storage import new_directory
 
@@ -139,12 +142,33 @@ def open_table(source: RowSource, schema: Schema, encoder: TextEncoder, progress
     for part in (repr(settings), encoder.tokenizer.to_str(), source.fingerprint()):
         digest.update(part.encode())
     path = cache_directory() / "tables" / digest.hexdigest()
-    if not (path / "table.arrow").is_file():
-        _build(path, source, schema, encoder, progress)
+    table = _open(path, source.name)
+    if table is None:
+        try:
+            _build(path, source, schema, encoder, progress)
+        except StorageError as error:
+            raise StorageError(
+                f"{error} This is the cache of tokenised texts; the environment variable TUNESMITH_CACHE names another directory for it."
+            ) from error
         _evict(path.parent, keep=path)
-    else:
+        table = TokenTable(path, source.name)
+    return table
+
+
+def _open(path: Path, name: str) -> TokenTable | None:
+    """Return the table at `path`, None when there is none or a damaged one, which is removed."""
+    import pyarrow as pa
+
+    if not path.is_dir():
+        return None
+    try:
+        table = TokenTable(path, name)
+    except (pa.ArrowException, OSError):
+        shutil.rmtree(path, ignore_errors=True)
+        return None
+    with contextlib.suppress(OSError):  # a cache that may only be read
         os.utime(path)
-    return TokenTable(path, source.name)
+    return table
 
 
 def _build(path: Path, source: RowSource, schema: Schema, encoder: TextEncoder, progress: Progress) -> None:
@@ -166,7 +190,7 @@ def _build(path: Path, source: RowSource, schema: Schema, encoder: TextEncoder, 
     }
     fields = pa.schema(kinds.items(), metadata={"group": "1" if schema.group else "0"})
     lists = False
-    with new_directory(path) as directory:
+    with new_directory(path, replace=False) as directory:
         with pa.OSFile(str(directory / "table.arrow"), "wb") as sink, pa.ipc.new_file(sink, fields) as writer:
             rows: dict[str, list[Any]] = {name: [] for name in kinds}
             size = 0
@@ -232,8 +256,13 @@ def _evict(tables: Path, keep: Path) -> None:
     """Remove the tables used longest ago until the cache is within its limit. Open maps of a removed table stay valid."""
     sizes = {}
     for path in tables.iterdir():
-        if not path.name.startswith("."):
-            sizes[path] = (path.stat().st_mtime, sum(file.stat().st_size for file in path.iterdir()))
+        # another process may remove one at the same time
+        with contextlib.suppress(FileNotFoundError):
+            changed = path.stat().st_mtime
+            if not path.name.startswith("."):
+                sizes[path] = (changed, sum(file.stat().st_size for file in path.iterdir()))
+            elif changed < time.time() - 86_400:  # left by a process that was killed
+                shutil.rmtree(path, ignore_errors=True)
     total = sum(size for _, size in sizes.values())
     for path, (_, size) in sorted(sizes.items(), key=lambda item: item[1][0]):
         if total <= _CACHE_LIMIT_BYTES:

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from tunesmith.errors import StorageError
-from tunesmith.storage import new_directory, verify, write_manifest
+from tunesmith.storage import new_directory, sweep, verify, write_manifest, writing
 
 _KEEP = 2
 
@@ -102,7 +102,8 @@ class Checkpoints:
         Returns its state, None when there is no checkpoint at all, and a sentence on every damaged one passed over.
         Raises `StorageError` when none is whole, or when it is of other settings or data.
         """
-        notes = []
+        notes: list[str] = []
+        damaged: list[Path] = []
         for path in self._paths("step"):
             fault = verify(path)
             content = _read(path) if fault is None else {}
@@ -111,6 +112,7 @@ class Checkpoints:
                 fault = f"the best weights it names (best-{best}) are damaged: {best_fault}"
             if fault is not None:
                 notes.append(f"checkpoint {path} is damaged ({fault}); going back to the one before.")
+                damaged.append(path)
                 continue
             if content["identity"] != self.identity:
                 what = "settings" if content["identity"]["config"] != self.identity["config"] else "data"
@@ -120,6 +122,8 @@ class Checkpoints:
                 )
             _put_weights(model, load_file(path / "model.safetensors"))
             _put_optimizer(model, optimizer, load_file(path / "optimizer.safetensors"))
+            for useless in damaged:
+                shutil.rmtree(useless, ignore_errors=True)
             return TrainState(**content["state"]), notes
         if notes:
             raise StorageError("no whole checkpoint is left:\n" + "\n".join(notes) + "\nStart anew with --overwrite or another --out.")
@@ -140,12 +144,15 @@ def locked(directory: Path) -> Iterator[None]:
     """Hold `directory` for this process alone. Raises `StorageError` when another run is writing into it."""
     import fcntl
 
-    directory.mkdir(parents=True, exist_ok=True)
-    with open(directory / ".lock", "w") as file:
+    with writing(directory):
+        directory.mkdir(parents=True, exist_ok=True)
+        file = open(directory / ".lock", "w")  # noqa: SIM115 - closed by the next statement
+    with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise StorageError(f"another run is writing into {directory}. Wait for it, or choose another --out.") from None
+        sweep(directory, ".*.tmp", ".*.old")
         yield
     (directory / ".lock").unlink(missing_ok=True)
 
