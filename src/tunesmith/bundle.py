@@ -61,6 +61,11 @@ class Bundle:
         pooling, outputs = description["pooling"], len(description["task"]["labels"])
         if description["loads_in_transformers"]:
             model = build_model(encoder, outputs=outputs, pooling=pooling, dropout=0.0, seed=0)
+            if not model.loads_in_transformers:
+                raise ModelError(
+                    f"{directory}: its head does not run as it did when it was trained; the installed transformers differs too much "
+                    f"from the one of training ({description['result']['versions']['transformers']}). Install that version, or train again."
+                )
         else:
             model = TextModel(encoder, PooledHead(encoder.width, outputs, pooling, 0.0, description["last_token"]))
             load_head(model, directory)

@@ -6,16 +6,18 @@ S sequences, T tokens, H width, C outputs.
 from __future__ import annotations
 
 import contextlib
+import functools
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from tunesmith.data.batches import PackedBatch
+from tunesmith.data.batches import PackedBatch, collate
 from tunesmith.errors import ModelError, listing
 from tunesmith.model.names import Located, cached_hub_models, locate, not_found, why_unreachable
 
@@ -48,10 +50,31 @@ class Encoder(nn.Module):
         """H, the size of a hidden state."""
         return int(self.config.hidden_size)
 
-    @property
+    @functools.cached_property
     def is_decoder(self) -> bool:
-        """Whether tokens see only what stands before them, so that the last token speaks for the text."""
-        return self.has_classifier and hasattr(self.hf, "score")
+        """Whether tokens see only what stands before them, so that the last token speaks for the text.
+
+        Found by trying: a first token that does not notice its successor. Raises `ModelError` when the model runs on
+        no token ids alone (an encoder-decoder such as T5).
+        """
+        training = self.training
+        self.eval()
+        try:
+            first, second, third = self.probe_tokens(3)
+            with torch.no_grad():
+                hidden = self(collate([np.array(ids, np.int32) for ids in ([first, second], [first, third])], np.arange(2)))
+        except Exception as error:
+            raise ModelError(
+                f"a model of type {self.config.model_type!r} cannot be run as a text encoder: {str(error).strip()[:200]}. "
+                "Choose an encoder (BERT, RoBERTa, DeBERTa, ModernBERT, ...) or a decoder (GPT-2, Llama, ...)."
+            ) from error
+        finally:
+            self.train(training)
+        return bool(torch.allclose(hidden[0], hidden[2], atol=1e-5))
+
+    def probe_tokens(self, count: int) -> list[int]:
+        """Return different token ids to try the model with; none is the padding."""
+        return [token for token in range(min(int(self.config.vocab_size), count + 3)) if token != self.pad_id][-count:]
 
     def forward(self, batch: PackedBatch) -> Tensor:
         """Return hidden states float[T, H] for the packed tokens, by padding, running the original and packing again."""
