@@ -110,7 +110,11 @@ class TextEncoder:
     def _assemble(self, encoding: Any, with_offsets: bool) -> Encoded:
         ids = np.asarray(encoding.ids, dtype=np.int32)
         ranges = np.asarray(encoding.offsets, dtype=np.int32).reshape(-1, 2) if with_offsets else None
-        if len(ids) == 0 and not self.prefix and not self.suffix and self.fallback_token is not None:
+        if len(ids) + len(self.prefix) + len(self.suffix) == 0:
+            if self.fallback_token is None:
+                raise ModelError(
+                    "the tokenizer of this model has no token for an empty text: no end-of-text, no unknown token. Drop such rows."
+                )
             return Encoded([np.array([self.fallback_token], np.int32)], [np.zeros((1, 2), np.int32)] if with_offsets else [], 0, 0)
         sequences, offsets = [], []
         for spans in self.truncation.spans(len(ids), self.budget):
