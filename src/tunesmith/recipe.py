@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import datetime
 import json
+import os
 import resource
+import shlex
 import shutil
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -18,7 +20,7 @@ from tunesmith.bundle import DESCRIPTION, Bundle, assess, gold_of, save_bundle
 from tunesmith.config import Config, resolve
 from tunesmith.data.memory import open_data
 from tunesmith.data.schema import texts_of
-from tunesmith.errors import StorageError, UsageError
+from tunesmith.errors import Interrupted, StorageError, UsageError
 from tunesmith.evaluate import probabilities_of
 from tunesmith.metrics import multi_label, single_label, tune_thresholds
 from tunesmith.model.arithmetic import choose_precision, cpu_name
@@ -28,7 +30,7 @@ from tunesmith.prepare import Part, Prepared, part_account, prepare
 from tunesmith.progress import QUIET, Progress
 from tunesmith.report import model_card, write_report
 from tunesmith.seeds import seed_for
-from tunesmith.storage import write_json
+from tunesmith.storage import sweep, write_json
 from tunesmith.tasks.classification import Classification
 from tunesmith.training.loop import run
 from tunesmith.training.optim import build_optimizer
@@ -82,6 +84,7 @@ def train(
     directory = output_directory(config, given["train"], resume=resume, overwrite=overwrite)
     if resume and (directory / DESCRIPTION).is_file():
         progress.say(f"{directory} is finished already; nothing is left to resume.")
+        Checkpoints(directory / CHECKPOINTS, "", []).remove()
         return _finished(directory)
     sources = {
         name: open_data(
@@ -95,12 +98,18 @@ def train(
     with locked(checkpoint_directory):
         if not resume:
             _clear(directory)
-        stored = {
-            key: str(Path(value).absolute()) if key in data and value is not None else value
-            for key, value in config.model_dump(mode="json").items()
-        }
-        write_json(checkpoint_directory / _RUN, {**stored, "out": None})
-        result = _fit(config, prepared, directory, resume=resume, progress=progress)
+        sweep(directory, ".model.*", f".{DESCRIPTION}.*.tmp")
+        # the settings of checkpoints stay beside them, whatever this attempt to resume was told
+        if not resume or not any(checkpoint_directory.glob("step-*")):
+            stored = {
+                key: str(Path(value).absolute()) if key in data and value is not None else value
+                for key, value in config.model_dump(mode="json").items()
+            }
+            write_json(checkpoint_directory / _RUN, {**stored, "out": None})
+        try:
+            result = _fit(config, prepared, directory, resume=resume, progress=progress)
+        except KeyboardInterrupt:
+            raise Interrupted(f"stopped at once; what the last checkpoint holds is saved. {_resume_hint(directory)}") from None
     Checkpoints(checkpoint_directory, "", []).remove()
     return TrainResult(directory, result, Bundle.load(directory))
 
@@ -140,7 +149,7 @@ def _fit(config: Config, prepared: Prepared, directory: Path, *, resume: bool, p
             kind=task.kind,
             evaluate=None if valid is None else lambda: _validation_scores(model, task, valid, precision, config),
             progress=progress,
-            resume_hint=f"Go on with: tunesmith train --resume --out {directory}",
+            resume_hint=_resume_hint(directory),
         )
     if task.multi and valid is not None:
         probabilities = probabilities_of(model, task, valid.rows, max_tokens=config.max_tokens)
@@ -197,25 +206,37 @@ def output_directory(config: Config, data: Any, *, resume: bool, overwrite: bool
         while directory.exists() and not (resume or overwrite):
             number += 1
             directory = Path("runs") / f"{stem}-{number}"
-    if directory.is_file():
-        raise StorageError(f"{directory} is a file; --out must name a directory to write.")
+    standing = next(path for path in (directory, *directory.absolute().parents) if path.exists())
+    if not standing.is_dir():
+        raise StorageError(f"{standing} is a file; --out must name a directory to write.")
+    if not os.access(standing, os.W_OK):
+        raise StorageError(f"cannot write {directory}: permission denied in {standing}. Choose a place you may write to with --out.")
     if resume and not (directory / DESCRIPTION).is_file() and not (directory / CHECKPOINTS).is_dir():
         raise UsageError(
             f"there is nothing to resume in {directory}: it has no checkpoints. Leave --resume out to start, or name the right --out."
         )
-    if not resume and not overwrite and directory.is_dir() and any(directory.iterdir()):
-        started = (directory / CHECKPOINTS).is_dir()
+    started = any((directory / CHECKPOINTS).glob("step-*"))
+    # a run that ended before its first checkpoint left nothing worth keeping
+    taken = directory.is_dir() and any(started or path.name != CHECKPOINTS for path in directory.iterdir())
+    if taken and not resume and not overwrite:
         advice = "--resume to go on with the training that was started there, " if started else ""
         raise StorageError(f"{directory} is not empty. Use {advice}--overwrite to replace it, or another --out.")
     return directory
 
 
+def _resume_hint(directory: Path) -> str:
+    return f"Go on with: tunesmith train --resume --out {shlex.quote(str(directory))}"
+
+
 def stored_settings(directory: Path) -> dict[str, Any]:
-    """Return the settings of the unfinished run in `directory`, for `--resume` without any others; empty when there are none."""
+    """Return the settings of the run in `directory`, for `--resume` without any others; empty when they cannot be read."""
     try:
-        values = json.loads((directory / CHECKPOINTS / _RUN).read_text(encoding="utf-8"))
+        if (directory / DESCRIPTION).is_file():
+            values = json.loads((directory / DESCRIPTION).read_text(encoding="utf-8"))["result"]["recipe"]
+        else:
+            values = json.loads((directory / CHECKPOINTS / _RUN).read_text(encoding="utf-8"))
         return resolve({key: value for key, value in values.items() if value is not None}).model_dump(mode="json", exclude_none=True)
-    except (OSError, ValueError, UsageError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, UsageError):
         return {}
 
 

@@ -17,9 +17,10 @@ from tunesmith.errors import StorageError, TunesmithError
 
 MANIFEST = "manifest.json"
 
+_AGAIN = "Free some space or choose another place, then run the command again (a training goes on with --resume)"
 _ADVICE = {
-    errno.ENOSPC: "the disk is full. Free some space or choose another place, then run the same command again",
-    errno.EDQUOT: "the disk quota is used up. Free some space or choose another place, then run the same command again",
+    errno.ENOSPC: f"the disk is full. {_AGAIN}",
+    errno.EDQUOT: f"the disk quota is used up. {_AGAIN}",
     errno.EACCES: "permission denied. Choose a place you may write to, or change its permissions",
     errno.EPERM: "permission denied. Choose a place you may write to, or change its permissions",
     errno.EROFS: "the file system is read-only. Choose another place",

@@ -31,12 +31,17 @@ def train(
     DATA is a file of labelled rows, or a recipe: a TOML file with any of the settings below, which flags override.
     """
     settings = settings if settings is not None else {}
-    layers: list[dict[str, Any]] = []
-    if resume and "out" in settings:
-        layers.append(_stored(Path(settings["out"])))
+    out = settings.get("out")
+    stored = _stored(Path(out)) if resume and out is not None else {}
+    layers = [stored]
     if data is not None:
         layers.append(read_recipe(data) if data.endswith(".toml") else {"train": data})
-    elif not layers or not layers[0]:
+    elif resume and out is not None and "train" not in stored:
+        raise UsageError(
+            f"there is nothing in {out} that can be resumed by itself: it holds no settings of an unfinished run on files. "
+            "Name the right --out, or give the data and the settings again."
+        )
+    elif not stored:
         raise UsageError(
             "no data: name a file of labelled rows or a recipe. Example: tunesmith train reviews.csv --text review --label sentiment"
         )
