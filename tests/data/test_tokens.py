@@ -7,7 +7,7 @@ import unicodedata
 
 import numpy as np
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 
@@ -78,6 +78,7 @@ def kept_by_brute_force(policy: str, tokens: int, budget: int, stride: int, max_
     return windows
 
 
+@settings(deadline=None)
 @given(
     st.sampled_from(POLICIES),
     st.integers(0, 200),
@@ -103,6 +104,7 @@ def test_spans_equal_brute_force(policy: str, tokens: int, sizes: tuple[int, int
         assert all(len(set(one) & set(two)) >= stride for one, two in itertools.pairwise(found))
 
 
+@settings(deadline=None)
 @given(
     st.text("abcxyz", max_size=60),
     st.sampled_from(POLICIES),
@@ -159,6 +161,7 @@ def test_truncation_agrees_with_the_tokenizers_own(make, policy: str) -> None:
         assert [sequence.tolist() for sequence in encoded.sequences] == [whole.ids, *(more.ids for more in whole.overflowing)]
 
 
+@settings(deadline=None)
 @given(st.lists(st.sampled_from(TEXTS) | st.text(max_size=40), max_size=6), st.sampled_from(POLICIES))
 def test_sequences_do_not_depend_on_the_batch_or_on_offsets(texts: list[str], policy: str) -> None:
     encoder = TextEncoder(tiny.tokenizer(), Truncation(policy, 8, 2, 3))

@@ -112,9 +112,7 @@ class TextEncoder:
         ranges = np.asarray(encoding.offsets, dtype=np.int32).reshape(-1, 2) if with_offsets else None
         if len(ids) + len(self.prefix) + len(self.suffix) == 0:
             if self.fallback_token is None:
-                raise ModelError(
-                    "the tokenizer of this model has no token for an empty text: no end-of-text, no unknown token. Drop such rows."
-                )
+                raise ModelError("the tokenizer of this model has no token that could stand for a text without any.")
             return Encoded([np.array([self.fallback_token], np.int32)], [np.zeros((1, 2), np.int32)] if with_offsets else [], 0, 0)
         sequences, offsets = [], []
         for spans in self.truncation.spans(len(ids), self.budget):
