@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import time
 from collections.abc import Iterator
@@ -11,9 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 import tiny
 import tunesmith
 from killer import Done, Server, Trap
+from tunesmith.training.state import locked
 
 STATE = "tunesmith.training.state"
 LOOP = "tunesmith.training.loop"
@@ -46,7 +49,7 @@ class Run:
         self.server, self.directory = server, directory
         self.data = tiny.write_csv(directory / "data.csv", rows)
         common = {"model": model, "epochs": 2, "batch-size": 8, "max-length": 24, "precision": "fp32", "lr": 0.005}
-        merged = {**common, "checkpoint-steps": 1, "eval-steps": 3, **settings}
+        merged = {**common, "checkpoint-steps": 2, "eval-steps": 5, **settings}
         self.flags = [word for name, value in merged.items() for word in (f"--{name}", value)]
         self.count = 0
         assert self.train(directory / "whole").code == 0
@@ -96,7 +99,7 @@ def outcome(out: Path) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def plain(server: Server, tiny_bert: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
     """AdamW with dropout, 24 steps."""
-    return Run(server, tmp_path_factory.mktemp("plain"), tiny_bert, tiny.rows(120), metric="log_loss")
+    return Run(server, tmp_path_factory.mktemp("plain"), tiny_bert, tiny.rows(120), metric="log_loss", lr=0.02, schedule="constant")
 
 
 @pytest.fixture(scope="module")
@@ -120,8 +123,8 @@ def rich(server: Server, tiny_bert: Path, tmp_path_factory: pytest.TempPathFacto
 
 
 def test_the_runs_are_worth_interrupting(plain: Run, rich: Run) -> None:
-    assert plain.whole["training"]["steps"] == 24 and len(plain.whole["training"]["evaluations"]) == 10
-    assert plain.whole["training"]["best_step"] not in (3, 24), "the best weights are neither the first nor the last"
+    assert plain.whole["training"]["steps"] == 24 and len(plain.whole["training"]["evaluations"]) == 6
+    assert plain.whole["training"]["best_step"] not in (5, 24), "the best weights are neither the first nor the last"
     assert rich.whole["task"]["kind"] == "multi" and rich.whole["task"]["separator"] == "|"
     assert rich.whole["data"]["splits"]["train"]["account"]["windows"] > rich.whole["data"]["splits"]["train"]["rows"]
 
@@ -129,21 +132,258 @@ def test_the_runs_are_worth_interrupting(plain: Run, rich: Run) -> None:
 PLACES = {
     "before the first step": (f"{LOOP}:clip", 1),
     "before the first checkpoint": (f"{STATE}:save_file", 1),
-    "in the middle of an epoch": (f"{LOOP}:clip", 6),
-    "weights of a checkpoint written": (f"{STATE}:write_manifest", 7),
-    "a checkpoint synced but not renamed": ("pathlib:Path.rename", 9),
-    "best weights kept but no checkpoint yet": (f"{LOOP}:Checkpoints.save", 3),
-    "in an evaluation": ("tunesmith.recipe:single_label", 4),
-    "at the end of an epoch": (f"{LOOP}:Checkpoints.save", 12),
-    "the last checkpoint": (f"{LOOP}:Checkpoints.save", 25),
-    "testing": ("tunesmith.recipe:assess", 2),
+    "in the middle of an epoch": (f"{LOOP}:clip", 8),
+    "in the middle of writing a checkpoint": (f"{STATE}:write_manifest", 5),
+    "a checkpoint written but not renamed": ("pathlib:Path.rename", 7),
+    "at an evaluation": ("tunesmith.recipe:single_label", 4),
+    "best weights kept but not yet in a checkpoint": (f"{LOOP}:Checkpoints.save", 3),
+    "at the end of an epoch": (f"{LOOP}:Checkpoints.save", 6),
+    "at the last checkpoint": (f"{LOOP}:Checkpoints.save", 13),
+    "at the test": ("tunesmith.recipe:assess", 2),
     "the model saved to its temporary directory": ("tunesmith.recipe:write_report", 1),
     "the model's files half in place": ("pathlib:Path.replace", 4),
-    "all but tunesmith.json": ("tunesmith.bundle:write_json", 1),
+    "all in place but tunesmith.json": ("tunesmith.bundle:write_json", 1),
 }
 
 
 @pytest.mark.parametrize("place", PLACES)
-def test_killed_at(place: str, plain: Run) -> None:
+def test_killed(place: str, plain: Run) -> None:
     name, call = PLACES[place]
     plain.check(plain.cut((name, call, "kill")))
+
+
+def test_killed_after_the_model_was_finished(plain: Run) -> None:
+    out = plain.directory / "late"
+    assert plain.train(out, traps=[("tunesmith.recipe:Checkpoints.remove", 1, "kill")]).code == -signal.SIGKILL
+    assert outcome(out) == plain.whole
+    assert (out / "checkpoints").is_dir()
+    said = plain.check(out)
+    assert "is finished already" in said and not (out / "checkpoints").exists()
+
+
+def test_killed_when_a_checkpoint_is_moved_away_for_its_successor(plain: Run) -> None:
+    # step 24 is written twice: as a step, and as the end
+    kept, best = 0, float("inf")
+    for evaluation in plain.whole["training"]["evaluations"]:
+        loss = evaluation["metrics"]["log_loss"]
+        kept, best = kept + (loss < best), min(loss, best)
+    out = plain.cut(("pathlib:Path.rename", 12 + kept + 2, "kill"))
+    assert newest(out)[0].name == "step-22" and list((out / "checkpoints").glob(".step-24.*.old"))
+    plain.check(out)
+
+
+def test_killed_twice_and_three_times(plain: Run) -> None:
+    out = plain.cut((f"{STATE}:write_manifest", 3, "kill"))
+    for trap in ((f"{LOOP}:clip", 1, "kill"), (f"{LOOP}:Checkpoints.save", 5, "kill")):
+        assert plain.resume(out, traps=[trap]).code == -signal.SIGKILL
+    plain.check(out)
+
+
+def test_killed_from_outside_on_sight_of_a_half_written_checkpoint(plain: Run) -> None:
+    out = plain.directory / "outside"
+
+    def kill(pid: int) -> None:
+        deadline = time.monotonic() + 60
+        while not list((out / "checkpoints").glob(".step-6.*.tmp/*.safetensors")):
+            assert time.monotonic() < deadline
+            time.sleep(0.005)
+        os.kill(pid, signal.SIGKILL)
+
+    done = plain.train(out, traps=[(f"{STATE}:write_manifest", 4, "hold")], meanwhile=kill)
+    assert done.code == -signal.SIGKILL
+    assert {path.name for path in (out / "checkpoints").glob("step-*")} == {"step-2", "step-4"}
+    assert "resuming after step 4" in plain.check(out)
+
+
+@pytest.mark.parametrize("trap", [(f"{LOOP}:clip", 9), (f"{LOOP}:Checkpoints.save", 6), ("tunesmith.recipe:assess", 1)])
+def test_killed_with_windows_and_several_labels(trap: tuple[str, int], rich: Run) -> None:
+    rich.check(rich.cut((*trap, "kill")))
+
+
+def test_patience_survives(server: Server, tiny_bert: Path, tmp_path: Path) -> None:
+    settings = {"eval-steps": 2, "patience": 4, "lr": 1e-9, "metric": "accuracy", "optimizer": "sgd", "checkpoint-steps": 1}
+    run = Run(server, tmp_path, tiny_bert, tiny.rows(120), **settings)
+    training = run.whole["training"]
+    assert training["stopped"].startswith("early") and training["steps"] < 24
+    # killed when two of the four chances were gone, and again when three were
+    out = run.cut((f"{LOOP}:clip", training["steps"] - 3, "kill"))
+    state = json.loads((out / "checkpoints" / f"step-{training['steps'] - 4}" / "state.json").read_text(encoding="utf-8"))["state"]
+    assert state["evaluations_since_best"] == 2
+    assert run.resume(out, traps=[(f"{LOOP}:clip", 4, "kill")]).code == -signal.SIGKILL
+    run.check(out)
+
+
+def newest(out: Path) -> list[Path]:
+    return sorted((out / "checkpoints").glob("step-*"), key=lambda path: -int(path.name.split("-")[1]))
+
+
+def truncate(checkpoint: Path) -> str:
+    path = checkpoint / "optimizer.safetensors"
+    os.truncate(path, path.stat().st_size // 2)
+    return "bytes where"
+
+
+def flip(checkpoint: Path) -> str:
+    path = checkpoint / "model.safetensors"
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    return "another checksum"
+
+
+def delete(checkpoint: Path) -> str:
+    (checkpoint / "state.json").unlink()
+    return "state.json is missing"
+
+
+def delete_manifest(checkpoint: Path) -> str:
+    (checkpoint / "manifest.json").unlink()
+    return "manifest.json is missing"
+
+
+def empty_manifest(checkpoint: Path) -> str:
+    (checkpoint / "manifest.json").write_bytes(b"")
+    return "manifest.json cannot be read"
+
+
+def no_entries(checkpoint: Path) -> str:
+    (checkpoint / "manifest.json").write_text("{}")
+    return "manifest.json"
+
+
+def all_gone(checkpoint: Path) -> str:
+    for path in checkpoint.iterdir():
+        path.unlink()
+    return "manifest.json is missing"
+
+
+@pytest.fixture(scope="module")
+def stopped(plain: Run) -> Path:
+    """A run that was killed at step 14 of 24, with two checkpoints."""
+    return plain.cut((f"{LOOP}:clip", 15, "kill"))
+
+
+@pytest.mark.parametrize("damage", [truncate, flip, delete, delete_manifest, empty_manifest, no_entries, all_gone])
+def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(damage: Any, plain: Run, stopped: Path, tmp_path: Path) -> None:
+    out = tmp_path / "m"
+    shutil.copytree(stopped, out)
+    checkpoint, before = newest(out)
+    fault = damage(checkpoint)
+    said = plain.check(out)
+    line = next(line for line in said.splitlines() if "damaged" in line)
+    assert str(checkpoint) in line and fault in line and "the one before" in line
+    assert f"resuming after step {before.name.split('-')[1]}." in said
+
+
+def test_damaged_best_weights_take_back_to_a_checkpoint_that_does_without(plain: Run, tmp_path: Path) -> None:
+    # the second best evaluation is in the newest checkpoint only, the first one in the one before
+    best = plain.whole["training"]["best_step"]
+    out = plain.cut((f"{LOOP}:clip", best + (best % 2) + 1, "kill"))
+    checkpoint, before = newest(out)
+    flip(out / "checkpoints" / f"best-{best}")
+    said = plain.check(out)
+    assert f"best-{best}" in said and str(checkpoint) in said and f"resuming after step {before.name.split('-')[1]}." in said
+
+
+def test_no_whole_checkpoint_left(plain: Run, stopped: Path, tmp_path: Path) -> None:
+    out = tmp_path / "m"
+    shutil.copytree(stopped, out)
+    for checkpoint in newest(out):
+        flip(checkpoint)
+    done = plain.resume(out)
+    assert done.code == 5 and "Traceback" not in done.err
+    error = done.err[done.err.index("error: ") :]
+    assert "no whole checkpoint is left" in error and "--overwrite" in error
+    assert all(str(checkpoint) in error for checkpoint in newest(out)), "they are named, and still there"
+    assert len(newest(out)) == 2
+
+
+def test_other_settings_or_data_are_refused_and_nothing_is_lost(plain: Run, stopped: Path, tmp_path: Path) -> None:
+    out = tmp_path / "m"
+    shutil.copytree(stopped, out)
+    other = tiny.write_csv(tmp_path / "other.csv", tiny.rows(120, seed=3))
+    for arguments, what in ((("--lr", "0.001"), "settings"), ((other,), "data"), (("--seed", 1), "settings")):
+        done = plain.server.run("train", "--resume", "--out", out, *arguments)
+        assert done.code == 5 and f"made with other {what}" in done.err and str(newest(out)[0]) in done.err, done.err
+        assert "--overwrite" in done.err
+    plain.check(out)
+
+
+def test_a_finished_run_says_so(plain: Run) -> None:
+    out = plain.directory / "whole"
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    done = plain.resume(out)
+    assert done.code == 0 and f"{out} is finished already" in done.err
+    assert str(out / "report.html") in done.out
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+
+
+def test_nothing_to_resume(plain: Run, tmp_path: Path) -> None:
+    for more in ((), (plain.data,)):
+        done = plain.server.run("train", "--resume", "--out", tmp_path / "nowhere", *more)
+        assert done.code == 2 and "nothing" in done.err and str(tmp_path / "nowhere") in done.err and "--out" in done.err, done.err
+    assert not (tmp_path / "nowhere").exists()
+
+
+def test_another_run_in_the_same_directory(plain: Run, stopped: Path, tmp_path: Path) -> None:
+    out = tmp_path / "m"
+    shutil.copytree(stopped, out)
+    with locked(out / "checkpoints"):
+        for done in (plain.resume(out), plain.train(out, "--overwrite")):
+            assert done.code == 5 and "another run is writing into" in done.err and str(out) in done.err
+    assert len(newest(out)) == 2, "the run that holds it lost nothing"
+
+
+def test_ctrl_c_finishes_the_step_saves_and_says_how_to_go_on(plain: Run) -> None:
+    out = plain.cut((f"{LOOP}:clip", 9, "int"), code=130)
+    assert newest(out)[0].name == "step-9"
+    done = plain.resume(out, traps=[(f"{LOOP}:clip", 4, "int")])
+    assert done.code == 130 and "Traceback" not in done.err
+    assert "stopped after step 13 of 24" in done.err and f"tunesmith train --resume --out {out}" in done.err
+    plain.check(out)
+
+
+def test_ctrl_c_on_the_last_step(plain: Run) -> None:
+    plain.check(plain.cut((f"{LOOP}:clip", 24, "int"), code=130))
+
+
+def test_ctrl_c_twice_stops_at_once(plain: Run) -> None:
+    out = plain.directory / "twice"
+    done = plain.train(out, traps=[(f"{LOOP}:clip", 9, "int2")])
+    assert done.code == 130 and "Traceback" not in done.err
+    assert "stopped" in done.err and f"tunesmith train --resume --out {out}" in done.err
+    assert newest(out)[0].name == "step-8", "the step was not finished"
+    plain.check(out)
+
+
+def test_ctrl_c_behind_the_training(plain: Run) -> None:
+    out = plain.directory / "testing"
+    done = plain.train(out, "--json", traps=[("tunesmith.recipe:assess", 2, "int")])
+    assert done.code == 130 and f"tunesmith train --resume --out {out}" in done.err and "Traceback" not in done.err
+    assert json.loads(done.out)["exit_code"] == 130
+    plain.check(out)
+
+
+def test_full_disk_leaves_the_checkpoints_before_whole(plain: Run) -> None:
+    out = plain.directory / "full"
+    done = plain.train(out, traps=[(f"{STATE}:write_manifest", 4, "full")])
+    assert done.code == 5 and "Traceback" not in done.err
+    assert "cannot write" in done.err and "the disk is full" in done.err and "--resume" in done.err
+    assert {path.name for path in newest(out)} == {"step-2", "step-4"}
+    assert not list((out / "checkpoints").glob(".*.tmp")), "what was half written makes room"
+    plain.check(out)
+
+
+def test_full_disk_while_the_model_is_saved(plain: Run) -> None:
+    out = plain.directory / "full2"
+    done = plain.train(out, "--json", traps=[("tunesmith.recipe:write_report", 1, "full")])
+    assert done.code == 5 and json.loads(done.out)["exit_code"] == 5 and "the disk is full" in json.loads(done.out)["error"]
+    plain.check(out)
+
+
+def test_a_limit_of_file_size_met_by_the_library_that_writes_weights(plain: Run, tmp_path: Path) -> None:
+    out = tmp_path / "m"
+    done = plain.train(out, file_limit=50_000)
+    assert done.code == 5 and "Traceback" not in done.err, done.err
+    assert "the file grew past the largest size allowed" in done.err and "checkpoints" in done.err
+    plain.check(out)  # no checkpoint was written, so it starts from the first step

@@ -157,6 +157,8 @@ def verify(directory: Path) -> str | None:
     """Return what is wrong with a directory that `write_manifest` closed, or None when every byte is as written."""
     try:
         entries = json.loads((directory / MANIFEST).read_text(encoding="utf-8"))
+        if not entries:
+            return f"{MANIFEST} names no files"
         for name, (size, digest) in entries.items():
             file = directory / name
             if not file.is_file():
