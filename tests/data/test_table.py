@@ -291,7 +291,6 @@ def test_memory_does_not_grow_with_rows(tmp_path: Path) -> None:
         [sys.executable, "-c", MEASURE, str(tmp_path / "tokenizer.json")], capture_output=True, text=True, env=environment, check=True
     )
     _, small, large, size = json.loads(done.stdout)
-    print(small, large, size)
     assert size > 7
     assert large - small < 7, f"{small:.0f} MiB for 5,000 rows, {large:.0f} MiB for 50,000; the table has {size:.0f} MiB"
 
