@@ -26,7 +26,7 @@ help: ## this list
 demo: $(VENV)/.installed-demo ## train, test and use a news classifier (about 4 minutes on two cores, after the installation)
 	$(BIN)/python scripts/demo_data.py demo
 	@rm -rf demo/model
-	$(BIN)/tunesmith train demo/bbc-train.csv --test demo/bbc-test.csv --max-length 128 --epochs 2 --out demo/model
+	$(BIN)/tunesmith train demo/bbc-train.csv --test demo/bbc-test.csv --max-length 128 --epochs 2 --batch-size 16 --lr 1e-4 --out demo/model
 	@echo
 	@echo 'Three sentences that the model has not seen:'
 	$(BIN)/tunesmith predict demo/model < scripts/demo_sentences.csv
