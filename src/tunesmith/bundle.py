@@ -246,6 +246,9 @@ def _read_description(directory: Path) -> dict[str, Any]:
             raise ModelError(f"{path} has format {description['format']}; this tunesmith reads up to {_FORMAT}. Update tunesmith.")
         for key in ("task", "schema", "tokens", "pooling", "loads_in_transformers", "last_token"):
             description[key]
+        if not all(isinstance(label, str) for label in Classification.from_dict(description["task"]).labels):
+            raise TypeError("labels must be texts")
+        Truncation(**description["tokens"]["truncation"])
     except (ValueError, KeyError, TypeError) as error:
         raise ModelError(f"{path} is damaged ({type(error).__name__}: {error}). Restore it from a copy, or train again.") from error
     except OSError as error:

@@ -55,14 +55,15 @@ def main(arguments: list[str] | None = None) -> None:
     arguments = sys.argv[1:] if arguments is None else arguments
     status, message = 0, ""
     try:
-        app(arguments, standalone_mode=False, prog_name="tunesmith")
-    except typer.Exit as stop:
-        status = stop.exit_code
+        # typer returns the status of an early exit; Ctrl-C is one to it
+        status = int(app(arguments, standalone_mode=False, prog_name="tunesmith") or 0)
+        message = "stopped." if status == 130 else ""
+        sys.stdout.flush()
     except (typer.Abort, KeyboardInterrupt):
         status, message = 130, "stopped."
     except TunesmithError as error:
         status, message = error.exit_code, str(error)
-    except BrokenPipeError:
+    except (BrokenPipeError, SystemExit):  # the latter is what typer makes of the former
         # whoever read our output has seen enough; a second error at shutdown helps nobody
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except MemoryError:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tunesmith.errors import UsageError
+from tunesmith.errors import UsageError, listing
 from tunesmith.progress import Progress
 
 if TYPE_CHECKING:
@@ -50,12 +50,17 @@ def predict(
         if data == "-"
         else open_file(data, encoding=encoding, file_format=file_format)
     )
-    if output is not None and data != "-" and output.resolve() == Path(data).resolve():
+    if output is not None and data != "-" and output.exists() and output.samefile(data):
         raise UsageError(f"--output names the input file {data}. Name another file.")
+    if output is not None:
+        open_writer(output, ())  # raises for an extension that says no format, before any work is done
     from tunesmith import bundle as bundles
 
     bundle = bundles.Bundle.load(directory)
     schema = bundle.schema_for(source, text)
+    if text is None and schema.texts != bundle.schema.texts:
+        progress.say(f"there is no column {bundle.schema.texts[0]!r} as in training; the text is taken from {schema.texts[0]!r}.")
+    columns, late = set(source.columns), set[str]()
     out_format = output.suffix.lstrip(".").lower() if output is not None else _stdout_format(source, data)
     names = _added_names(source.columns, progress)
     flat = out_format in ("csv", "tsv")
@@ -70,8 +75,11 @@ def predict(
         progress.track("predicting", None, "rows") as tracker,
     ):
         for row, _, prediction in bundles.stream_rows(bundle, source, schema, precision=precision, chunk=chunk):
+            late.update(row.keys() - columns)
             writer.write({**row, **_columns(bundle, prediction, names, flat)})
             tracker.advance()
+    if late:
+        progress.say(f"note: not written, as the first row does not have them: {listing(sorted(late))}. Give the first row every key.")
     if output is not None:
         progress.say(f"wrote {writer.rows:,} rows to {output}")
 

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from tunesmith.cli.options import takes_settings
-from tunesmith.config import read_recipe, resolve
+from tunesmith.config import Config, read_recipe, resolve
 from tunesmith.errors import UsageError
 from tunesmith.progress import Progress
 
@@ -46,6 +46,8 @@ def train(
             "no data: name a file of labelled rows or a recipe. Example: tunesmith train reviews.csv --text review --label sentiment"
         )
     config = resolve(*layers, settings, flags=True)
+    if not resume:
+        _look_at(config)
     from tunesmith import recipe
     from tunesmith.report import render_table
 
@@ -64,6 +66,19 @@ def train(
             "training": training,
         }
         print(json.dumps(line, ensure_ascii=False))
+
+
+def _look_at(config: Config) -> None:
+    """Raise for files, columns and models that are not there before torch is imported, which takes seconds."""
+    from tunesmith.data.readers import open_file
+    from tunesmith.data.schema import guess_schema
+    from tunesmith.model.names import locate
+
+    for name in (config.train, config.valid, config.test):
+        if name is not None:
+            source = open_file(name, encoding=config.encoding)
+            guess_schema(source, text=config.text, label=config.label, group=config.group if name == config.train else None)
+    locate(config.model)
 
 
 def _stored(out: Path) -> dict[str, Any]:

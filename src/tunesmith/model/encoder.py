@@ -375,6 +375,10 @@ def _explained(located: Located) -> Iterator[None]:
         reason = str(error).strip().split("\n")[0][:300]
         if located.kind == "hub":
             raise not_found(located.name, reason) from error
+        if type(error).__name__ == "SafetensorError":
+            raise ModelError(
+                f"{located.place}: its safetensors weights are damaged or cut short ({reason}). Copy or download them again."
+            ) from error
         if "safetensors" in reason.lower() or "pytorch_model" in reason:
             raise ModelError(
                 f"{located.place}: no readable model.safetensors ({reason}). Pickled weights (.bin) are never read, as they can run code; "
