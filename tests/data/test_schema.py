@@ -131,7 +131,7 @@ def test_cells_that_are_no_text(cell: object) -> None:
         (3.0, ["3"], False),
         (3.5, ["3.5"], False),
         (True, ["True"], False),
-        (["a", " b", None, ""], ["a", "b"], True),
+        (["a", " b", None, "", "a "], ["a", "b"], True),
         ([], [], True),
         ([1.0, 2], ["1", "2"], True),
         (("a",), ["a"], True),

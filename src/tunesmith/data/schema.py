@@ -102,7 +102,8 @@ def _text(value: Any, column: str, source: Source) -> str:
 
 def _labels(value: Any, column: str, source: Source) -> tuple[list[str] | None, bool]:
     if isinstance(value, (list, tuple)):
-        return [label for item in value if (label := _label(item, column, source)) is not None], True
+        named = [label for item in value if (label := _label(item, column, source)) is not None]
+        return list(dict.fromkeys(named)), True  # a label named twice is there once
     label = _label(value, column, source)
     return (None if label is None else [label]), False
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -152,7 +153,7 @@ class Classification:
         return torch.segment_reduce(outputs, self.aggregation, lengths=windows, axis=0)
 
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Return float[E]: (binary) cross-entropy, summed over nothing but labels' mean for multi.
+        """Return float[E]: cross-entropy; with several labels a row the mean of the labels' binary cross-entropies.
 
         Label smoothing: Szegedy et al. 2016, "Rethinking the Inception Architecture", section 7. Focal: Lin et al. 2017,
         "Focal Loss for Dense Object Detection", section 3.2: each term is scaled by (1 - p)**gamma of its true class.
@@ -164,12 +165,12 @@ class Classification:
             terms = F.binary_cross_entropy_with_logits(outputs, smooth, reduction="none")
             if self.loss_name == "focal":
                 p = torch.sigmoid(outputs)
-                terms = terms * (1 - torch.where(targets > 0, p, 1 - p)) ** self.focal_gamma
+                terms = terms * _focus(torch.where(targets > 0, p, 1 - p), self.focal_gamma)
             return (terms if weights is None else terms * weights).mean(1)
         terms = F.cross_entropy(outputs, targets, reduction="none", label_smoothing=smoothing)
         if self.loss_name == "focal":
             p = F.softmax(outputs, 1).gather(1, targets[:, None])[:, 0]
-            terms = terms * (1 - p) ** self.focal_gamma
+            terms = terms * _focus(p, self.focal_gamma)
         return terms if weights is None else terms * weights[targets]
 
     def probabilities(self, outputs: np.ndarray) -> np.ndarray:
@@ -257,8 +258,15 @@ def _parts(name: str, separator: str | None) -> list[str]:
     return list(dict.fromkeys(part.strip() for part in name.split(separator) if part.strip()))
 
 
+def _focus(p: Tensor, gamma: float) -> Tensor:
+    """Return (1 - p)**gamma, the factor of the focal loss; kept off 0, where the slope of a root (gamma < 1) has no bound."""
+    return (1 - p).clamp_min(1e-7) ** gamma
+
+
 def _label_order(label: str) -> tuple[int, float, str]:
     try:
-        return (0, float(label), label)
+        value = float(label)
     except ValueError:
-        return (1, 0.0, label)
+        value = math.nan
+    # words that Python takes for numbers are words here: nan has no place in any order
+    return (0, value, label) if math.isfinite(value) else (1, 0.0, label)
