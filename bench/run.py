@@ -134,7 +134,9 @@ def execute(row: Row, seed: int, variant: str, train: Path, test: Path, model: P
         began, busy = time.perf_counter(), children_cpu_s()
         with log.open("w") as file:
             line = command(row, seed, variant, train, test, model, result)
-            done = subprocess.run(line, stdout=file, stderr=file, stdin=subprocess.DEVNULL)
+            # threads sleep while they wait, in every variant alike: spinning ones make a busy machine's timings worthless
+            environment = {"OMP_WAIT_POLICY": "passive", **os.environ}
+            done = subprocess.run(line, stdout=file, stderr=file, stdin=subprocess.DEVNULL, env=environment)
         process_s, cpu_s = time.perf_counter() - began, children_cpu_s() - busy
         if done.returncode != 0 or not result.exists():
             tail = "\n".join(log.read_text(errors="replace").splitlines()[-15:])

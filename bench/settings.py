@@ -38,10 +38,10 @@ ROWS = (
         3, 5e-5, 32, 256, "f1_micro", kind="multi", first=10_000,
     ),
     Row("cola", "CoLA, dev set as test", "cola", "train.csv", "dev.csv", "text", "label", 3, 5e-5, 32, 256, "matthews"),
-    Row("imdb", "IMDB, 2,000 rows", "imdb", "train.csv", "test.csv", "text", "label", 3, 5e-5, 16, 256, "accuracy", sample=2_000),
+    Row("imdb", "IMDB, 2,000 rows", "imdb", "train.csv", "test.csv", "text", "label", 2, 5e-5, 16, 256, "accuracy", sample=2_000),
     Row(
         "chnsenticorp", "ChnSentiCorp (Chinese), multilingual encoder", "chnsenticorp", "train.csv", "test.csv", "text", "label",
-        2, 5e-5, 16, 128, "accuracy", encoder="multilingual",
+        1, 5e-5, 16, 128, "accuracy", encoder="multilingual",
     ),
 )  # fmt: skip
 

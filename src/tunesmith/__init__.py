@@ -6,7 +6,12 @@ use, since torch takes seconds to load.
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
+
+# Threads that wait for each other should sleep, not spin: on a machine that has other work, spinning made training steps of small
+# batches 30 to 40 times slower (docs/lab-notes.md). The OpenMP runtime reads this once, when torch is loaded.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 __version__ = "0.1.0"
 
