@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import signal
+import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +17,9 @@ import pytest
 import tiny
 import tunesmith
 from killer import Done, Server, Trap
+from tunesmith.errors import UsageError
+from tunesmith.storage import verify
+from tunesmith.training.optim import clip
 from tunesmith.training.state import locked
 
 STATE = "tunesmith.training.state"
@@ -318,6 +322,41 @@ def test_a_finished_run_says_so(plain: Run) -> None:
     assert {path.name: path.read_bytes() for path in out.iterdir()} == before
 
 
+def test_from_another_directory(plain: Run, tiny_bert: Path, tmp_path: Path) -> None:
+    (tmp_path / "bert").symlink_to(tiny_bert)
+    shutil.copy(plain.data, tmp_path / "d.csv")
+    flags = [word if word != tiny_bert else "bert" for word in plain.flags]
+    done = plain.server.run("train", "d.csv", "--out", "m", *flags, cwd=tmp_path, traps=[(f"{LOOP}:clip", 9, "kill")])
+    assert done.code == -signal.SIGKILL
+    done = plain.resume(tmp_path / "m")
+    assert done.code == 0, done.err
+    assert outcome(tmp_path / "m")["weights"] == plain.whole["weights"]
+
+
+def test_from_python_with_data_in_memory(tiny_bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    texts, labels = zip(*(row.values() for row in tiny.rows(60)), strict=True)
+
+    def train(name: str, **more: Any) -> bytes:
+        settings = {"model": tiny_bert, "epochs": 2, "batch_size": 8, "max_length": 24, "checkpoint_steps": 1, "progress": "quiet"}
+        tunesmith.train(list(texts), labels=list(labels), out=tmp_path / name, **{**settings, **more})
+        return (tmp_path / name / "model.safetensors").read_bytes()
+
+    whole, done = train("whole"), []
+
+    def stop(*arguments: Any) -> float:
+        done.append(1)
+        if len(done) == 5:
+            raise MemoryError
+        return clip(*arguments)
+
+    monkeypatch.setattr(f"{LOOP}.clip", stop)
+    with pytest.raises(MemoryError):
+        train("cut")
+    assert train("cut", resume=True) == whole
+    with pytest.raises(UsageError, match="exclude each other"):
+        train("cut", resume=True, overwrite=True)
+
+
 def test_nothing_to_resume(plain: Run, tmp_path: Path) -> None:
     for more in ((), (plain.data,)):
         done = plain.server.run("train", "--resume", "--out", tmp_path / "nowhere", *more)
@@ -364,6 +403,18 @@ def test_ctrl_c_behind_the_training(plain: Run) -> None:
     plain.check(out)
 
 
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 3 MB."""
+    path = tmp_path / "disk"
+    path.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=3m", "none", str(path)]
+    if os.geteuid() != 0 or shutil.which("mount") is None or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("no small file system can be mounted here")
+    yield path
+    subprocess.run(["umount", "-l", str(path)], check=True)
+
+
 def test_full_disk_leaves_the_checkpoints_before_whole(plain: Run) -> None:
     out = plain.directory / "full"
     done = plain.train(out, traps=[(f"{STATE}:write_manifest", 4, "full")])
@@ -371,6 +422,19 @@ def test_full_disk_leaves_the_checkpoints_before_whole(plain: Run) -> None:
     assert "cannot write" in done.err and "the disk is full" in done.err and "--resume" in done.err
     assert {path.name for path in newest(out)} == {"step-2", "step-4"}
     assert not list((out / "checkpoints").glob(".*.tmp")), "what was half written makes room"
+    plain.check(out)
+
+
+def test_a_disk_that_fills_up_during_the_run(plain: Run, small_disk: Path) -> None:
+    out = small_disk / "m"
+    whole = {path.name: path.read_bytes() for path in (plain.directory / "whole").iterdir()}
+    (small_disk / "filler").write_bytes(bytes(2_400_000))
+    done = plain.train(out)
+    assert done.code == 5 and "Traceback" not in done.err, done.err
+    assert "the disk is full. Free some space" in done.err and str(out) in done.err
+    assert all(verify(path) is None for path in newest(out))
+    assert {path.name: path.read_bytes() for path in (plain.directory / "whole").iterdir()} == whole
+    (small_disk / "filler").unlink()
     plain.check(out)
 
 

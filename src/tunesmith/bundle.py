@@ -121,6 +121,8 @@ class Bundle:
         """
         source = open_data(data)
         schema = self.schema_for(source, text, label, need_label=True)
+        if (schema.texts, schema.target) != (self.schema.texts, self.schema.target):
+            progress.say(f"columns of {source.name}: text {schema.texts[0]!r}, label {schema.target!r}")
         table = open_table(source, schema, self.text_encoder, progress)
         labels = table.labels()
         if len(table) == 0:

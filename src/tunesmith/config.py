@@ -135,6 +135,8 @@ class Config(BaseModel):
     def content_hash(self) -> str:
         """Return a digest of every setting that changes the trained weights; a checkpoint resumes only under an equal one."""
         values = self.model_dump(mode="json", exclude={"out", "checkpoint_minutes", "checkpoint_steps", "train", "valid", "test"})
+        if Path(self.model).is_dir():
+            values["model"] = str(Path(self.model).resolve())
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
 
 

@@ -38,6 +38,7 @@ from tunesmith.training.state import Checkpoints, TrainState, locked
 
 CHECKPOINTS = "checkpoints"
 _RUN = "run.json"
+_MODEL_PLACE = "model directory"
 _YARDSTICK_ROWS = 50_000
 
 
@@ -77,6 +78,8 @@ def train(
 
     Raises `UsageError`, `DataError`, `ModelError`, `StorageError`, and `Interrupted` after Ctrl-C.
     """
+    if resume and overwrite:
+        raise UsageError("resume and overwrite exclude each other: go on with what is in the directory, or replace it.")
     data = {"train": train_data, "valid": valid_data, "test": test_data}
     given = {name: value if value is not None else getattr(config, name) for name, value in data.items()}
     if given["train"] is None:
@@ -105,7 +108,9 @@ def train(
                 key: str(Path(value).absolute()) if key in data and value is not None else value
                 for key, value in config.model_dump(mode="json").items()
             }
-            write_json(checkpoint_directory / _RUN, {**stored, "out": None})
+            # as it was named, which the report repeats, and where it is when the run goes on from another directory
+            place = str(Path(config.model).absolute()) if Path(config.model).is_dir() else None
+            write_json(checkpoint_directory / _RUN, {**stored, "out": None, _MODEL_PLACE: place})
         try:
             result = _fit(config, prepared, directory, resume=resume, progress=progress)
         except KeyboardInterrupt:
@@ -235,6 +240,9 @@ def stored_settings(directory: Path) -> dict[str, Any]:
             values = json.loads((directory / DESCRIPTION).read_text(encoding="utf-8"))["result"]["recipe"]
         else:
             values = json.loads((directory / CHECKPOINTS / _RUN).read_text(encoding="utf-8"))
+            place = values.pop(_MODEL_PLACE, None)
+            if place is not None and not Path(values["model"]).is_dir():
+                values["model"] = place
         return resolve({key: value for key, value in values.items() if value is not None}).model_dump(mode="json", exclude_none=True)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, UsageError):
         return {}
