@@ -119,7 +119,11 @@ def _split(parts: dict[str, Part], config: Config, notes: list[str]) -> None:
             continue
         away = split_off(stratum[index], units[index], size * total / max(len(index), 1), seed=config.seed, purpose=name)
         if not away.any():
-            notes.append(f"{total:,} training rows are too few to split {size:.0%} of them off for {_WORDS[name]}.")
+            different = len(np.unique(units[index]))
+            notes.append(
+                f"{total:,} training rows with {different:,} different texts or groups are too few to split {size:.0%} of them off "
+                f"for {_WORDS[name]}."
+            )
             continue
         grouped = f", groups of {config.group!r} kept together" if config.group is not None else ""
         how = f"split off {size:.0%} of {train.source.name}, stratified by label{grouped}"
