@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.preprocessing import MultiLabelBinarizer
 from sklearn.utils.multiclass import check_classification_targets, type_of_target
-from sklearn.utils.validation import check_is_fitted
+from sklearn.utils.validation import check_is_fitted, column_or_1d
 
 from tunesmith.bundle import Bundle
 from tunesmith.config import Config, resolve
 from tunesmith.data.memory import from_memory
 from tunesmith.errors import DataError
+from tunesmith.evaluate import CHUNK
 from tunesmith.progress import Progress
 from tunesmith.recipe import train
+
+
+class InvalidInput(DataError, ValueError):
+    """X or y cannot be used: a `DataError` like any other, and a `ValueError` as scikit-learn's tools expect."""
 
 
 class TextClassifier(ClassifierMixin, BaseEstimator):
@@ -59,11 +64,13 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
         self.progress = progress
 
     def fit(self, X: Any, y: Any) -> TextClassifier:
-        """Train on texts X [E] (list, array, Series, one-column frame) with labels y [E]. Raises `DataError`, `UsageError`."""
+        """Train on texts X [E] (list, array, Series, one-column frame) with labels y [E]. Raises `InvalidInput`, `UsageError`."""
         texts = _texts(X)
         labels, self.classes_, multi = _labels(y)
         if len(texts) != len(labels):
-            raise DataError(f"X has {len(texts):,} texts but y has {len(labels):,} labels. Pass one label for each text.")
+            raise InvalidInput(f"X has {len(texts):,} texts but y has {len(labels):,} labels. Pass one label for each text.")
+        if not multi and len(self.classes_) == 1:
+            raise InvalidInput(f"y has only one class, {self.classes_[0]!r}; at least 2 different ones are needed.")
         self.multilabel_ = multi
         config = self._config(multi)
         data = {"text": texts, "label": labels}
@@ -77,14 +84,16 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
         self.result_ = trained.result
         # the model orders labels by their text; scikit-learn orders classes_ by their own type
         position = {label: i for i, label in enumerate(self.bundle_.labels)}
-        self.columns_ = np.array([position[_name(label)] for label in self.classes_])
+        # -1: a column of the 0/1 matrix without a single 1 (in one fold of a cross-validation, for instance)
+        self.columns_ = np.array([position.get(_name(label), -1) for label in self.classes_])
         return self
 
     def predict_proba(self, X: Any) -> np.ndarray:
-        """Return float[E, C], every label's probability, columns in the order of `classes_`."""
+        """Return float[E, C], every label's probability, columns in the order of `classes_`; 0 for a label without training rows."""
         check_is_fitted(self)
         texts = _texts(X)
-        return self.bundle_.probabilities(texts).astype(np.float64)[:, self.columns_]
+        parts = [self.bundle_.probabilities(texts[start : start + CHUNK]) for start in range(0, len(texts), CHUNK)]
+        return np.where(self.columns_ >= 0, np.concatenate(parts).astype(np.float64)[:, self.columns_], 0.0)
 
     def predict(self, X: Any) -> np.ndarray:
         """Return the most probable label of each text, [E]; with several labels a row a 0/1 matrix int[E, C]."""
@@ -92,8 +101,15 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
         if self.multilabel_:
             limits = self.bundle_.task.thresholds
             chosen = np.asarray(limits)[self.columns_] if limits is not None else 0.5
-            return (probabilities >= chosen).astype(int)
+            return ((probabilities >= chosen) & (self.columns_ >= 0)).astype(int)
         return self.classes_[probabilities.argmax(1)]
+
+    def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
+        """Return the accuracy of `predict` on texts X [E]: the share of rows with exactly the labels of y."""
+        check_is_fitted(self)
+        if self.multilabel_ and _holds_lists(y):
+            y = MultiLabelBinarizer(classes=self.classes_).fit_transform(y)
+        return super().score(X, y, sample_weight)
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
@@ -106,7 +122,7 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
 
     def _config(self, multi: bool) -> Config:
         own = {
-            "model": self.model,
+            "model": str(self.model),
             "epochs": self.epochs,
             "lr": self.lr,
             "batch_size": self.batch_size,
@@ -122,40 +138,61 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
 
 
 def _texts(X: Any) -> list[str]:
+    """Return X as a list of texts. Raises `InvalidInput`."""
+    try:
+        return _column(X)
+    except DataError as error:
+        raise InvalidInput(f"X cannot be used: {error}") from error
+
+
+def _column(X: Any) -> list[str]:
     if isinstance(X, str):
-        raise DataError("X is a single text; pass a list of texts.")
+        raise DataError("it is a single text; pass a list of texts.")
     source = from_memory(X)
     if len(source.columns) != 1:
-        raise DataError(f"X has {len(source.columns)} columns; texts are one column. Select it first, X['text'] for instance.")
+        raise DataError(f"it has {len(source.columns)} columns; texts are one column. Select it first, X['text'] for instance.")
     column = source.columns[0]
     texts = []
     for row, place in source:
         value = row[column]
         if value is not None and not isinstance(value, str):
-            raise DataError(f"{place}: X holds {type(value).__name__} {value!r:.40}; a text is expected.")
+            raise DataError(f"{place}: found {type(value).__name__} {value!r:.40}; a text is expected.")
         texts.append("" if value is None else value)
     if not texts:
-        raise DataError("X has no texts.")
+        raise DataError("it has no texts.")
     return texts
 
 
 def _labels(y: Any) -> tuple[list[Any], np.ndarray, bool]:
     """Return labels for training (text, or lists of texts), classes_ and whether rows have several labels."""
-    if isinstance(y, Sequence) and not isinstance(y, str) and any(isinstance(item, (list, tuple, set)) for item in y):
+    if y is None:
+        raise InvalidInput("fit requires y to be passed, but the target y is None. Pass one label for each text.")
+    if _holds_lists(y):
         classes = np.array(sorted({label for item in y for label in item}))
         return [[_name(label) for label in item] for item in y], classes, True
     values = np.asarray(y)
     if values.ndim == 2 and values.shape[1] == 1:
-        values = values[:, 0]
+        values = column_or_1d(values, warn=True)
     if values.ndim == 2:
         if type_of_target(values) != "multilabel-indicator":
-            raise DataError("y has two dimensions but is not a matrix of 0 and 1.")
+            raise InvalidInput("y has two dimensions but is not a matrix of 0 and 1.")
         classes = np.arange(values.shape[1])
         return [[_name(label) for label in np.flatnonzero(row)] for row in values], classes, True
+    if values.dtype == object and (missing := [i for i, label in enumerate(values) if label is None or label != label]):
+        raise InvalidInput(f"y[{missing[0]}] is {values[missing[0]]} ({len(missing):,} such). Leave rows without a label out.")
     check_classification_targets(values)
     return [_name(label) for label in values], np.unique(values), False
 
 
+def _holds_lists(y: Any) -> bool:
+    """Whether y is lists of labels, which nested lists of 0 and 1 of equal length are not: to scikit-learn they are a matrix."""
+    if getattr(y, "ndim", 1) != 1 or not any(isinstance(item, (list, tuple, set)) for item in y):
+        return False
+    rows = [list(item) for item in y if isinstance(item, (list, tuple))]
+    width = len(rows[0]) if rows else 0
+    return not (len(rows) == len(y) and width > 1 and all(len(row) == width and set(row) <= {0, 1} for row in rows))
+
+
 def _name(label: Any) -> str:
     """The label's text, as `tunesmith.json` and transformers' configuration keep it."""
-    return str(label.item() if isinstance(label, np.generic) else label)
+    return str(label.item() if isinstance(label, np.generic) else label).strip()
