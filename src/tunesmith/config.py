@@ -9,11 +9,11 @@ import hashlib
 import json
 import os
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from tunesmith.errors import UsageError, did_you_mean, listing
 
@@ -103,6 +103,21 @@ class Config(BaseModel):
             raise ValueError("must be a finite number")
         return value
 
+    @field_validator("class_weights", mode="before")
+    @classmethod
+    def _pairs(cls, value: Any) -> Any:
+        """Read `spam=5,ham=1`, as weights are written on the command line."""
+        if not isinstance(value, str) or "=" not in value:
+            return value
+        pairs = {}
+        for pair in value.split(","):
+            label, _, weight = pair.rpartition("=")
+            try:
+                pairs[label.strip()] = float(weight)
+            except ValueError:
+                raise ValueError(f"{pair!r} is not LABEL=NUMBER. Example: 'spam=5,ham=1'") from None
+        return pairs
+
     @field_validator("class_weights")
     @classmethod
     def _positive(cls, value: Any) -> Any:
@@ -119,18 +134,6 @@ class Config(BaseModel):
         if value is not None and value not in known:
             raise ValueError(f"{value!r} is not one of {listing(known, 40)}.{did_you_mean(value, known)}")
         return value
-
-    @model_validator(mode="after")
-    def _together(self) -> Config:
-        if self.valid_size + self.test_size >= 1:
-            raise ValueError("valid_size and test_size together leave no training rows; their sum must be below 1")
-        if self.truncation == "windows" and self.stride >= self.max_length - 2:
-            raise ValueError(
-                f"stride {self.stride} must be at least 3 below max_length {self.max_length}, or windows would not move forward"
-            )
-        if self.text is not None and self.text == self.label:
-            raise ValueError(f"text and label name the same column {self.text!r}")
-        return self
 
     def content_hash(self) -> str:
         """Return a digest of every setting that changes the trained weights; a checkpoint resumes only under an equal one."""
@@ -186,10 +189,24 @@ def resolve(*layers: Mapping[str, Any], flags: bool = False) -> Config:
         config = Config(**merged)
     except ValidationError as error:
         faults.extend(_sentence(fault, spell) for fault in error.errors())
+        faults.extend(
+            _joint_faults(
+                {key: value for key, value in merged.items() if key not in {fault["loc"][0] for fault in error.errors() if fault["loc"]}}
+            )
+        )
         raise UsageError(*faults) from None
     if faults:
         raise UsageError(*faults)
     return config
+
+
+def _joint_faults(sound: dict[str, Any]) -> list[str]:
+    """Return the faults of settings that are right one by one but not together, which pydantic leaves out while single ones are wrong."""
+    try:
+        Config(**sound)
+    except ValidationError as error:
+        return [_sentence(fault, str) for fault in error.errors() if not fault["loc"]]
+    return []
 
 
 def _sentence(fault: Any, spell: Any) -> str:

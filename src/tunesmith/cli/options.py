@@ -10,7 +10,6 @@ from typing import Annotated, Any
 import typer
 
 from tunesmith.config import Config
-from tunesmith.errors import UsageError
 
 PANELS = {
     "Data": (
@@ -69,7 +68,7 @@ def takes_settings(names: list[str] | None = None) -> Callable[[Callable[..., No
 
         def wrapped(**values: Any) -> None:
             given = {flag.name: values.pop(flag.name) for flag in flags}
-            command(**values, settings={name: _value(name, value) for name, value in given.items() if value is not None})
+            command(**values, settings={name: value for name, value in given.items() if value is not None})
 
         wrapped.__name__, wrapped.__doc__ = command.__name__, command.__doc__
         wrapped.__signature__ = inspect.Signature([*own, *flags])  # type: ignore[attr-defined]
@@ -101,16 +100,3 @@ def metavar(annotation: Any) -> str:
     if texts:
         return "|".join(texts) + ("|LABEL=WEIGHT,..." if len(texts) < len(words) else "")
     return {int: "NUMBER", float: "NUMBER"}.get(words[0], "TEXT")
-
-
-def _value(name: str, text: Any) -> Any:
-    if name == "class_weights" and "=" in text:
-        pairs = {}
-        for pair in text.split(","):
-            label, _, weight = pair.rpartition("=")
-            try:
-                pairs[label.strip()] = float(weight)
-            except ValueError:
-                raise UsageError(f"--class-weights: {pair!r} is not LABEL=NUMBER. Example: --class-weights 'spam=5,ham=1'.") from None
-        return pairs
-    return text
