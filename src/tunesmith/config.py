@@ -181,41 +181,44 @@ def resolve(*layers: Mapping[str, Any], flags: bool = False) -> Config:
 
     faults = []
     for key in [key for key in merged if key not in Config.model_fields]:
-        faults.append(
-            f"unknown setting {key!r}.{did_you_mean(key, Config.model_fields)} Known: {listing(sorted(Config.model_fields), 60)}."
-        )
+        hint = did_you_mean(key, Config.model_fields)
+        faults.append(f"unknown setting {key!r}.{hint if hint else f' Known: {listing(sorted(Config.model_fields), 60)}.'}")
         merged.pop(key)
+    wrong: list[str] = []
     try:
         config = Config(**merged)
     except ValidationError as error:
-        faults.extend(_sentence(fault, spell) for fault in error.errors())
-        faults.extend(
-            _joint_faults(
-                {key: value for key, value in merged.items() if key not in {fault["loc"][0] for fault in error.errors() if fault["loc"]}}
-            )
-        )
-        raise UsageError(*faults) from None
+        # a value that may be of several types is refused once for each; the first says what is allowed
+        first = {str(fault["loc"][0]): fault for fault in reversed(error.errors())}
+        wrong = sorted(first, key=list(Config.model_fields).index)
+        faults.extend(_sentence(first[name], spell) for name in wrong)
+        config = Config(**{key: value for key, value in merged.items() if key not in wrong})
+    faults.extend(_clashes(config, set(wrong), spell))
     if faults:
         raise UsageError(*faults)
     return config
 
 
-def _joint_faults(sound: dict[str, Any]) -> list[str]:
-    """Return the faults of settings that are right one by one but not together, which pydantic leaves out while single ones are wrong."""
-    try:
-        Config(**sound)
-    except ValidationError as error:
-        return [_sentence(fault, str) for fault in error.errors() if not fault["loc"]]
-    return []
+def _clashes(config: Config, wrong: set[str], spell: Callable[[str], str]) -> Iterator[str]:
+    """Yield the faults of settings that are right one by one but not together; those in `wrong` have been named already."""
+    if wrong.isdisjoint(("valid_size", "test_size")) and config.valid_size + config.test_size >= 1:
+        yield f"{spell('valid_size')} and {spell('test_size')} together leave no training rows; their sum must be below 1"
+    if wrong.isdisjoint(("stride", "max_length")) and config.truncation == "windows" and config.stride >= config.max_length - 2:
+        yield (
+            f"{spell('stride')} {config.stride} must be at least 3 below {spell('max_length')} {config.max_length}, "
+            "or windows would not move forward"
+        )
+    if config.text is not None and config.text == config.label:
+        yield f"{spell('text')} and {spell('label')} name the same column {config.text!r}"
 
 
-def _sentence(fault: Any, spell: Any) -> str:
-    where = spell(str(fault["loc"][0])) if fault["loc"] else "settings"
-    message = fault["msg"].removeprefix("Value error, ").removeprefix("Input ")
+def _sentence(fault: Any, spell: Callable[[str], str]) -> str:
+    name = str(fault["loc"][0])
+    where = spell(name)
+    message = fault["msg"].removeprefix("Value error, ").removeprefix("Input ").removeprefix("String ")
     if fault["type"] == "value_error":
-        return f"{where}: {message}" if fault["loc"] else message
+        return f"{where}: {message}"
     found = fault["input"]
-    field = Config.model_fields.get(str(fault["loc"][0])) if fault["loc"] else None
-    options = [option for option in get_args(field.annotation) if isinstance(option, str)] if field else []
+    options = [option for option in get_args(Config.model_fields[name].annotation) if isinstance(option, str)]
     hint = did_you_mean(found, options) if isinstance(found, str) and options else ""
     return f"{where} is {found!r}; it {message}.{hint}"
