@@ -7,7 +7,6 @@ import json
 import os
 import resource
 import shlex
-import shutil
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -34,10 +33,9 @@ from tunesmith.storage import sweep, write_json
 from tunesmith.tasks.classification import Classification
 from tunesmith.training.loop import run
 from tunesmith.training.optim import build_optimizer
-from tunesmith.training.state import Checkpoints, TrainState, locked
+from tunesmith.training.state import RUN, Checkpoints, TrainState, locked
 
 CHECKPOINTS = "checkpoints"
-_RUN = "run.json"
 _MODEL_PLACE = "model directory"
 _YARDSTICK_ROWS = 50_000
 
@@ -110,7 +108,7 @@ def train(
             }
             # as it was named, which the report repeats, and where it is when the run goes on from another directory
             place = str(Path(config.model).absolute()) if Path(config.model).is_dir() else None
-            write_json(checkpoint_directory / _RUN, {**stored, "out": None, _MODEL_PLACE: place})
+            write_json(checkpoint_directory / RUN, {**stored, "out": None, _MODEL_PLACE: place})
         try:
             result = _fit(config, prepared, directory, resume=resume, progress=progress)
         except KeyboardInterrupt:
@@ -239,7 +237,7 @@ def stored_settings(directory: Path) -> dict[str, Any]:
         if (directory / DESCRIPTION).is_file():
             values = json.loads((directory / DESCRIPTION).read_text(encoding="utf-8"))["result"]["recipe"]
         else:
-            values = json.loads((directory / CHECKPOINTS / _RUN).read_text(encoding="utf-8"))
+            values = json.loads((directory / CHECKPOINTS / RUN).read_text(encoding="utf-8"))
             place = values.pop(_MODEL_PLACE, None)
             if place is not None and not Path(values["model"]).is_dir():
                 values["model"] = place
@@ -251,8 +249,7 @@ def stored_settings(directory: Path) -> dict[str, Any]:
 def _clear(directory: Path) -> None:
     """Remove an earlier model's own files; anything else in the directory stays."""
     (directory / DESCRIPTION).unlink(missing_ok=True)
-    for path in (directory / CHECKPOINTS).glob("*-*"):
-        shutil.rmtree(path, ignore_errors=True)
+    Checkpoints(directory / CHECKPOINTS, "", []).clear()
 
 
 def _finished(directory: Path) -> TrainResult:

@@ -18,6 +18,9 @@ from torch import Tensor, nn
 from tunesmith.errors import StorageError
 from tunesmith.storage import new_directory, sweep, verify, write_manifest, writing
 
+RUN = "run.json"
+"""Beside the checkpoints: the settings of the run that made them."""
+_LOCK = ".lock"
 _KEEP = 2
 
 
@@ -129,9 +132,17 @@ class Checkpoints:
             raise StorageError("no whole checkpoint is left:\n" + "\n".join(notes) + "\nStart anew with --overwrite or another --out.")
         return None, notes
 
+    def clear(self) -> None:
+        """Delete all checkpoints; what else is in the directory stays."""
+        for path in (*self._paths("step"), *self._paths("best")):
+            shutil.rmtree(path, ignore_errors=True)
+
     def remove(self) -> None:
-        """Delete all checkpoints, once the finished model is saved."""
-        shutil.rmtree(self.directory, ignore_errors=True)
+        """Delete all that the run kept beside its model, once that is saved, and the directory unless other files are in it."""
+        self.clear()
+        with contextlib.suppress(OSError):
+            sweep(self.directory, RUN, _LOCK, ".*.tmp", ".*.old")
+            self.directory.rmdir()
 
     def _paths(self, kind: str) -> list[Path]:
         """All checkpoints of a kind, the newest first."""
@@ -146,7 +157,7 @@ def locked(directory: Path) -> Iterator[None]:
 
     with writing(directory):
         directory.mkdir(parents=True, exist_ok=True)
-        file = open(directory / ".lock", "w")  # noqa: SIM115 - closed by the next statement
+        file = open(directory / _LOCK, "w")  # noqa: SIM115 - closed by the next statement
     with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -154,7 +165,7 @@ def locked(directory: Path) -> Iterator[None]:
             raise StorageError(f"another run is writing into {directory}. Wait for it, or choose another --out.") from None
         sweep(directory, ".*.tmp", ".*.old")
         yield
-    (directory / ".lock").unlink(missing_ok=True)
+    (directory / _LOCK).unlink(missing_ok=True)
 
 
 def _read(path: Path) -> dict[str, Any]:
