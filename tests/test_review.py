@@ -5,8 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+import tiny
 import tunesmith
+from tunesmith.errors import StorageError
 from tunesmith.recipe import TrainResult
+from tunesmith.training.optim import clip
 
 
 def train(data: Any, out: Path, model: Path, **settings: Any) -> TrainResult:
@@ -23,3 +28,25 @@ def test_a_directory_named_checkpoints_keeps_what_others_put_there(tmp_path: Pat
         train(reviews, out, tiny_bert, **more)
         found = {str(path.relative_to(out / "checkpoints")) for path in (out / "checkpoints").rglob("*")}
         assert found == {"mine.pt", "exp-1", "exp-1/weights"}
+
+
+def test_a_resume_with_another_test_file_is_refused_when_other_rows_would_be_trained_on(
+    tmp_path: Path, tiny_bert: Path, reviews: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = (tiny.write_csv(tmp_path / f"{seed}.csv", tiny.rows(20, seed=seed)) for seed in (5, 0))
+
+    def stop(*_: object) -> float:
+        steps.append(1)
+        if len(steps) == 4:
+            raise MemoryError
+        return clip(*_)
+
+    for name, settings in {"dedupe": {"test": second, "dedupe": True}, "split": {"test": None}}.items():
+        steps: list[int] = []
+        common = {"checkpoint_steps": 1, "dedupe": settings.get("dedupe", False)}
+        with monkeypatch.context() as patched, pytest.raises(MemoryError):
+            patched.setattr("tunesmith.training.loop.clip", stop)
+            train(reviews, tmp_path / name, tiny_bert, test=first, **common)
+        with pytest.raises(StorageError, match="other data"):
+            train(reviews, tmp_path / name, tiny_bert, resume=True, **{**common, **settings})
+        train(reviews, tmp_path / name, tiny_bert, test=first, resume=True, **common)

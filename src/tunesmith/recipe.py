@@ -126,8 +126,8 @@ def _fit(config: Config, prepared: Prepared, directory: Path, *, resume: bool, p
     progress.say(f"model {config.model}: {parameters / 1e6:.1f} M parameters, {config.pooling} pooling, trained in {precision} ({reason})")
     optimizer = build_optimizer(model, config)
     valid = prepared.parts.get("valid")
-    tables = [train_rows.table.key, *([valid.rows.table.key] if valid is not None else [])]
-    checkpoints = Checkpoints(directory / CHECKPOINTS, config.content_hash(), tables)
+    rows = [part.fingerprint() for part in (train_rows, *([valid.rows] if valid is not None else []))]
+    checkpoints = Checkpoints(directory / CHECKPOINTS, config.content_hash(), rows)
     state = TrainState()
     if resume:
         found, sentences = checkpoints.load_newest(model, optimizer)

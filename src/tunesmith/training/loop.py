@@ -5,6 +5,7 @@ E examples, S sequences, T tokens.
 
 from __future__ import annotations
 
+import hashlib
 import signal
 import threading
 import time
@@ -40,6 +41,10 @@ class Rows:
 
     def __len__(self) -> int:
         return len(self.index)
+
+    def fingerprint(self) -> str:
+        """Return a digest of the table and of which of its rows are chosen, in what order."""
+        return f"{self.table.key}-{hashlib.blake2b(self.index.astype('<i8').tobytes(), digest_size=8).hexdigest()}"
 
     def batch(self, rows: np.ndarray) -> PackedBatch:
         """Return the packed batch of the examples with numbers `rows` in the table."""

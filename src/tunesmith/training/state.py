@@ -61,12 +61,13 @@ class Checkpoints:
     place by one rename. The newest two are kept, so that a damaged one has a whole one before it. Weights of the best
     evaluation are in `best-N`.
 
-    config_hash, table_keys: what the run depends on; a checkpoint of other settings or data is refused
+    config_hash, rows: what the run depends on: its settings, and the fingerprints of the rows that it trains on and chooses by
+    (which of them those are can depend on a test file); a checkpoint of others is refused
     """
 
-    def __init__(self, directory: Path, config_hash: str, table_keys: list[str]) -> None:
+    def __init__(self, directory: Path, config_hash: str, rows: list[str]) -> None:
         self.directory = directory
-        self.identity = {"config": config_hash, "tables": table_keys}
+        self.identity = {"config": config_hash, "rows": rows}
 
     def save(self, state: TrainState, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
         """Write a checkpoint and remove what is no longer needed. Raises `StorageError`; the ones before stay whole."""
