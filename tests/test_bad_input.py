@@ -167,7 +167,7 @@ def test_wrong_settings_all_at_once(run: Run, tmp_path: Path) -> None:
     assert "--batch-size is '0'" in message and "Did you mean 'head'?" in message and "Did you mean 'accuracy'?" in message
     assert "--max-grad-norm" in message
     refused(run("train", "d.csv", "--valid-size", "0.6", "--test-size", "0.5"), 2, "leave no training rows", "below 1")
-    refused(run("train", "d.csv", "--truncation", "windows", "--max-length", "16", "--stride", "14"), 2, "stride 14", "max_length 16")
+    refused(run("train", "d.csv", "--truncation", "windows", "--max-length", "16", "--stride", "14"), 2, "stride 14", "--max-length 16")
     refused(run("train", "d.csv", "--class-weights", "a=b"), 2, "--class-weights", "'a=b' is not LABEL=NUMBER")
     refused(run("train", "d.csv", "--encoding", "utf-9"), 2, "encoding 'utf-9' is not known", "Did you mean 'utf-8'?")
     refused(run("train", "d.csv", "--text", "text", "--label", "text"), 2, "same column 'text'")

@@ -188,10 +188,14 @@ def resolve(*layers: Mapping[str, Any], flags: bool = False) -> Config:
     try:
         config = Config(**merged)
     except ValidationError as error:
-        # a value that may be of several types is refused once for each; the first says what is allowed
-        first = {str(fault["loc"][0]): fault for fault in reversed(error.errors())}
-        wrong = sorted(first, key=list(Config.model_fields).index)
-        faults.extend(_sentence(first[name], spell) for name in wrong)
+        # a value that may be of several types is refused once for each; the one that looked deepest, else the first, says most
+        told: dict[str, Any] = {}
+        for fault in error.errors():
+            name = str(fault["loc"][0])
+            if name not in told or len(fault["loc"]) > len(told[name]["loc"]):
+                told[name] = fault
+        wrong = sorted(told, key=list(Config.model_fields).index)
+        faults.extend(_sentence(told[name], spell) for name in wrong)
         config = Config(**{key: value for key, value in merged.items() if key not in wrong})
     faults.extend(_clashes(config, set(wrong), spell))
     if faults:

@@ -1,0 +1,230 @@
+"""Settings: ranges, faults all at once, recipes, and what identifies a run."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from tunesmith.config import Config, read_recipe, resolve
+from tunesmith.errors import UsageError
+
+
+def faults(flags: bool = False, **settings: Any) -> tuple[str, ...]:
+    with pytest.raises(UsageError) as caught:
+        resolve(settings, flags=flags)
+    return caught.value.faults
+
+
+# for each setting with a range or a choice: values just inside, and values just outside
+RANGES: dict[str, tuple[list[Any], list[Any]]] = {
+    "label_type": (["auto", "single", "multi"], ["both", 1]),
+    "label_separator": ([None, "|", " and "], [""]),
+    "valid_size": ([0, 0.85], [-0.01, 1, math.nan]),
+    "test_size": ([0, 0.85], [-0.01, 1, math.nan]),
+    "model": (["x"], ["", None, 3]),
+    "max_length": ([4, 131072], [3, 131073, 12.5]),
+    "truncation": (["head", "tail", "head-tail", "windows"], ["middle", None]),
+    "stride": ([0, 252], [-1, 0.5]),
+    "max_windows": ([1, 10**6], [0]),
+    "aggregation": (["mean", "max"], ["sum"]),
+    "pooling": (["cls", "mean", "max", "attention"], ["avg"]),
+    "dropout": ([None, 0, 0.99], [-0.1, 1, math.nan]),
+    "attention_dropout": ([None, 0, 0.99], [-0.1, 1]),
+    "precision": (["auto", "fp32", "bf16"], ["fp16"]),
+    "loss": (["cross-entropy", "focal"], ["hinge"]),
+    "focal_gamma": ([0, 10], [-0.1, 10.1, math.nan]),
+    "label_smoothing": ([0, 0.9], [-0.1, 1]),
+    "class_weights": (
+        ["none", "balanced", {"a": 0.1}, "spam=5,ham=1"],
+        ["balance", {"a": 0}, {"a": -1}, {"a": math.inf}, {"a": math.nan}, {"a": "x"}, "a=x", 3],
+    ),
+    "optimizer": (["adamw", "sgd"], ["adam"]),
+    "lr": ([1e-9, 10], [0, -1, 10.1, math.nan, math.inf, "fast"]),
+    "weight_decay": ([0, 0.99], [-0.1, 1, math.nan]),
+    "momentum": ([0, 0.99], [-0.1, 1]),
+    "schedule": (["linear", "cosine", "constant"], ["step"]),
+    "warmup": ([0, 0.99], [-0.1, 1]),
+    "max_grad_norm": ([0, 5], [-1, math.inf, math.nan]),
+    "epochs": ([1, 10000], [0, 10001, 1.5, None, "many"]),
+    "batch_size": ([1, 65536], [0, 65537]),
+    "max_tokens": ([1], [0]),
+    "metric": ([None, "accuracy", "f1_macro", "log_loss", "lrap"], ["acuracy", ""]),
+    "patience": ([None, 1], [0, -1]),
+    "eval_steps": ([None, 1], [0]),
+    "seed": ([0, 2**63 - 1], [-1, 2**63, 0.5]),
+    "checkpoint_minutes": ([0.01, 1e6], [0, -1, math.inf, math.nan]),
+    "checkpoint_steps": ([None, 1], [0]),
+    "dedupe": ([True, False], ["perhaps"]),
+    "drop_unlabelled": ([True, False], [2]),
+}
+# names and paths, of which any will do
+FREE = {"train", "valid", "test", "text", "label", "group", "encoding", "out"}
+
+
+def test_every_setting_has_its_range_tested() -> None:
+    assert set(RANGES) | FREE == set(Config.model_fields)
+
+
+@pytest.mark.parametrize(("name", "value"), [(name, value) for name, (good, _) in RANGES.items() for value in good], ids=str)
+def test_in_range(name: str, value: Any) -> None:
+    found = getattr(resolve({name: value}), name)
+    assert found == ({"spam": 5.0, "ham": 1.0} if value == "spam=5,ham=1" else value)
+
+
+@pytest.mark.parametrize(("name", "value"), [(name, value) for name, (_, bad) in RANGES.items() for value in bad], ids=str)
+def test_out_of_range(name: str, value: Any) -> None:
+    (fault,) = faults(**{name: value})
+    assert fault.startswith((f"{name} is ", f"{name}: "))
+    (flag,) = faults(flags=True, **{name: value})
+    assert flag == fault.replace(name, "--" + name.replace("_", "-"), 1)
+
+
+@pytest.mark.parametrize("name", sorted(FREE))
+def test_names_and_paths(name: str) -> None:
+    assert getattr(resolve({name: "x"}), name) == "x"
+    assert getattr(resolve({name: None}), name) is None
+    assert faults(**{name: 3}) == (f"{name} is 3; it should be a valid string.",)
+
+
+def test_a_fault_says_what_was_found_what_is_allowed_and_what_was_meant() -> None:
+    assert faults(pooling="men") == ("pooling is 'men'; it should be 'cls', 'mean', 'max' or 'attention'. Did you mean 'mean'?",)
+    assert faults(epochs=0) == ("epochs is 0; it should be greater than or equal to 1.",)
+    (fault,) = faults(metric="acuracy")
+    assert "accuracy, f1_macro" in fault and fault.endswith("Did you mean 'accuracy'?")
+    assert faults(label_separator="", flags=True) == ("--label-separator is ''; it should have at least 1 character.",)
+
+
+def test_unknown_settings() -> None:
+    assert faults(epoch=3) == ("unknown setting 'epoch'. Did you mean 'epochs'?",)
+    assert faults(Batch_Size=3) == ("unknown setting 'Batch_Size'. Did you mean 'batch_size'?",)
+    (fault,) = faults(zzzzzz=1)
+    assert all(name in fault for name in Config.model_fields)
+
+
+def test_all_faults_at_once() -> None:
+    """Unknown ones, single ones, and settings that are right alone but not together."""
+    found = faults(
+        zzzzzz=1,
+        epoch=2,
+        lr=-1,
+        batch_size=0,
+        pooling="sum",
+        valid_size=0.5,
+        test_size=0.5,
+        truncation="windows",
+        stride=300,
+        text="a",
+        label="a",
+    )
+    assert [fault.split(";")[0].split(".")[0] for fault in found[:5]] == [
+        "unknown setting 'zzzzzz'",
+        "unknown setting 'epoch'",
+        "pooling is 'sum'",
+        "lr is -1",
+        "batch_size is 0",
+    ]
+    assert found[5:] == (
+        "valid_size and test_size together leave no training rows; their sum must be below 1",
+        "stride 300 must be at least 3 below max_length 256, or windows would not move forward",
+        "text and label name the same column 'a'",
+    )
+    with pytest.raises(UsageError) as caught:
+        resolve({"lr": -1, "epochs": 0})
+    assert str(caught.value).startswith("2 settings are wrong:\n  - lr is -1")
+
+
+def test_settings_that_clash() -> None:
+    assert faults(valid_size=0.6, test_size=0.4, flags=True) == (
+        "--valid-size and --test-size together leave no training rows; their sum must be below 1",
+    )
+    assert faults(truncation="windows", max_length=16, stride=14, flags=True) == (
+        "--stride 14 must be at least 3 below --max-length 16, or windows would not move forward",
+    )
+    resolve({"truncation": "windows", "max_length": 16, "stride": 13})
+    resolve({"truncation": "head", "max_length": 16, "stride": 14})
+    # what is wrong by itself is not blamed a second time
+    assert len(faults(valid_size=1.5, test_size=0.95)) == 1
+    assert len(faults(truncation="windows", max_length=2, stride=300)) == 1
+
+
+def test_later_layers_win() -> None:
+    config = resolve({"epochs": 2, "lr": 1e-3}, {"epochs": 5}, {})
+    assert (config.epochs, config.lr) == (5, 1e-3)
+    assert resolve() == Config()
+    with pytest.raises(ValidationError):
+        config.epochs = 3  # frozen
+
+
+def test_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "encoder").mkdir()
+    (tmp_path / "recipe.toml").write_text(
+        'train = "data/train.csv"\nvalid = "../valid.csv"\ntest = "/absolute/test.csv"\nout = "model"\n'
+        'model = "encoder"\nbatch-size = 8\nmax_length = 64\n[class-weights]\n"a-b" = 2\n',
+        encoding="utf-8",
+    )
+    expected = {
+        "train": str(tmp_path / "data" / "train.csv"),
+        "valid": str(tmp_path.parent / "valid.csv"),
+        "test": "/absolute/test.csv",
+        "out": str(tmp_path / "model"),
+        "model": str(tmp_path / "encoder"),
+        "batch_size": 8,
+        "max_length": 64,
+        "class_weights": {"a-b": 2},
+    }
+    assert read_recipe(tmp_path / "recipe.toml") == expected
+    assert resolve(read_recipe(tmp_path / "recipe.toml")).batch_size == 8
+    monkeypatch.chdir(tmp_path)
+    relative = read_recipe("recipe.toml")
+    assert {name: str((tmp_path / value).resolve()) for name, value in relative.items() if name in ("train", "out")} == {
+        name: expected[name] for name in ("train", "out")
+    }
+
+
+def test_recipe_names_a_bundled_model_or_one_of_the_hub(tmp_path: Path) -> None:
+    (tmp_path / "recipe.toml").write_text('model = "all-minilm-l6-v2"')
+    assert read_recipe(tmp_path / "recipe.toml") == {"model": "all-minilm-l6-v2"}
+
+
+def test_recipe_that_cannot_be_read(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"recipe .*none\.toml does not exist"):
+        read_recipe(tmp_path / "none.toml")
+    (tmp_path / "bad.toml").write_text("lr = = 3")
+    with pytest.raises(UsageError, match=r"bad\.toml is not valid TOML: .*line 1"):
+        read_recipe(tmp_path / "bad.toml")
+    (tmp_path / "latin.toml").write_bytes(b'text = "caf\xe9"')
+    with pytest.raises(UsageError, match="is not valid TOML"):
+        read_recipe(tmp_path / "latin.toml")
+    with pytest.raises(UsageError, match="cannot be read"):
+        read_recipe(tmp_path)
+    (tmp_path / "unknown.toml").write_text("epoch = 3\nlr = -1")
+    with pytest.raises(UsageError) as caught:
+        resolve(read_recipe(tmp_path / "unknown.toml"))
+    assert len(caught.value.faults) == 2
+
+
+# where data lies and where results go, and how often is saved: what the table's own key or nothing at all accounts for
+PATHS = {"train", "valid", "test", "out", "checkpoint_minutes", "checkpoint_steps"}
+
+
+@pytest.mark.parametrize("name", sorted(Config.model_fields))
+def test_content_hash(name: str) -> None:
+    other: dict[str, Any] = {name: RANGES[name][0] for name in RANGES}
+    default = Config()
+    values = ["other"] if name in FREE else [value for value in other[name] if value != getattr(default, name)]
+    assert values
+    for value in values:
+        changed = default.model_copy(update={name: getattr(Config(**{name: value}), name)})
+        assert (changed.content_hash() == default.content_hash()) == (name in PATHS), value
+
+
+def test_content_hash_of_a_model_directory_however_it_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "encoder").mkdir()
+    monkeypatch.chdir(tmp_path)
+    names = ("encoder", "./encoder", str(tmp_path / "encoder"))
+    assert len({resolve({"model": name}).content_hash() for name in names}) == 1
+    assert resolve({"model": "other"}).content_hash() != resolve({"model": "encoder"}).content_hash()
