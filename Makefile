@@ -18,10 +18,10 @@ INSTALL = $(PIP) "$$(grep '^setuptools==' requirements.lock)" && $(PIP) --no-bui
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint install bench lock clean distclean
+.PHONY: help demo test lint install bench bench-scale lock clean distclean
 
 help: ## this list
-	@awk -F ': .*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ': .*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 demo: $(VENV)/.installed-demo ## train, test and use a news classifier (about 4 minutes on two cores, after the installation)
 	$(BIN)/python scripts/demo_data.py demo
@@ -45,6 +45,9 @@ install: $(VENV)/.installed-all ## everything, into $(VENV)
 
 bench: $(VENV)/.installed-bench ## side by side with transformers.Trainer; hours (BENCH_FLAGS="--rows trec --seeds 0" for less)
 	$(BIN)/python -m bench.run $(BENCH_FLAGS)
+
+bench-scale: $(VENV)/.installed-test ## memory while training on two million rows; about ten minutes
+	$(BIN)/python -m bench.scale
 
 lock: $(VENV)/.installed-all ## write requirements.lock from what $(VENV) holds (after `pip install -U` of what should move)
 	$(BIN)/python scripts/lock.py > requirements.lock.new
