@@ -50,3 +50,11 @@ def test_a_resume_with_another_test_file_is_refused_when_other_rows_would_be_tra
         with pytest.raises(StorageError, match="other data"):
             train(reviews, tmp_path / name, tiny_bert, resume=True, **{**common, **settings})
         train(reviews, tmp_path / name, tiny_bert, test=first, resume=True, **common)
+
+
+def test_empty_texts_do_not_tie_groups_together(tmp_path: Path, tiny_bert: Path) -> None:
+    rows = [{**row, "customer": str(i // 4)} for i, row in enumerate(tiny.rows(80))]
+    for row in rows[::4]:
+        row["text"] = ""
+    splits = train(rows, tmp_path / "m", tiny_bert, text="text", label="label", group="customer").result["data"]["splits"]
+    assert {name: part["rows"] for name, part in splits.items()} == {"train": 48, "valid": 6, "test": 6}

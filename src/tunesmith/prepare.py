@@ -112,8 +112,11 @@ def _split(parts: dict[str, Part], config: Config, notes: list[str]) -> None:
     train = parts["train"]
     rows = train.rows
     stratum = rows.targets.stratum()
-    units = units_of(rows.table.text_key, rows.table.group)
     index, total = rows.index, len(rows)
+    # of the rows in use only: through the empty text of dropped rows all of their groups would hang together
+    group = rows.table.group[index] if rows.table.group is not None else None
+    units = np.zeros(len(rows.table), np.int64)
+    units[index] = units_of(rows.table.text_key[index], group)
     for name, size in (("test", config.test_size), ("valid", config.valid_size)):
         if name in parts or size == 0:
             continue
