@@ -9,7 +9,7 @@ import pytest
 
 import tiny
 import tunesmith
-from tunesmith.errors import StorageError
+from tunesmith.errors import DataError, StorageError
 from tunesmith.recipe import TrainResult
 from tunesmith.training.optim import clip
 
@@ -58,3 +58,34 @@ def test_empty_texts_do_not_tie_groups_together(tmp_path: Path, tiny_bert: Path)
         row["text"] = ""
     splits = train(rows, tmp_path / "m", tiny_bert, text="text", label="label", group="customer").result["data"]["splits"]
     assert {name: part["rows"] for name, part in splits.items()} == {"train": 48, "valid": 6, "test": 6}
+
+
+def test_labels_that_no_training_row_has_are_named(tmp_path: Path, tiny_bert: Path) -> None:
+    data = tiny.write_csv(tmp_path / "data.csv", [*tiny.rows(40), {"text": "", "label": "rare"}])
+    result = train(data, tmp_path / "m", tiny_bert).result
+    assert result["data"]["splits"]["train"]["label_counts"]["rare"] == 0
+    assert any("no training row has 'rare'" in note for note in result["data"]["notes"])
+
+
+def test_a_given_file_without_any_label_is_an_error(tmp_path: Path, tiny_bert: Path, reviews: Path) -> None:
+    bare = tiny.write_csv(tmp_path / "bare.csv", [{**row, "label": ""} for row in tiny.rows(6)])
+    for name in ("valid", "test"):
+        with pytest.raises(DataError, match=r"bare\.csv: none of its 6 rows has a label"):
+            train(reviews, tmp_path / name, tiny_bert, drop_unlabelled=True, **{name: bare})
+
+
+def test_patience_without_validation_rows_is_said_to_do_nothing(tmp_path: Path, tiny_bert: Path, reviews: Path) -> None:
+    result = train(reviews, tmp_path / "m", tiny_bert, valid_size=0, patience=2).result
+    assert any("no validation rows" in note for note in result["data"]["notes"])
+
+
+def test_intervals_of_model_and_yardsticks_come_from_the_same_resamples(tmp_path: Path, tiny_bert: Path, reviews: Path) -> None:
+    result = train(reviews, tmp_path / "m", tiny_bert, seed=3, lr=1e-9).result["evaluations"]["test"]
+    majority = result["yardsticks"][0]
+    assert result["metrics"]["accuracy"] == majority["metrics"]["accuracy"] == 0.5
+    assert result["intervals"]["accuracy"] == majority["intervals"]["accuracy"]
+
+
+def test_half_a_character_in_a_single_text(tmp_path: Path, tiny_bert: Path, reviews: Path) -> None:
+    model = train(reviews, tmp_path / "m", tiny_bert).bundle
+    assert model.predict("a red house \ud83d") == model.predict(["a red house \ud83d"])[0]

@@ -77,15 +77,33 @@ def prepare(config: Config, sources: dict[str, RowSource], progress: Progress) -
     notes: list[str] = []
     _split(parts, config, notes)
     _dedupe(parts, config, dropped, notes)
+    _check_parts(parts, dropped)
     train = parts["train"]
-    if len(train.rows) == 0:
-        reasons = ", ".join(f"{count:,} {key.replace('_', ' ')}" for key, count in dropped.items() if count)
-        raise DataError(f"{train.source.name}: no training rows are left ({reasons or 'all were split off'}).")
     counts = train.rows.targets.counts(train.rows.index)
+    unseen = [label for label, count in zip(task.labels, counts.tolist(), strict=True) if count == 0]
+    if unseen:
+        notes.append(
+            f"no training row has {listing(map(repr, unseen), 8)}, so the model cannot learn it: all its rows were split off or dropped."
+        )
+    if "valid" not in parts and (config.patience is not None or config.metric is not None):
+        notes.append("there are no validation rows, so metric and patience choose nothing: the last weights are kept.")
     task = replace(task, weights=class_weights(config.class_weights, task.labels, counts, task.multi))
     prepared = Prepared(pretrained, encoder, task, parts, dropped, notes)
     _say_data(prepared, progress)
     return prepared
+
+
+def _check_parts(parts: dict[str, Part], dropped: dict[str, int]) -> None:
+    """Raise `DataError` for a part without rows."""
+    if len(parts["train"].rows) == 0:
+        reasons = ", ".join(f"{count:,} {key.replace('_', ' ')}" for key, count in dropped.items() if count)
+        raise DataError(f"{parts['train'].source.name}: no training rows are left ({reasons or 'all were split off'}).")
+    for name in ("valid", "test"):
+        if name in parts and len(parts[name].rows) == 0:
+            raise DataError(
+                f"{parts[name].source.name}: none of its {len(parts[name].rows.table):,} rows has a label. "
+                f"Name another {_WORDS[name]} file, or leave it out."
+            )
 
 
 def _fit_task(config: Config, labels: Labels, progress: Progress) -> Classification:
