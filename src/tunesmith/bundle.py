@@ -81,7 +81,7 @@ class Bundle:
         Returns a `Prediction` for one text, else a list of them, in order. Raises `DataError`.
         """
         if isinstance(data, str):
-            return next(self.stream([data], precision=precision))
+            return self.predict([data], precision=precision)[0]
         source = open_data(data)
         schema = self.schema_for(source, text)
         texts = (schema.parse(row, place).texts[0] for row, place in source)
