@@ -377,7 +377,7 @@ def evaluation(
         probabilities: float[E, C].
         labels: the C names.
         thresholds: float[C] for multi-label, 0.5 for each when None.
-        seed: the run's; the bootstrap derives its own from it.
+        seed: the bootstrap derives its own from it. By default the same for every run, so that a test repeated later has equal intervals.
 
     Raises:
         DataError: no rows.

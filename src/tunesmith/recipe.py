@@ -299,7 +299,7 @@ def _evaluation(
     if len(sample) < len(rows):
         for yardstick in found:
             yardstick["note"] += f"; trained on a random {len(sample):,} of the {len(rows):,} training rows"
-    result["yardsticks"] = yardsticks.scored(found, gold, task.labels, task.kind, config.seed)
+    result["yardsticks"] = yardsticks.scored(found, gold, task.labels, task.kind)
     return result
 
 

@@ -69,13 +69,13 @@ def yardsticks(
 
 
 def scored(
-    found: Sequence[dict[str, Any]], gold: NDArray[Any], labels: Sequence[str], kind: metrics.Kind, seed: int
+    found: Sequence[dict[str, Any]], gold: NDArray[Any], labels: Sequence[str], kind: metrics.Kind, seed: int = 0
 ) -> list[dict[str, Any]]:
     """Return name, note, metrics and intervals of each of `yardsticks`' results, JSON-able; both empty for one that was skipped.
 
     Args:
         gold: int[E] or bool[E, C], the targets of the test texts.
-        seed: the run's; the resamples are those of the model's own intervals.
+        seed: of the resamples; the model's own intervals must be given the same, and by default are.
     """
     results = []
     for yardstick in found:
