@@ -37,3 +37,9 @@ def test_same_seed_same_bits(tmp_path: Path, tiny_bert: Path, reviews: Path) -> 
     for name in "ab":
         train(reviews, tmp_path / name, tiny_bert, epochs=1)
     assert (tmp_path / "a" / "model.safetensors").read_bytes() == (tmp_path / "b" / "model.safetensors").read_bytes()
+
+
+def test_predicting_nothing_gives_nothing(tmp_path: Path, tiny_bert: Path, reviews: Path) -> None:
+    model = train(reviews, tmp_path / "m", tiny_bert, epochs=1).bundle
+    assert model.predict([]) == []
+    assert [prediction.label in model.labels for prediction in model.predict(["a red cat", ""])] == [True, True]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sized
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from tunesmith.data.memory import open_data
-from tunesmith.data.schema import Row, RowSource, Schema, Source, guess_schema, texts_of
-from tunesmith.data.table import open_table
+from tunesmith.data.schema import Row, RowSource, Schema, Source, guess_schema
+from tunesmith.data.table import open_table, texts_in
 from tunesmith.data.tokens import TextEncoder, Truncation
 from tunesmith.errors import DataError, ModelError
 from tunesmith.evaluate import CHUNK, outputs_of, probabilities_of
@@ -82,6 +82,8 @@ class Bundle:
         """
         if isinstance(data, str):
             return self.predict([data], precision=precision)[0]
+        if isinstance(data, Sized) and len(data) == 0:
+            return []
         source = open_data(data)
         schema = self.schema_for(source, text)
         texts = (schema.parse(row, place).texts[0] for row, place in source)
@@ -191,7 +193,9 @@ def _mistakes(
     else:
         sureness = np.where(predicted != gold, probabilities.max(1), 0)
     worst = [int(row) for row in np.argsort(-sureness, kind="stable")[:_MISTAKES] if sureness[row] > 0]
-    texts = texts_of(source, schema, rows.index[worst]) if worst else []
+    texts = texts_in(rows.table, source, schema, rows.index[worst]) if worst else []
+    if texts is None:
+        texts = ["(not shown: the file has changed since it was read)"] * len(worst)
 
     def names(row: np.ndarray | int) -> str:
         return ", ".join(task.labels[i] for i in np.flatnonzero(row)) if task.multi else task.labels[int(row)]
@@ -199,7 +203,7 @@ def _mistakes(
     return [
         {
             "source": f"{source.name}:{rows.table.line[rows.index[row]]}",
-            "text": " ".join(text)[:500],
+            "text": text[:500],
             "gold": names(gold[row]),
             "predicted": names(predicted[row]),
             "probability": float(sureness[row]),
