@@ -89,3 +89,23 @@ def test_intervals_of_model_and_yardsticks_come_from_the_same_resamples(tmp_path
 def test_half_a_character_in_a_single_text(tmp_path: Path, tiny_bert: Path, reviews: Path) -> None:
     model = train(reviews, tmp_path / "m", tiny_bert).bundle
     assert model.predict("a red house \ud83d") == model.predict(["a red house \ud83d"])[0]
+
+
+@pytest.mark.parametrize("change", ["gone", "others"])
+def test_a_file_that_changes_while_it_is_trained_on(tmp_path: Path, tiny_bert: Path, monkeypatch: pytest.MonkeyPatch, change: str) -> None:
+    rows = [{**row, "text": f"{i} {row['text']}"} for i, row in enumerate(tiny.rows(80))]
+    data = tiny.write_csv(tmp_path / "data.csv", rows)
+
+    def meddle(*arguments: Any) -> float:
+        if change == "gone":
+            data.unlink(missing_ok=True)
+        else:
+            tiny.write_csv(data, rows[::-1])
+        return clip(*arguments)
+
+    monkeypatch.setattr("tunesmith.training.loop.clip", meddle)
+    trained = train(data, tmp_path / "m", tiny_bert, lr=1e-9)
+    found = trained.result["evaluations"]["test"]
+    assert found["mistakes"] and all("changed since" in mistake["text"] for mistake in found["mistakes"])
+    assert all(not yardstick["metrics"] and "changed since" in yardstick["note"] for yardstick in found["yardsticks"])
+    assert tunesmith.load(tmp_path / "m").predict("a red house").label in ("animal", "colour")

@@ -18,7 +18,7 @@ from tunesmith import __version__, yardsticks
 from tunesmith.bundle import DESCRIPTION, Bundle, assess, gold_of, save_bundle
 from tunesmith.config import Config, resolve
 from tunesmith.data.memory import open_data
-from tunesmith.data.schema import texts_of
+from tunesmith.data.table import texts_in
 from tunesmith.errors import Interrupted, StorageError, UsageError
 from tunesmith.evaluate import probabilities_of
 from tunesmith.metrics import multi_label, single_label, tune_thresholds
@@ -277,29 +277,25 @@ def _evaluation(
     result = assess(model, task, part.rows, part.source, part.schema, max_tokens=config.max_tokens, what=what, progress=progress)
     if name == "valid" and "test" in prepared.parts:
         return {**result, "yardsticks": []}
-    rows = prepared.parts["train"].rows
-    sample = rows.index
+    train = prepared.parts["train"]
+    rows, sample = train.rows, train.rows.index
     if len(sample) > _YARDSTICK_ROWS:
         generator = np.random.default_rng(seed_for(config.seed, "yardstick rows"))
         sample = np.sort(generator.choice(sample, _YARDSTICK_ROWS, replace=False))
     with progress.track("yardsticks", None, "rows") as tracker:
-        train_texts = [" ".join(texts) for texts in texts_of(prepared.parts["train"].source, prepared.parts["train"].schema, sample)]
-        test_texts = [" ".join(texts) for texts in texts_of(part.source, part.schema, part.rows.index)]
-        gold = gold_of(task, part.rows)
-        found = yardsticks.yardsticks(
-            train_texts,
-            gold_of(task, replace(rows, index=sample)),
-            test_texts,
-            task.labels,
-            task.kind,
-            config.seed,
-            tune=task.thresholds is not None,
-        )
+        train_texts = texts_in(rows.table, train.source, train.schema, sample)
+        test_texts = texts_in(part.rows.table, part.source, part.schema, part.rows.index)
+        if train_texts is None or test_texts is None:
+            found = yardsticks.skipped("the data have changed since the training began")
+        else:
+            targets = gold_of(task, replace(rows, index=sample))
+            tune = task.thresholds is not None
+            found = yardsticks.yardsticks(train_texts, targets, test_texts, task.labels, task.kind, config.seed, tune=tune)
         tracker.advance(len(sample))
-    if len(sample) < len(rows):
+    if len(sample) < len(rows) and train_texts is not None:
         for yardstick in found:
             yardstick["note"] += f"; trained on a random {len(sample):,} of the {len(rows):,} training rows"
-    result["yardsticks"] = yardsticks.scored(found, gold, task.labels, task.kind)
+    result["yardsticks"] = yardsticks.scored(found, gold_of(task, part.rows), task.labels, task.kind)
     return result
 
 

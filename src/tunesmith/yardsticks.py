@@ -87,6 +87,11 @@ def scored(
     return results
 
 
+def skipped(reason: str) -> list[dict[str, Any]]:
+    """Return what `yardsticks` returns when none of them can be computed, for the given reason."""
+    return [{"name": name, "probabilities": None, "thresholds": None, "note": f"skipped: {reason}"} for name in (MAJORITY, TFIDF)]
+
+
 class _Skip(Exception):
     """This yardstick says nothing here; the message is the note."""
 

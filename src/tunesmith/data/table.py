@@ -10,7 +10,7 @@ import hashlib
 import os
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tunesmith.data.duplicates import text_key
-from tunesmith.data.schema import Example, RowSource, Schema
-from tunesmith.errors import StorageError
+from tunesmith.data.schema import Example, RowSource, Schema, texts_of
+from tunesmith.errors import DataError, StorageError
 from tunesmith.progress import QUIET, Progress
 from tunesmith.storage import new_directory
 
@@ -128,6 +128,23 @@ class TokenTable:
         )
 
 
+def texts_in(table: TokenTable, source: RowSource, schema: Schema, rows: np.ndarray) -> list[str] | None:
+    """Return the texts of the rows with numbers `rows` (int[E]), in that order, read again from the `source` of `table`.
+
+    None when the source is gone or holds other texts there than those that were tokenised.
+    """
+    try:
+        found = texts_of(source, schema, rows)
+    except DataError:
+        return None
+    keys = [_key_of(texts) for texts in found]
+    return [" ".join(texts) for texts in found] if np.array_equal(np.array(keys, np.uint64), table.text_key[rows]) else None
+
+
+def _key_of(texts: Sequence[str]) -> int:
+    return text_key("\x1f".join(texts))
+
+
 def _ragged(column: Any) -> tuple[np.ndarray, np.ndarray]:
     return column.values.to_numpy(), column.offsets.to_numpy()
 
@@ -215,7 +232,7 @@ def _append(rows: dict[str, list[Any]], example: Example, encoded: Encoded) -> i
     ids = encoded.sequences[0] if len(lengths) == 1 else np.concatenate(encoded.sequences)
     values = {
         "line": example.source.line,
-        "text_key": text_key("\x1f".join(example.texts)),
+        "text_key": _key_of(example.texts),
         "group": example.group_key,
         "labels": example.target,
         "blank": not any(text.strip() for text in example.texts),
