@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 
 import tiny
 import tunesmith
+from tunesmith.cli.app import main
 from tunesmith.errors import DataError, StorageError
 from tunesmith.recipe import TrainResult
 from tunesmith.training.optim import clip
@@ -109,3 +111,14 @@ def test_a_file_that_changes_while_it_is_trained_on(tmp_path: Path, tiny_bert: P
     assert found["mistakes"] and all("changed since" in mistake["text"] for mistake in found["mistakes"])
     assert all(not yardstick["metrics"] and "changed since" in yardstick["note"] for yardstick in found["yardsticks"])
     assert tunesmith.load(tmp_path / "m").predict("a red house").label in ("animal", "colour")
+
+
+def test_check_heeds_what_it_is_told_about_labels(tmp_path: Path, tiny_bert: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    cells = ["x|y", "x", "y", "y|x", "x|z", "z", "x;y"]
+    data = tiny.write_csv(tmp_path / "data.csv", [{"text": f"a cat {i}", "label": cell} for i, cell in enumerate(cells)])
+    for told, kind, labels in (("single", "single", set(cells)), ("multi", "multi", {"x", "y", "z", "x;y"})):
+        with pytest.raises(SystemExit) as ended:
+            main(["check", str(data), "--model", str(tiny_bert), "--max-length", "24", "--label-type", told, "--json"])
+        assert ended.value.code == 0
+        found = json.loads(capfd.readouterr().out)["labels"]
+        assert (found["kind"], set(found["counts"])) == (kind, labels)

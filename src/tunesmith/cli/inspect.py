@@ -59,6 +59,7 @@ def check(
         stride=truncation.stride,
         max_windows=truncation.max_windows,
         label_separator=config.label_separator,
+        label_type=config.label_type,
         progress=progress,
     )
     print(render_audit(found), file=sys.stderr if as_json else sys.stdout)

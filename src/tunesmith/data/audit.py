@@ -138,6 +138,7 @@ def audit(
     stride: int,
     max_windows: int,
     label_separator: str | None,
+    label_type: str = "auto",
     progress: Progress,
 ) -> Audit:
     """Read `source` twice and return what is to be known about it before training.
@@ -148,7 +149,7 @@ def audit(
     max_length: longest sequence in tokens, of which `special_tokens` are not text
     stride, max_windows: overlap in tokens and largest number of windows, for what the policy `windows` would lose; it is left
     out when windows of this length cannot overlap by so much
-    label_separator: what joins the labels of one cell; None: recognised
+    label_separator, label_type: what joins the labels of one cell, and whether there are any (`single`, `multi`); None, `auto`: recognised
 
     Raises `DataError` for a column that is not there or holds what cannot be read as text, `UsageError` for a `max_length`
     that leaves no room for text.
@@ -167,7 +168,9 @@ def audit(
             _check_column(other, other_text)
             test = _Scan(other, Schema((other_text,), label if label in other.columns else None))
             test.run(finder, None, progress)
-        return _Comparison(scan, test, finder, label_separator, progress).result(_lengths(scan, max_length, budget, stride, max_windows))
+        return _Comparison(scan, test, finder, (label_separator, label_type), progress).result(
+            _lengths(scan, max_length, budget, stride, max_windows)
+        )
 
 
 def _check_column(source: RowSource, column: str) -> None:
@@ -200,11 +203,11 @@ def _lengths(scan: _Scan, max_length: int, budget: int, stride: int, max_windows
 class _Comparison:
     """The second half of the audit: rows against one another and against the test rows, then the texts of the examples."""
 
-    def __init__(self, scan: _Scan, test: _Scan | None, finder: Deduplicator, separator: str | None, progress: Progress) -> None:
+    def __init__(self, scan: _Scan, test: _Scan | None, finder: Deduplicator, told: tuple[str | None, str], progress: Progress) -> None:
         self.scan, self.test, self.finder, self.progress = scan, test, finder, progress
         rows = np.bincount(scan.codes[scan.codes >= 0], minlength=len(scan.cells)).tolist()
         self.cells = dict(zip(scan.cells, rows, strict=True))
-        self.kind, self.separator = recognise(self.cells, separator, scan.from_lists)
+        self.kind, self.separator = recognise(self.cells, told[0], scan.from_lists, told[1])
         known: dict[tuple[str, ...], int] = {}
         self.sets = self._sets(scan, known)
         self.test_sets = self._sets(test, known) if test is not None else self.sets[:0]

@@ -10,9 +10,9 @@ from collections.abc import Mapping
 
 from tunesmith.data.audit_types import Issue, LabelInText, Labels, Variant
 from tunesmith.data.duplicates import normalise
+from tunesmith.data.joined import parts, separator_of
 
 _LIST = "\x1f"  # between the labels of a list, which may hold any printable separator
-_SEPARATORS = ("|", ";", ",")
 _PLACEHOLDERS = {"nan", "null", "none", "n/a", "na", "#n/a", "nil", "?", "-", "unknown", "undefined"}
 _MANY_LABELS = 2000  # beyond this spellings are not compared: it is a column of identifiers or of numbers
 _SCALE = 20  # so many different numbers can still be a scale of marks
@@ -29,38 +29,29 @@ def cell_of(labels: list[str], is_list: bool) -> str:
 
 def split(cell: str, kind: str, separator: str | None) -> list[str]:
     """Return the labels of a cell, each once, in their order."""
-    if _LIST in cell:
-        parts = cell.split(_LIST)
-    elif kind == "multi" and separator is not None:
-        parts = cell.split(separator)
-    else:
-        return [cell]
-    return list(dict.fromkeys(part.strip() for part in parts if part.strip()))
+    return parts(cell, _LIST if _LIST in cell else separator if kind == "multi" else None)
 
 
-def recognise(cells: Mapping[str, int], separator: str | None, from_lists: bool) -> tuple[str, str | None]:
+def recognise(cells: Mapping[str, int], separator: str | None, from_lists: bool, label_type: str = "auto") -> tuple[str, str | None]:
     """Return (`single`, `multi` or `number`, separator) for the different cells of a label column and their rows.
 
-    Joined labels show in that taking them apart gives fewer different labels than there were cells, most of them in more
-    than one combination. Numbers are measured values when hardly any comes back, or when there are many with decimals;
-    whole numbers that do come back are numbered classes.
+    Numbers are measured values when hardly any comes back, or when there are many with decimals; whole numbers that do come
+    back are numbered classes.
+    label_type: `single` or `multi` where that is known, else `auto`
     """
+    if label_type == "single":
+        return "single", None
     if from_lists or separator is not None:
         return "multi", separator
+    if label_type == "multi":
+        return "multi", separator_of(cells, certain=True)
     values = [_number(cell) for cell in cells]
     if len(cells) > _SCALE and None not in values:
         decimals = any(value is not None and not value.is_integer() for value in values)
         if decimals or sum(cells.values()) < _COMES_BACK * len(cells):
             return "number", None
-    for candidate in _SEPARATORS:
-        joined = [cell for cell in cells if candidate in cell]
-        if not joined:
-            continue
-        seen = Counter(part for cell in cells for part in split(cell, "multi", candidate))
-        inside = {part for cell in joined for part in split(cell, "multi", candidate)}
-        if len(seen) < len(cells) and 2 * sum(seen[part] > 1 for part in inside) > len(inside):
-            return "multi", candidate
-    return "single", None
+    found = separator_of(cells)
+    return ("multi", found) if found is not None else ("single", None)
 
 
 def _number(cell: str) -> float | None:

@@ -13,12 +13,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tunesmith.data.batches import PackedBatch
+from tunesmith.data.joined import parts, separator_of
 from tunesmith.data.table import Labels, TokenTable
 from tunesmith.errors import DataError, UsageError, did_you_mean, listing
 from tunesmith.metrics import Kind
 from tunesmith.tasks.base import Prediction
-
-_SEPARATORS = ("|", ";", ",")
 
 
 @dataclass(frozen=True)
@@ -105,7 +104,7 @@ class Classification:
         Raises `DataError` when fewer than two labels are found.
         """
         kind, separator = recognise(labels, label_type, separator)
-        names = {part for name in labels.names for part in _parts(name, separator if kind == "multi" else None)}
+        names = {part for name in labels.names for part in parts(name, separator if kind == "multi" else None)}
         if len(names) < 2:
             raise DataError(
                 f"the training rows have too few labels: {listing(map(repr, sorted(names))) or 'none'}; "
@@ -120,10 +119,10 @@ class Classification:
         where one is expected.
         """
         number = {label: i for i, label in enumerate(self.labels)}
-        split = [[number.get(part, -1) for part in _parts(name, self.separator)] for name in labels.names]
+        split = [[number.get(part, -1) for part in parts(name, self.separator)] for name in labels.names]
         for code, numbers in enumerate(split):
             if -1 in numbers:
-                part = _parts(labels.names[code], self.separator)[numbers.index(-1)]
+                part = parts(labels.names[code], self.separator)[numbers.index(-1)]
                 row = int(np.searchsorted(labels.starts, np.argmax(labels.codes == code), side="right")) - 1
                 raise DataError(
                     f"{table.name}:{table.line[row]}: label {part!r} is not one of the training labels: {listing(self.labels)}."
@@ -224,38 +223,15 @@ def class_weights(setting: str | dict[str, float], labels: Sequence[str], counts
 
 
 def recognise(labels: Labels, label_type: str, separator: str | None) -> tuple[Kind, str | None]:
-    """Decide whether rows have one label or several, and what separates them: (`single` or `multi`, separator or None).
-
-    Joined labels are recognised when splitting at |, ; or , gives fewer different labels than there were different cells,
-    and most parts are seen in more than one combination; so `Food, drinks` beside `Cars, bikes` stays one label each.
-    """
+    """Decide whether rows have one label or several, and what separates them: (`single` or `multi`, separator or None)."""
     if label_type == "single":
         return "single", None
     if separator is not None:
         return "multi", separator
     if labels.from_list:
         return "multi", None
-    for candidate in _SEPARATORS:
-        joined = [name for name in labels.names if candidate in name]
-        if not joined:
-            continue
-        seen: dict[str, int] = {}
-        for name in labels.names:
-            for part in _parts(name, candidate):
-                seen[part] = seen.get(part, 0) + 1
-        inside = {part for name in joined for part in _parts(name, candidate)}
-        if label_type == "multi" or (len(seen) < len(labels.names) and sum(seen[part] > 1 for part in inside) * 2 > len(inside)):
-            return "multi", candidate
-    if label_type == "multi":
-        return "multi", None
-    return "single", None
-
-
-def _parts(name: str, separator: str | None) -> list[str]:
-    if separator is None:
-        return [name]
-    # a label named twice in a cell is there once
-    return list(dict.fromkeys(part.strip() for part in name.split(separator) if part.strip()))
+    found = separator_of(labels.names, certain=label_type == "multi")
+    return ("multi", found) if found is not None or label_type == "multi" else ("single", None)
 
 
 def _focus(p: Tensor, gamma: float) -> Tensor:
