@@ -122,3 +122,10 @@ def test_check_heeds_what_it_is_told_about_labels(tmp_path: Path, tiny_bert: Pat
         assert ended.value.code == 0
         found = json.loads(capfd.readouterr().out)["labels"]
         assert (found["kind"], set(found["counts"])) == (kind, labels)
+
+
+def test_the_card_says_when_transformers_reads_less_of_a_long_text(tmp_path: Path, tiny_bert: Path, reviews: Path) -> None:
+    for truncation, said in (("head", False), ("tail", True), ("windows", True)):
+        train(reviews, tmp_path / truncation, tiny_bert, truncation=truncation, stride=4)
+        card = (tmp_path / truncation / "README.md").read_text(encoding="utf-8")
+        assert (f"trained with `{truncation}`, which only tunesmith" in card) == said

@@ -59,6 +59,7 @@ def model_card(result: view.Result) -> str:
         "account": [(what, [_file_name(value) for value in values] if what == "File" else values) for what, values in account],
         "facts": [(what, _base_name(result) if what == "Base model" else value) for what, value in view.training_facts(result)],
         "max_length": result["data"]["splits"]["train"]["account"]["max_length"],
+        "truncation": result["data"]["splits"]["train"]["account"]["truncation"],
     }
     return environment.get_template("card.md.jinja").render(card).encode("utf-8", "replace").decode("utf-8")
 
