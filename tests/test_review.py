@@ -129,3 +129,17 @@ def test_the_card_says_when_transformers_reads_less_of_a_long_text(tmp_path: Pat
         train(reviews, tmp_path / truncation, tiny_bert, truncation=truncation, stride=4)
         card = (tmp_path / truncation / "README.md").read_text(encoding="utf-8")
         assert (f"trained with `{truncation}`, which only tunesmith" in card) == said
+
+
+def test_overwrite_replaces_models_only(tmp_path: Path, tiny_bert: Path, reviews: Path) -> None:
+    project, model = tmp_path / "project", tmp_path / "m"
+    project.mkdir()
+    (project / "README.md").write_text("mine")
+    with pytest.raises(StorageError, match=r"its README\.md would be replaced"):
+        train(reviews, project, tiny_bert, overwrite=True)
+    assert [path.name for path in project.iterdir()] == ["README.md"] and (project / "README.md").read_text() == "mine"
+    (project / "README.md").rename(project / "notes.txt")
+    train(reviews, project, tiny_bert, overwrite=True)
+    assert (project / "notes.txt").read_text() == "mine"
+    train(reviews, model, tiny_bert)
+    train(reviews, model, tiny_bert, overwrite=True)

@@ -19,7 +19,7 @@ from tunesmith.bundle import DESCRIPTION, Bundle, assess, gold_of, save_bundle
 from tunesmith.config import Config, resolve
 from tunesmith.data.memory import open_data
 from tunesmith.data.table import texts_in
-from tunesmith.errors import Interrupted, StorageError, UsageError
+from tunesmith.errors import Interrupted, StorageError, UsageError, listing
 from tunesmith.evaluate import probabilities_of
 from tunesmith.metrics import multi_label, single_label, tune_thresholds
 from tunesmith.model.arithmetic import choose_precision, cpu_name
@@ -38,6 +38,7 @@ from tunesmith.training.state import RUN, Checkpoints, TrainState, locked
 CHECKPOINTS = "checkpoints"
 _MODEL_PLACE = "model directory"
 _YARDSTICK_ROWS = 50_000
+_WRITTEN = ("README.md", "report.html", "config.json", "model.safetensors", "tokenizer.json")
 
 
 @dataclass(frozen=True)
@@ -224,6 +225,12 @@ def output_directory(config: Config, data: Any, *, resume: bool, overwrite: bool
     if taken and not resume and not overwrite:
         advice = "--resume to go on with the training that was started there, " if started else ""
         raise StorageError(f"{directory} is not empty. Use {advice}--overwrite to replace it, or another --out.")
+    if taken and overwrite and not (directory / DESCRIPTION).is_file() and not Checkpoints(directory / CHECKPOINTS, "", []).of_a_run():
+        in_the_way = [name for name in _WRITTEN if (directory / name).exists()]
+        if in_the_way:
+            raise StorageError(
+                f"{directory} is no directory that tunesmith wrote, and its {listing(in_the_way)} would be replaced. Choose another --out."
+            )
     return directory
 
 

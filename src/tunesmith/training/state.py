@@ -133,6 +133,10 @@ class Checkpoints:
             raise StorageError("no whole checkpoint is left:\n" + "\n".join(notes) + "\nStart anew with --overwrite or another --out.")
         return None, notes
 
+    def of_a_run(self) -> bool:
+        """Whether a run began in this directory and was not finished."""
+        return any((self.directory / name).is_file() for name in (RUN, _LOCK))
+
     def clear(self) -> None:
         """Delete all checkpoints; what else is in the directory stays."""
         for path in (*self._paths("step"), *self._paths("best")):
