@@ -143,3 +143,12 @@ def test_overwrite_replaces_models_only(tmp_path: Path, tiny_bert: Path, reviews
     assert (project / "notes.txt").read_text() == "mine"
     train(reviews, model, tiny_bert)
     train(reviews, model, tiny_bert, overwrite=True)
+
+
+def test_walk_names_settings_that_a_trained_model_does_not_heed(
+    tmp_path: Path, tiny_bert: Path, reviews: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    train(reviews, tmp_path / "m", tiny_bert)
+    with pytest.raises(SystemExit):
+        main(["walk", str(reviews), "--model", str(tmp_path / "m"), "--truncation", "tail", "--max-length", "8"])
+    assert "the trained model has its own: max_length, truncation." in capfd.readouterr().err

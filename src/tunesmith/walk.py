@@ -45,6 +45,11 @@ def walk_row(config: Config, number: int, progress: Progress) -> str:
     if bundle is not None:
         encoder, task, model = bundle.text_encoder, bundle.task, bundle.model
         origin = f"trained model {config.model}"
+        unused = sorted(
+            config.model_fields_set & {"label_type", "label_separator", "max_length", "truncation", "stride", "max_windows", "pooling"}
+        )
+        if unused:
+            progress.say(f"not used, as the trained model has its own: {', '.join(unused)}.")
     else:
         pretrained = open_pretrained(config.model)
         encoder = TextEncoder(pretrained.backend_tokenizer(), truncation_of(config, pretrained, progress), pretrained.fallback_token)
