@@ -40,7 +40,7 @@ ROWS = (
     Row("cola", "CoLA, dev set as test", "cola", "train.csv", "dev.csv", "text", "label", 3, 5e-5, 32, 256, "matthews"),
     Row("imdb", "IMDB, 2,000 rows", "imdb", "train.csv", "test.csv", "text", "label", 1, 5e-5, 16, 256, "accuracy", sample=2_000),
     Row(
-        "chnsenticorp", "ChnSentiCorp (Chinese), first 3,000 rows, multilingual encoder", "chnsenticorp", "train.csv", "test.csv", "text", "label",
+        "chnsenticorp", "ChnSentiCorp, 3,000 rows, multilingual encoder", "chnsenticorp", "train.csv", "test.csv", "text", "label",
         1, 5e-5, 16, 128, "accuracy", encoder="multilingual", first=3_000,
     ),
 )  # fmt: skip

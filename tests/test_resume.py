@@ -162,7 +162,7 @@ def test_killed_after_the_model_was_finished(plain: Run) -> None:
     assert outcome(out) == plain.whole
     assert (out / "checkpoints").is_dir()
     said = plain.check(out)
-    assert "is finished already" in said and not (out / "checkpoints").exists()
+    assert "resuming after step" in said and not (out / "checkpoints").exists()
 
 
 def test_killed_when_a_checkpoint_is_moved_away_for_its_successor(plain: Run) -> None:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 import tiny
 import tunesmith
+from tunesmith.errors import Interrupted
 
 
 def train(data, out: Path, model: Path, **settings):
@@ -43,3 +46,22 @@ def test_predicting_nothing_gives_nothing(tmp_path: Path, tiny_bert: Path, revie
     model = train(reviews, tmp_path / "m", tiny_bert, epochs=1).bundle
     assert model.predict([]) == []
     assert [prediction.label in model.labels for prediction in model.predict(["a red cat", ""])] == [True, True]
+
+
+def test_a_model_that_is_to_be_replaced_stays_whole_until_the_new_one_is(
+    tmp_path: Path, tiny_bert: Path, reviews: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tunesmith import recipe
+
+    old = train(reviews, tmp_path / "m", tiny_bert, epochs=1).bundle.predict(["a red cat"])
+
+    def fail(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(Interrupted):
+        patched.setattr(recipe, "assess", fail)
+        train(reviews, tmp_path / "m", tiny_bert, overwrite=True, seed=1, epochs=2)
+    assert tunesmith.load(tmp_path / "m").predict(["a red cat"]) == old
+    resumed = train(reviews, tmp_path / "m", tiny_bert, resume=True, seed=1, epochs=2)
+    assert resumed.result["training"]["epochs"] == 2
+    assert not (tmp_path / "m" / "checkpoints").exists()

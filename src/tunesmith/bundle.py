@@ -20,7 +20,7 @@ from tunesmith.errors import DataError, ModelError
 from tunesmith.evaluate import CHUNK, outputs_of, probabilities_of
 from tunesmith.metrics import evaluation, predicted_labels
 from tunesmith.model.encoder import load_saved
-from tunesmith.model.heads import PooledHead, TextModel, build_model, load_head
+from tunesmith.model.heads import HEAD_FILE, PooledHead, TextModel, build_model, load_head
 from tunesmith.progress import QUIET, Progress
 from tunesmith.storage import sync, write_json, writing
 from tunesmith.tasks.base import Prediction
@@ -225,6 +225,9 @@ def save_bundle(directory: Path, model: TextModel, description: dict[str, Any], 
         with writing(directory):
             model.save(temporary)
             written_by_report(temporary)
+            # from here on an earlier model in this place is no longer whole
+            for stale in (DESCRIPTION, HEAD_FILE):
+                (directory / stale).unlink(missing_ok=True)
             for file in sorted(temporary.iterdir()):
                 sync(file)
                 file.chmod(0o644)

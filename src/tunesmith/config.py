@@ -205,7 +205,8 @@ def resolve(*layers: Mapping[str, Any], flags: bool = False) -> Config:
 
 def _clashes(config: Config, wrong: set[str], spell: Callable[[str], str]) -> Iterator[str]:
     """Yield the faults of settings that are right one by one but not together; those in `wrong` have been named already."""
-    if wrong.isdisjoint(("valid_size", "test_size")) and config.valid_size + config.test_size >= 1:
+    sizes = (config.valid_size if config.valid is None else 0) + (config.test_size if config.test is None else 0)
+    if wrong.isdisjoint(("valid_size", "test_size")) and sizes >= 1:
         yield f"{spell('valid_size')} and {spell('test_size')} together leave no training rows; their sum must be below 1"
     if wrong.isdisjoint(("stride", "max_length")) and config.truncation == "windows" and config.stride >= config.max_length - 2:
         yield (

@@ -84,9 +84,8 @@ def train(
     if given["train"] is None:
         raise UsageError("no training data: name a file of labelled rows.")
     directory = output_directory(config, given["train"], resume=resume, overwrite=overwrite)
-    if resume and (directory / DESCRIPTION).is_file():
+    if resume and (directory / DESCRIPTION).is_file() and not _started(directory):
         progress.say(f"{directory} is finished already; nothing is left to resume.")
-        Checkpoints(directory / CHECKPOINTS, "", []).remove()
         return _finished(directory)
     sources = {
         name: open_data(
@@ -99,7 +98,8 @@ def train(
     prepared = prepare(config, sources, progress)
     with locked(checkpoint_directory):
         if not resume:
-            _clear(directory)
+            # a model that is to be replaced stays whole until the new one is
+            Checkpoints(checkpoint_directory, "", []).clear()
         sweep(directory, ".model.*", f".{DESCRIPTION}.*.tmp")
         # the settings of checkpoints stay beside them, whatever this attempt to resume was told
         if not resume or not any(checkpoint_directory.glob("step-*")):
@@ -207,6 +207,9 @@ def output_directory(config: Config, data: Any, *, resume: bool, overwrite: bool
     else:
         stem = Path(data).name.split(".")[0] if isinstance(data, str | Path) else "model"
         directory, number = Path("runs") / stem, 1
+        unfinished = [path for path in sorted(Path("runs").glob(f"{stem}*")) if resume and _started(path)]
+        if unfinished:
+            return max(unfinished, key=lambda path: (path / CHECKPOINTS).stat().st_mtime)
         while directory.exists() and not (resume or overwrite):
             number += 1
             directory = Path("runs") / f"{stem}-{number}"
@@ -219,7 +222,7 @@ def output_directory(config: Config, data: Any, *, resume: bool, overwrite: bool
         raise UsageError(
             f"there is nothing to resume in {directory}: it has no checkpoints. Leave --resume out to start, or name the right --out."
         )
-    started = any((directory / CHECKPOINTS).glob("step-*"))
+    started = _started(directory)
     # a run that ended before its first checkpoint left nothing worth keeping
     taken = directory.is_dir() and any(started or path.name != CHECKPOINTS for path in directory.iterdir())
     if taken and not resume and not overwrite:
@@ -241,7 +244,7 @@ def _resume_hint(directory: Path) -> str:
 def stored_settings(directory: Path) -> dict[str, Any]:
     """Return the settings of the run in `directory`, for `--resume` without any others; empty when they cannot be read."""
     try:
-        if (directory / DESCRIPTION).is_file():
+        if (directory / DESCRIPTION).is_file() and not _started(directory):
             values = json.loads((directory / DESCRIPTION).read_text(encoding="utf-8"))["result"]["recipe"]
         else:
             values = json.loads((directory / CHECKPOINTS / RUN).read_text(encoding="utf-8"))
@@ -253,10 +256,9 @@ def stored_settings(directory: Path) -> dict[str, Any]:
         return {}
 
 
-def _clear(directory: Path) -> None:
-    """Remove an earlier model's own files; anything else in the directory stays."""
-    (directory / DESCRIPTION).unlink(missing_ok=True)
-    Checkpoints(directory / CHECKPOINTS, "", []).clear()
+def _started(directory: Path) -> bool:
+    """Whether a training with checkpoints is under way in `directory`."""
+    return any((directory / CHECKPOINTS).glob("step-*"))
 
 
 def _finished(directory: Path) -> TrainResult:
