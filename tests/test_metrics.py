@@ -219,6 +219,24 @@ def test_multi_label_intervals_equal_a_bootstrap_over_rows():
     assert fast["subset_accuracy"] == pytest.approx(slow, abs=0.015)
 
 
+def test_an_interval_without_width_is_exact_or_left_out():
+    gold = np.array([0, 1, 2, 0, 1, 2, 0])
+    share = {"accuracy", "f1_micro", "precision_micro", "recall_micro", "recall_weighted"}
+    right = metrics.intervals(gold, gold, 3, seed=0)
+    assert all(right[name] == pytest.approx([0.025 ** (1 / 7), 1.0]) for name in share)
+    wrong = metrics.intervals(gold, (gold + 1) % 3, 3, seed=0)
+    assert all(wrong[name] == pytest.approx([0.0, 1 - 0.025 ** (1 / 7)]) for name in share)
+    rows = np.eye(3, dtype=bool)[gold]
+    assert metrics.intervals(rows, rows, 3, seed=0)["subset_accuracy"] == pytest.approx([0.025 ** (1 / 7), 1.0])
+    nothing = metrics.intervals(rows, np.zeros_like(rows), 3, seed=0)
+    assert set(nothing) == {"subset_accuracy"} and nothing["subset_accuracy"] == pytest.approx([0.0, 1 - 0.025 ** (1 / 7)])
+    # Clopper and Pearson, 8 of 10: the probabilities at which 8 or more, 8 or fewer have a chance of 2.5%
+    assert metrics.binomial_interval(8, 10) == pytest.approx((0.4439, 0.9748), abs=1e-4)
+    for found in (right, wrong, nothing, metrics.intervals(gold, np.zeros(7, int), 3, seed=0)):
+        assert all(low < high for low, high in found.values())
+        assert set(found) == share or "matthews" not in found
+
+
 def test_both_ways_of_resampling_agree():
     # 500 rows in 4 cells go through the multinomial, 90 rows in 4 cells through drawn rows; the width follows 1 / sqrt(rows)
     gold = np.arange(500) % 2

@@ -218,7 +218,11 @@ def bootstrap(
 def intervals(
     gold: NDArray[Any], predicted: NDArray[Any], n_labels: int, *, seed: int, resamples: int = 1000, confidence: float = 0.95
 ) -> dict[str, list[float]]:
-    """Return [low, high] of every metric that depends on the predicted labels only, by percentile bootstrap over rows.
+    """Return [low, high] of the metrics that depend on the predicted labels only, by percentile bootstrap over rows.
+
+    Where the resamples are all alike (every row is right, say), the bootstrap has no width, which is false certainty. A share of
+    right rows, which accuracy, subset accuracy and the scores equal to accuracy are, then gets its exact binomial interval
+    (Clopper and Pearson 1934); other metrics are left out.
 
     Args:
         gold, predicted: int[E], or bool[E, C] for multi-label.
@@ -229,7 +233,29 @@ def intervals(
     cells = _cells(np.asarray(gold), np.asarray(predicted), n_labels)
     rng = np.random.default_rng(seed)
     parts = [_scores(cells, counts) for counts in _resampled(cells.counts, rng, resamples)]
-    return {name: list(_percentiles(np.concatenate([part[name] for part in parts]), confidence)) for name in parts[0]}
+    right, rows = round(float(cells.counts @ cells.exact)), int(cells.counts.sum())
+    found = {}
+    for name in parts[0]:
+        low, high = _percentiles(np.concatenate([part[name] for part in parts]), confidence)
+        if high - low > 1e-9:  # rounding can differ between resamples
+            found[name] = [low, high]
+        elif name in (_SHARES_OF_ROWS_SINGLE if cells.single else ("subset_accuracy",)):
+            found[name] = list(binomial_interval(right, rows, confidence))
+    return found
+
+
+# with one label per row these are all the share of right rows
+_SHARES_OF_ROWS_SINGLE = ("accuracy", "f1_micro", "precision_micro", "recall_micro", "recall_weighted")
+
+
+def binomial_interval(right: int, rows: int, confidence: float = 0.95) -> tuple[float, float]:
+    """Return the exact interval of the probability behind `right` of `rows` (Clopper and Pearson 1934)."""
+    from scipy.stats import beta
+
+    tail = (1 - confidence) / 2
+    low = float(beta.ppf(tail, right, rows - right + 1)) if right else 0.0
+    high = float(beta.ppf(1 - tail, right + 1, rows - right)) if right < rows else 1.0
+    return low, high
 
 
 def _percentiles(values: NDArray[np.float64], confidence: float) -> tuple[float, float]:

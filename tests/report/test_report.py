@@ -318,13 +318,33 @@ def test_verdict_speaks_of_chance():
         (0.8, [0.78, 0.82], "do not overlap"),
         (0.89, [0.87, 0.91], "intervals overlap"),
         (0.9, [0.88, 0.92], "no better than"),
-        (0.95, [0.94, 0.96], "no better than"),
+        (0.91, [0.89, 0.93], "no better than"),
+        (0.95, [0.94, 0.96], "worse than"),
     ):
         rival["metrics"]["f1_macro"], rival["intervals"]["f1_macro"] = value, bounds
         assert words in views.verdict(result) and "TF-IDF" in views.verdict(result)
     result["metric"] = "ece"
     test["metrics"]["ece"], rival["metrics"]["ece"], majority["metrics"]["ece"] = 0.02, 0.05, 0.04
     assert "It beats the best yardstick, majority class, at 0.040" in views.verdict(result)
+
+
+def test_few_rows_without_a_mistake_are_not_certain():
+    result = make()
+    test = result["evaluations"]["test"]
+    gold = np.array([0, 1, 2, 0, 1, 2, 0])
+    test |= metrics.evaluation(gold, np.eye(3)[gold], result["labels"], "single")
+    tie = {"name": "TF-IDF", "probabilities": 0.5 * np.eye(3)[gold] + 1 / 6, "thresholds": None, "note": ""}
+    weaker = {"name": "majority class", "probabilities": np.eye(3)[[0, 1, 2, 0, 1, 2, 1]], "thresholds": None, "note": ""}
+    for rivals in ([tie], [weaker]):
+        test["yardsticks"] = scored(rivals, gold, result["labels"], "single")
+        said = views.limitations(result)
+        assert "7 rows are few: even with no mistake in 7 rows, accuracy may be as low as 0.59 (95% interval)." in said
+        assert "1.000]" not in views.verdict(result).split("on 7 test rows")[0]
+    assert "95% intervals of accuracy overlap" in views.verdict(result)
+    assert any("labels have fewer than 10 test rows" in sentence for sentence in said)
+    test |= metrics.evaluation(gold, np.eye(3)[(gold + 1) % 3], result["labels"], "single")
+    assert "7 rows are few: even with no row right of 7, accuracy may be as high as 0.41 (95% interval)." in views.limitations(result)
+    assert "is worse than" in views.verdict(result)
 
 
 def test_limitations_are_measured():

@@ -33,6 +33,7 @@ _TITLES = {
 }
 _LEADING = ("accuracy", "subset_accuracy", "f1_macro", "f1_micro", "matthews", "roc_auc", "lrap", "ece", "log_loss")
 LOWER_IS_BETTER = ("ece", "log_loss", "loss")
+_WITHOUT_INTERVAL = ("roc_auc", "lrap", "ece", "log_loss", "loss")
 
 
 def title(metric: str) -> str:
@@ -168,6 +169,11 @@ def headline(result: Result, evaluation: Evaluation) -> str:
     return next(name for name in options if name in evaluation["metrics"])
 
 
+def _share_right(evaluation: Evaluation) -> str:
+    """Return the name of the metric that is the share of rows predicted right, which always has an interval."""
+    return "accuracy" if "accuracy" in evaluation["metrics"] else "subset_accuracy"
+
+
 def verdict(result: Result) -> str:
     """Return one or two sentences: how good the model is, and whether it beats the best yardstick beyond chance."""
     found = judged(result)
@@ -185,11 +191,21 @@ def verdict(result: Result) -> str:
     theirs, their_bounds = best["metrics"][name], best["intervals"].get(name)
     gain = sign * (value - theirs)
     said = f"the best yardstick, {best['name']}, at {number(theirs)} {interval(their_bounds)}".rstrip()
+    judged_by, of = (bounds, their_bounds), ""
+    if not (bounds and their_bounds) and name not in _WITHOUT_INTERVAL:
+        # one of them was right on all rows or on none, which leaves the share of right rows to judge by
+        exact = _share_right(evaluation)
+        judged_by, of = (evaluation["intervals"].get(exact), best["intervals"].get(exact)), f" of {title(exact).lower()}"
+    known = all(judged_by)
+    overlap = known and max(pair[0] for pair in judged_by) <= min(pair[1] for pair in judged_by)
+    if gain < -0.1 or (gain < 0 and known and not overlap and not of):
+        doubt = f", though the 95% intervals{of} overlap" if overlap else ""
+        return f"{sentence} It is worse than {said}{doubt}: on these rows the simple method is better."
     if gain <= 0:
         return f"{sentence} It is no better than {said}: for these data the simple method does as well."
-    if bounds and their_bounds and max(bounds[0], their_bounds[0]) <= min(bounds[1], their_bounds[1]):
-        return f"{sentence} It is ahead of {said}, but the 95% intervals overlap: more test rows would show whether the lead is real."
-    return f"{sentence} It beats {said}" + ("; the 95% intervals do not overlap." if bounds and their_bounds else ".")
+    if overlap:
+        return f"{sentence} It is ahead of {said}, but the 95% intervals{of} overlap: more test rows would show whether the lead is real."
+    return f"{sentence} It beats {said}" + (f"; the 95% intervals{of} do not overlap." if known else ".")
 
 
 def limitations(result: Result) -> list[str]:
@@ -202,7 +218,7 @@ def limitations(result: Result) -> list[str]:
             "so they are optimistic. Hold back labelled rows as a test set to know better."
         )
     if found:
-        said += _measured(result, found[1])
+        said += _measured(result, *found)
     cut = []
     for split, part in result["data"]["splits"].items():
         if part and (account := part["account"])["rows_truncated"] > 0.01 * account["rows_used"]:
@@ -214,16 +230,24 @@ def limitations(result: Result) -> list[str]:
     return said + list(result["data"]["notes"])
 
 
-def _measured(result: Result, evaluation: Evaluation) -> list[str]:
+def _measured(result: Result, split: str, evaluation: Evaluation) -> list[str]:
     said = []
     name = headline(result, evaluation)
     bounds = evaluation["intervals"].get(name)
-    if bounds and bounds[1] - bounds[0] > 0.1:
-        said.append(f"{count(evaluation['rows'])} rows are few: {title(name)} may lie anywhere in {interval(bounds)} (95% interval).")
+    rows, exact = count(evaluation["rows"]), _share_right(evaluation)
+    right, exact_bounds = evaluation["metrics"].get(exact), evaluation["intervals"].get(exact)
+    if right in (0, 1) and exact_bounds and exact_bounds[1] - exact_bounds[0] > 0.1:
+        # the bootstrap is blind here: it can only draw rows like those that were seen
+        found = f"no mistake in {rows} rows" if right else f"no row right of {rows}"
+        limit = f"low as {number(exact_bounds[0], 2)}" if right else f"high as {number(exact_bounds[1], 2)}"
+        said.append(f"{rows} rows are few: even with {found}, {title(exact).lower()} may be as {limit} (95% interval).")
+    elif bounds and bounds[1] - bounds[0] > 0.1:
+        said.append(f"{rows} rows are few: {title(name)} may lie anywhere in {interval(bounds)} (95% interval).")
     few = [row["label"] for row in evaluation["per_label"] if row["support"] < FEW_ROWS]
     if few:
         said.append(
-            f"{len(few)} of {len(evaluation['per_label'])} labels have fewer than {FEW_ROWS} rows, too few to judge: {listing(few, 8)}."
+            f"{len(few)} of {len(evaluation['per_label'])} labels have fewer than {FEW_ROWS} {split_name(split)} rows, "
+            f"too few to judge: {listing(few, 8)}."
         )
     weak = sorted((row for row in evaluation["per_label"] if row["support"] >= FEW_ROWS and row["f1"] < 0.5), key=lambda row: row["f1"])
     if weak:
