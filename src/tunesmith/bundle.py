@@ -6,6 +6,7 @@ import json
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Sized
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from tunesmith.data.memory import open_data
 from tunesmith.data.schema import Row, RowSource, Schema, Source, guess_schema
 from tunesmith.data.table import open_table, texts_in
 from tunesmith.data.tokens import TextEncoder, Truncation
-from tunesmith.errors import DataError, ModelError
+from tunesmith.errors import DataError, ModelError, listing
 from tunesmith.evaluate import CHUNK, outputs_of, probabilities_of
 from tunesmith.metrics import evaluation, predicted_labels
 from tunesmith.model.encoder import load_saved
@@ -30,6 +31,29 @@ from tunesmith.training.loop import Rows
 DESCRIPTION = "tunesmith.json"
 _FORMAT = 1
 _MISTAKES = 20
+_SKETCH = 2000
+
+
+@dataclass
+class Tally:
+    """What became of the texts that were predicted: how many, how many were cut, tokens in all and lost, and where texts were empty."""
+
+    rows: int = 0
+    cut: int = 0
+    tokens: int = 0
+    lost: int = 0
+    blank: list[str] = field(default_factory=list)
+
+    def sentences(self) -> list[str]:
+        """Return what the user should know, nothing when nothing was lost."""
+        said = []
+        if self.cut:
+            share = self.lost / self.tokens
+            said.append(f"{self.cut:,} of {self.rows:,} texts were longer than the model reads; {share:.1%} of all tokens were cut off.")
+        if self.blank:
+            places = listing(self.blank, 5)
+            said.append(f"{len(self.blank):,} rows have no text; what is predicted for them says nothing ({places}).")
+        return said
 
 
 class Bundle:
@@ -100,9 +124,15 @@ class Bundle:
         while part := list(islice(texts, chunk)):
             yield from self.task.decode(self.probabilities(part, precision=precision))
 
-    def probabilities(self, texts: list[str], *, precision: str = "fp32") -> np.ndarray:
-        """Return float32[E, C], every label's probability for each text."""
-        examples = [encoded.sequences for encoded in self.text_encoder.encode(texts)]
+    def probabilities(self, texts: list[str], *, precision: str = "fp32", tally: Tally | None = None) -> np.ndarray:
+        """Return float32[E, C], every label's probability for each text; `tally` counts what was cut."""
+        encoded = self.text_encoder.encode(texts)
+        if tally is not None:
+            tally.rows += len(texts)
+            tally.cut += sum(one.lost > 0 for one in encoded)
+            tally.tokens += sum(one.tokens for one in encoded)
+            tally.lost += sum(one.lost for one in encoded)
+        examples = [one.sequences for one in encoded]
         outputs = outputs_of(self.model, self.task, examples, precision=precision, max_tokens=self.max_tokens)
         return self.task.probabilities(outputs)
 
@@ -129,12 +159,44 @@ class Bundle:
         labels = table.labels()
         if len(table) == 0:
             raise DataError(f"{source.name} has no rows.")
-        if labels.missing.any():
-            line = table.line[int(np.argmax(labels.missing))]
-            raise DataError(f"{source.name}:{line}: no label ({int(labels.missing.sum()):,} such rows). Fill them in or remove the rows.")
-        rows = Rows(table, np.arange(len(table)), self.task.targets(labels, table))
+        wanting = labels.missing & ~table.blank
+        if wanting.any():
+            line = table.line[int(np.argmax(wanting))]
+            raise DataError(f"{source.name}:{line}: no label ({int(wanting.sum()):,} such rows). Fill them in or remove the rows.")
+        # what is left without a label has no text either: empty lines of a spreadsheet
+        rows = Rows(table, np.flatnonzero(~labels.missing), self.task.targets(labels, table))
+        note = seen_before(self.description.get("seen"), table.text_key[rows.index])
+        if note:
+            progress.say(f"warning: {note}")
         result = assess(self.model, self.task, rows, source, schema, precision=precision, max_tokens=self.max_tokens, progress=progress)
-        return {**result, "account": account(rows, self.text_encoder)}
+        values = {**account(rows, self.text_encoder), "dropped_empty": int(labels.missing.sum())}
+        return {**result, "account": values, "notes": [note] if note else []}
+
+
+def sketch_of(keys: np.ndarray) -> dict[str, Any]:
+    """Return the smallest keys of the training texts (uint64), by which `seen_before` finds them again.
+
+    Bottom-k sketch: Cohen and Kaplan 2007, "Summarizing Data using Bottom-k Sketches", section 2.
+    """
+    different = np.unique(keys)
+    return {"texts": len(different), "keys": different[:_SKETCH].tolist()}
+
+
+def seen_before(sketch: dict[str, Any] | None, keys: np.ndarray) -> str:
+    """Return a sentence on how many rows with text keys `keys` were trained on; empty when none were.
+
+    Exact when the sketch holds all training texts, else an estimate from those rows whose key is in the sketch's range.
+    """
+    if sketch is None or not len(keys) or not sketch["keys"]:
+        return ""
+    kept = np.array(sketch["keys"], np.uint64)
+    whole = len(kept) == sketch["texts"]
+    judged = keys if whole else keys[keys <= kept.max()]
+    found = int(np.isin(judged, kept).sum())
+    if not found:
+        return ""
+    count = f"{found:,} of {len(keys):,} rows have" if whole else f"about {found / len(judged):.0%} of the {len(keys):,} rows have"
+    return f"{count} a text that the model was trained on; the figures are flattered."
 
 
 def assess(
@@ -272,12 +334,13 @@ def _backend(model: TextModel) -> Any:
 
 
 def stream_rows(
-    bundle: Bundle, source: RowSource, schema: Schema, *, precision: str = "fp32", chunk: int = CHUNK
+    bundle: Bundle, source: RowSource, schema: Schema, tally: Tally, *, precision: str = "fp32", chunk: int = CHUNK
 ) -> Iterator[tuple[Row, Source, Prediction]]:
-    """Yield each row of `source` with its prediction, in order, holding no more than `chunk` rows at a time."""
+    """Yield each row of `source` with its prediction, in order, holding no more than `chunk` rows at a time; `tally` counts losses."""
     rows = iter(source)
     while part := list(islice(rows, chunk)):
         texts = [schema.parse(row, place).texts[0] for row, place in part]
-        predictions = bundle.task.decode(bundle.probabilities(texts, precision=precision))
+        tally.blank.extend(str(place) for text, (_, place) in zip(texts, part, strict=True) if not text.strip())
+        predictions = bundle.task.decode(bundle.probabilities(texts, precision=precision, tally=tally))
         for (row, place), prediction in zip(part, predictions, strict=True):
             yield row, place, prediction

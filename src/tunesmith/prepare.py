@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -12,6 +15,7 @@ from tunesmith.config import Config
 from tunesmith.data.schema import RowSource, Schema, guess_schema
 from tunesmith.data.split import split_off, units_of
 from tunesmith.data.table import Labels, TokenTable, open_table
+from tunesmith.data.text_faults import script
 from tunesmith.data.tokens import TextEncoder, Truncation
 from tunesmith.errors import DataError, listing
 from tunesmith.metrics import greater_is_better
@@ -71,10 +75,10 @@ def prepare(config: Config, sources: dict[str, RowSource], progress: Progress) -
         for name, table in tables.items()
     }
     train = parts["train"]
-    blank = train.rows.table.blank[train.rows.index]
-    dropped = {"dropped_empty": int(blank.sum()), "dropped_unlabelled": int(labels["train"].missing.sum()), "dropped_duplicates": 0}
-    parts["train"] = train.with_index(train.rows.index[~blank])
-    notes: list[str] = []
+    blank, missing = train.rows.table.blank, labels["train"].missing
+    dropped = {"dropped_empty": int(blank.sum()), "dropped_unlabelled": int((missing & ~blank).sum()), "dropped_duplicates": 0}
+    parts["train"] = train.with_index(np.flatnonzero(~blank & ~missing))
+    notes = _remarks(config, pretrained, sources["train"], schema, task)
     _split(parts, config, notes)
     _dedupe(parts, config, dropped, notes)
     _check_parts(parts, dropped)
@@ -125,6 +129,26 @@ def _fit_task(config: Config, labels: Labels, progress: Progress) -> Classificat
     return task
 
 
+def _remarks(config: Config, pretrained: Pretrained, source: RowSource, schema: Schema, task: Classification) -> list[str]:
+    """What makes a good model unlikely, whatever the settings; `tunesmith check` says much more."""
+    notes = []
+    numbers = [label for label in task.labels if re.fullmatch(r"[+-]?\d*[.,]\d+", label)]
+    if not task.multi and len(task.labels) > 10 and len(numbers) * 2 > len(task.labels):
+        notes.append(
+            f"the {len(task.labels)} labels ({listing(task.labels, 4)}) look like measured values; each is learned as a class of its own. "
+            "Is this the right column?"
+        )
+    if pretrained.located.kind == "bundled":
+        sample = [schema.parse(row, place).texts[0] for row, place in islice(source, 200)]
+        foreign = [name for name in map(script, sample) if name not in ("Latin", "none", "")]
+        if len(foreign) * 2 > len(sample):
+            notes.append(
+                f"most texts are in {Counter(foreign).most_common(1)[0][0]} script, but {pretrained.located.name} knows English; "
+                "take a model of their language, or a multilingual one, with --model."
+            )
+    return notes
+
+
 def _split(parts: dict[str, Part], config: Config, notes: list[str]) -> None:
     """Split test and validation rows off the training rows where no file was given for them."""
     train = parts["train"]
@@ -140,10 +164,10 @@ def _split(parts: dict[str, Part], config: Config, notes: list[str]) -> None:
             continue
         away = split_off(stratum[index], units[index], size * total / max(len(index), 1), seed=config.seed, purpose=name)
         if not away.any():
-            different = len(np.unique(units[index]))
+            different, labels = len(np.unique(units[index])), len(np.unique(stratum[index]))
             notes.append(
-                f"{total:,} training rows with {different:,} different texts or groups are too few to split {size:.0%} of them off "
-                f"for {_WORDS[name]}."
+                f"{total:,} training rows with {different:,} different texts or groups and {labels:,} labels are too few to split "
+                f"{size:.0%} of them off for {_WORDS[name]}, evenly over the labels."
             )
             continue
         grouped = f", groups of {config.group!r} kept together" if config.group is not None else ""
@@ -196,8 +220,10 @@ def _checked_labels(table: TokenTable, config: Config) -> Labels:
     if len(table) == 0:
         raise DataError(f"{table.name} has no rows. It needs a header line and one labelled text per line.")
     labels = table.labels()
-    if labels.missing.any() and not config.drop_unlabelled:
-        rows = np.flatnonzero(labels.missing)
+    # rows without text are dropped anyhow: empty lines of a spreadsheet need no label
+    wanting = labels.missing & ~table.blank
+    if wanting.any() and not config.drop_unlabelled:
+        rows = np.flatnonzero(wanting)
         places = listing([f"{table.name}:{table.line[row]}" for row in rows[:5]])
         raise DataError(
             f"{places}: no label ({len(rows):,} such row{'s' if len(rows) > 1 else ''} of {len(table):,}). "

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from tunesmith import __version__, yardsticks
-from tunesmith.bundle import DESCRIPTION, Bundle, assess, gold_of, save_bundle
+from tunesmith.bundle import DESCRIPTION, Bundle, assess, gold_of, save_bundle, sketch_of
 from tunesmith.config import Config, resolve
 from tunesmith.data.memory import open_data
 from tunesmith.data.table import texts_in
@@ -31,13 +31,14 @@ from tunesmith.report import model_card, write_report
 from tunesmith.seeds import seed_for
 from tunesmith.storage import sweep, write_json
 from tunesmith.tasks.classification import Classification
-from tunesmith.training.loop import run
+from tunesmith.training.loop import run, steps_per_epoch
 from tunesmith.training.optim import build_optimizer
 from tunesmith.training.state import RUN, Checkpoints, TrainState, locked
 
 CHECKPOINTS = "checkpoints"
 _MODEL_PLACE = "model directory"
 _YARDSTICK_ROWS = 50_000
+_FEW_STEPS = 50
 _WRITTEN = ("README.md", "report.html", "config.json", "model.safetensors", "tokenizer.json")
 
 
@@ -85,6 +86,7 @@ def train(
         raise UsageError("no training data: name a file of labelled rows.")
     directory = output_directory(config, given["train"], resume=resume, overwrite=overwrite)
     if resume and (directory / DESCRIPTION).is_file() and not _started(directory):
+        _same_settings(directory, config)
         progress.say(f"{directory} is finished already; nothing is left to resume.")
         return _finished(directory)
     sources = {
@@ -138,6 +140,13 @@ def _fit(config: Config, prepared: Prepared, directory: Path, *, resume: bool, p
             "there is no checkpoint yet; starting from the first step." if found is None else f"resuming after step {found.step:,}."
         )
         state = found if found is not None else state
+    steps = config.epochs * steps_per_epoch(train_rows, config)
+    if steps < _FEW_STEPS:
+        prepared.notes.append(
+            f"only {steps} optimizer steps ({config.epochs} epochs of {len(train_rows):,} rows, {config.batch_size} a step), "
+            "which often is too few to learn: more epochs, a smaller batch_size or a higher lr may help."
+        )
+        progress.say(f"note: {prepared.notes[-1]}")
     metric = config.metric if config.metric is not None else ("f1_micro" if task.multi else "accuracy")
     with model.encoder.attention_for_training(prepared.encoder.truncation.max_length):
         state = run(
@@ -171,6 +180,7 @@ def _fit(config: Config, prepared: Prepared, directory: Path, *, resume: bool, p
         "pooling": config.pooling,
         "loads_in_transformers": model.loads_in_transformers,
         "last_token": getattr(model.head, "last", False),
+        "seen": sketch_of(train_rows.table.text_key[train_rows.index]),
         "fingerprints": {name: part.rows.table.key for name, part in prepared.parts.items()},
         "result": result,
     }
@@ -259,6 +269,22 @@ def stored_settings(directory: Path) -> dict[str, Any]:
 def _started(directory: Path) -> bool:
     """Whether a training with checkpoints is under way in `directory`."""
     return any((directory / CHECKPOINTS).glob("step-*"))
+
+
+def _same_settings(directory: Path, config: Config) -> None:
+    """Raise `UsageError` when the finished run in `directory` had other settings than those that `--resume` came with."""
+    stored = stored_settings(directory)
+    now = config.model_dump(mode="json")
+    paths = {"train", "valid", "test", "out", "model", "checkpoint_minutes", "checkpoint_steps"}
+    other = [f"{key} was {stored.get(key)!r}, now {value!r}" for key, value in now.items() if key not in paths and stored.get(key) != value]
+    for key in ("train", "valid", "test"):
+        before, after = stored.get(key), now[key]
+        if before is not None and after is not None and Path(before).absolute() != Path(after).absolute():
+            other.append(f"{key} was {before}, now {after}")
+    if stored and other:
+        raise UsageError(
+            f"{directory} is a finished run with other settings: {listing(other)}. Leave them out, or use --overwrite or another --out."
+        )
 
 
 def _finished(directory: Path) -> TrainResult:

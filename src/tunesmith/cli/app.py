@@ -71,7 +71,8 @@ def main(arguments: list[str] | None = None) -> None:
     except _UsageError as error:
         context = getattr(error, "ctx", None)
         command = context.command_path if context is not None else "tunesmith"
-        status, message = 2, f"{error.format_message()} See: {command} --help"
+        # without arguments the help has been printed already, and there is nothing to add
+        status, message = 2, f"{error.format_message()} See: {command} --help" if error.format_message() else ""
     except Exception as error:
         if os.environ.get("TUNESMITH_DEBUG"):
             traceback.print_exc()

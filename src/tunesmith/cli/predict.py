@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tunesmith.errors import UsageError, listing
+from tunesmith.errors import DataError, UsageError, listing
 from tunesmith.progress import Progress
 
 if TYPE_CHECKING:
@@ -44,6 +44,8 @@ def predict(
     from tunesmith.data.readers import open_file, open_stdin
     from tunesmith.data.writers import open_writer
 
+    if directory.is_file() and Path(data).is_dir():
+        raise UsageError(f"the model directory comes first: tunesmith predict {data} {directory}")
     progress = Progress("quiet" if quiet else "auto")
     source = (
         open_stdin(sys.stdin.buffer, file_format, encoding=encoding)
@@ -58,6 +60,11 @@ def predict(
 
     bundle = bundles.Bundle.load(directory)
     schema = bundle.schema_for(source, text)
+    if data == "-" and text is None and file_format is None and schema.texts != bundle.schema.texts:
+        raise DataError(
+            f"standard input has no column {bundle.schema.texts[0]!r} as in training; its first line was read as the header "
+            f"{listing(source.columns, 5)!r}. For plain texts, one a line, pass --format txt; else name the column with --text."
+        )
     if text is None and schema.texts != bundle.schema.texts:
         progress.say(f"there is no column {bundle.schema.texts[0]!r} as in training; the text is taken from {schema.texts[0]!r}.")
     columns, late = set(source.columns), set[str]()
@@ -67,6 +74,7 @@ def predict(
     added = [names[key] for key in ("label", "probability", *(["probabilities"] if everything or not flat else []))]
     target: Any = output if output is not None else sys.stdout
     chunk = _STDIN_CHUNK if data == "-" else bundles.CHUNK
+    tally, notes = bundles.Tally(), progress
     quiet_on_screen = output is None and sys.stdout.isatty()
     if quiet_on_screen:
         progress = Progress("quiet")  # the rows themselves show how far it is
@@ -74,10 +82,12 @@ def predict(
         open_writer(target, [*source.columns, *added], None if output is not None else out_format) as writer,
         progress.track("predicting", None, "rows") as tracker,
     ):
-        for row, _, prediction in bundles.stream_rows(bundle, source, schema, precision=precision, chunk=chunk):
+        for row, _, prediction in bundles.stream_rows(bundle, source, schema, tally, precision=precision, chunk=chunk):
             late.update(row.keys() - columns)
             writer.write({**row, **_columns(bundle, prediction, names, flat)})
             tracker.advance()
+    for sentence in tally.sentences():
+        notes.say(f"note: {sentence}")
     if late:
         progress.say(f"note: not written, as the first row does not have them: {listing(sorted(late))}. Give the first row every key.")
     if output is not None:
@@ -108,7 +118,7 @@ def evaluate(
     split = {"file": source.name, "rows": found["rows"], "how": "given", "account": found["account"]}
     result = {
         **trained,
-        "data": {**trained["data"], "splits": {"train": None, "valid": None, "test": split}, "notes": []},
+        "data": {**trained["data"], "splits": {"train": None, "valid": None, "test": split}, "notes": found["notes"]},
         "evaluations": {"valid": None, "test": {**found, "yardsticks": []}},
     }
     print(render_table(result), file=sys.stderr if as_json else sys.stdout)

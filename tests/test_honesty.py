@@ -1,0 +1,97 @@
+"""What a hurried user must be told, though nothing is technically wrong."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import pytest
+
+import tiny
+import tunesmith
+from tunesmith.bundle import seen_before, sketch_of
+from tunesmith.cli.app import main
+from tunesmith.errors import UsageError
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory, tiny_bert: Path, reviews: Path) -> Path:
+    out = tmp_path_factory.mktemp("honest") / "m"
+    tunesmith.train(reviews, out=out, model=tiny_bert, epochs=1, max_length=16, precision="fp32", progress="quiet")
+    return out
+
+
+def run(*arguments: object) -> int | str | None:
+    with pytest.raises(SystemExit) as stop:
+        main([str(argument) for argument in arguments])
+    return stop.value.code
+
+
+def test_evaluating_training_rows_is_said(model: Path, reviews: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("evaluate", model, reviews) == 0
+    assert "96 of 120 rows have a text that the model was trained on" in capsys.readouterr().err
+
+
+def test_evaluating_new_rows_is_not(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("evaluate", model, tiny.write_csv(tmp_path / "new.csv", tiny.rows(30, seed=9))) == 0
+    assert "trained on" not in capsys.readouterr().err
+
+
+def test_the_sketch_of_many_texts_estimates() -> None:
+    import numpy as np
+
+    keys = np.random.default_rng(0).integers(0, 2**64, 50_000, np.uint64)
+    half = np.concatenate([keys[:10_000], np.random.default_rng(1).integers(0, 2**64, 10_000, np.uint64)])
+    said = seen_before(sketch_of(keys), half)
+    assert said.startswith("about ") and abs(int(said.split()[1].rstrip("%")) - 50) <= 8
+    assert seen_before(sketch_of(keys), half[10_000:]) == ""
+
+
+def test_predict_says_what_was_cut_and_what_was_empty(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    table = tiny.write_csv(tmp_path / "x.csv", [{"id": i, "text": text} for i, text in enumerate(["a red cat", "old road " * 40, " "])])
+    assert run("predict", model, table, "-o", tmp_path / "o.csv") == 0
+    said = capsys.readouterr().err
+    assert "1 of 3 texts were longer than the model reads" in said
+    assert "1 rows have no text" in said and "x.csv:4" in said
+    assert len(list(csv.DictReader((tmp_path / "o.csv").read_text().splitlines()))) == 3
+
+
+def test_empty_lines_of_a_spreadsheet_need_no_label(tiny_bert: Path, reviews: Path, tmp_path: Path) -> None:
+    table = tmp_path / "sheet.csv"
+    table.write_text(reviews.read_text() + ",\n,\n")
+    trained = tunesmith.train(table, out=tmp_path / "m", model=tiny_bert, epochs=1, progress="quiet")
+    account = trained.result["data"]["splits"]["train"]["account"]
+    assert (account["dropped_empty"], account["dropped_unlabelled"]) == (2, 0)
+    assert trained.bundle.evaluate(table)["rows"] == 120
+
+
+def test_few_steps_are_named(model: Path) -> None:
+    notes = tunesmith.load(model).description["result"]["data"]["notes"]
+    assert any("only 3 optimizer steps" in note for note in notes)
+
+
+def test_labels_that_are_measurements_are_named(tiny_bert: Path, tmp_path: Path) -> None:
+    rows = [{**row, "label": f"{i % 20}.5"} for i, row in enumerate(tiny.rows(60))]
+    trained = tunesmith.train(tiny.write_csv(tmp_path / "x.csv", rows), out=tmp_path / "m", model=tiny_bert, epochs=1, progress="quiet")
+    assert any("look like measured values" in note for note in trained.result["data"]["notes"])
+
+
+def test_resuming_a_finished_run_with_other_settings_is_refused(model: Path, reviews: Path, tiny_bert: Path) -> None:
+    with pytest.raises(UsageError, match="epochs was 1, now 4"):
+        tunesmith.train(reviews, out=model, model=tiny_bert, epochs=4, max_length=16, precision="fp32", resume=True, progress="quiet")
+
+
+def test_arguments_in_the_wrong_order(model: Path, reviews: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("predict", reviews, model) == 2
+    assert f"the model directory comes first: tunesmith predict {model} {reviews}" in capsys.readouterr().err
+
+
+def test_plain_text_on_standard_input_is_not_taken_for_a_header(
+    model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import io
+    import sys
+
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"where is my parcel\n")))
+    assert run("predict", model) == 3
+    assert "--format txt" in capsys.readouterr().err
