@@ -210,7 +210,7 @@ def test_page_is_whole(names, kind, tmp_path):
     assert "broken: skipped: no words" in page.text
     assert "test.csv:" in page.text
     account = {row[0]: row[1:] for row in page.tables["account"]}
-    assert account["Rows used"] == ["9,000", "1,000", "1,500"]
+    assert account["Rows used"] == ["9,000 (1,000 split off)", "1,000", "1,500"]
     assert account["Tokens lost"][0] == "9,000 (2.5%)"
     assert "Dropped: no label" not in account
 
@@ -303,7 +303,10 @@ def test_terminal_table():
     header = next(line for line in text.splitlines() if line.startswith("test, 300 rows"))
     assert "majority class" in header and "TF-IDF + logistic regression" in header
     assert text.splitlines()[2].startswith("f1_macro *")
-    assert "training (data/private/train.csv, given): 9,000 of 9,007 rows used, 2 empty dropped, 5 duplicates dropped" in text
+    assert (
+        "training (data/private/train.csv, given): 9,000 of 9,007 rows used (1,000 split off), 2 empty dropped, 5 duplicates dropped"
+        in text
+    )
     assert "cut at 128 tokens" in text
     assert text.isascii() and "\x1b" not in text
 
@@ -359,6 +362,25 @@ def test_limitations_are_measured():
     result["evaluations"]["test"]["metrics"]["ece"] = 0.01
     assert views.limitations(result) == []
     assert "None of the checks found one" in model_card(result)
+
+
+def test_a_label_without_test_rows_has_no_score(tmp_path):
+    result = make()
+    row = result["evaluations"]["test"]["per_label"][1]
+    row |= {"precision": 0.0, "recall": 0.0, "f1": 0.0, "support": 0}
+    card = model_card(result)
+    assert "| neutral | 0.000 | – | – | 0 |" in card
+    assert page_of(result, tmp_path).tables["per-label"][-1][:5] == ["neutral", "–", "0.000", "–", "0"]
+    assert 'tunesmith.load("path/to/model")' in card
+
+
+def test_rows_split_off_are_told_from_rows_lost():
+    result = make()
+    splits = result["data"]["splits"]
+    splits["test"] |= {"how": "split off 10% of train", "rows": 700}
+    assert views.split_off(result, "train") == " (1,000 + 700 split off)" and views.split_off(result, "test") == ""
+    splits["valid"]["how"] = splits["test"]["how"] = "given"
+    assert views.split_off(result, "train") == ""
 
 
 def test_numbers():

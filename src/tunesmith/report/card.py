@@ -33,6 +33,7 @@ def model_card(result: view.Result) -> str:
     environment.filters |= {
         "number": view.number,
         "count": view.count,
+        "score": view.score,
         "interval": view.interval,
         "setting": view.setting,
         "split_name": view.split_name,
@@ -42,7 +43,7 @@ def model_card(result: view.Result) -> str:
     found = view.judged(result)
     split, evaluation = found if found else (None, None)
     splits, account = view.account_rows(result)
-    per_label = sorted(evaluation["per_label"], key=lambda row: row["f1"]) if evaluation else []
+    per_label = view.weakest_first(evaluation) if evaluation else []
     card = {
         "front_matter": _front_matter(result, split, evaluation),
         "result": result,

@@ -32,6 +32,7 @@ def render_html(result: view.Result) -> str:
     environment.filters |= {
         "number": view.number,
         "count": view.count,
+        "score": view.score,
         "interval": view.interval,
         "title_of": view.title,
         "setting": view.setting,
@@ -71,7 +72,7 @@ def render_html(result: view.Result) -> str:
             "rows": view.comparison(result, evaluation),
             "yardsticks": view.computed(evaluation),
             "headline": view.headline(result, evaluation),
-            "per_label": sorted(evaluation["per_label"], key=lambda row: row["f1"]),
+            "per_label": view.weakest_first(evaluation),
             "heat_map": charts.heat_map(evaluation["confusion"], labels) if evaluation["confusion"] else None,
             "numbered": len(labels) > view.MANY_LABELS,
             "pairs": view.confused_pairs(evaluation, labels),

@@ -43,7 +43,7 @@ def account_lines(result: view.Result) -> list[str]:
         if not part:
             continue
         account = part["account"]
-        said = [f"{view.count(account['rows_used'])} of {view.count(account['rows_read'])} rows used"]
+        said = [f"{view.count(account['rows_used'])} of {view.count(account['rows_read'])} rows used{view.split_off(result, split)}"]
         for key, words in (
             ("dropped_empty", "empty dropped"),
             ("dropped_unlabelled", "unlabelled dropped"),

@@ -273,6 +273,22 @@ def confused_pairs(evaluation: Evaluation, labels: Sequence[str], limit: int = 1
     return sorted(pairs, key=lambda pair: -pair["count"])[:limit]
 
 
+def split_off(result: Result, split: str) -> str:
+    """Return how many training rows became other splits, as " (7 + 7 split off)"; nothing where none did."""
+    others = [part["rows"] for part in result["data"]["splits"].values() if part and part["how"] != "given"]
+    return f" ({' + '.join(map(count, others))} split off)" if split == "train" and others else ""
+
+
+def score(value: float, row: dict[str, Any]) -> str:
+    """Return a score of a label as `number` does; a dash where no row has the label, so that there was nothing to score."""
+    return number(value) if row["support"] else DASH
+
+
+def weakest_first(evaluation: Evaluation) -> list[dict[str, Any]]:
+    """Return the labels' scores by rising F1, labels without a row to score at the end."""
+    return sorted(evaluation["per_label"], key=lambda row: (not row["support"], row["f1"]))
+
+
 def account_rows(result: Result) -> tuple[list[str], list[tuple[str, list[str]]]]:
     """Return the splits' names and the data account as (what, one value per split) rows; rows of zeros only are left out."""
     splits = {name: part for name, part in result["data"]["splits"].items() if part}
@@ -287,7 +303,7 @@ def account_rows(result: Result) -> tuple[list[str], list[tuple[str, list[str]]]
     ):
         if any(a[key] for a in accounts):
             rows.append((what, [count(a[key]) for a in accounts]))
-    rows.append(("Rows used", [count(a["rows_used"]) for a in accounts]))
+    rows.append(("Rows used", [count(part["account"]["rows_used"]) + split_off(result, name) for name, part in splits.items()]))
     rows.append(("Sequences", [count(a["windows"]) for a in accounts]))
     rows.append(("Tokens", [count(a["tokens_read"]) for a in accounts]))
     rows.append(("Longest sequence allowed", [f"{count(a['max_length'])} tokens" for a in accounts]))
