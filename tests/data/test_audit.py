@@ -137,6 +137,9 @@ def test_lists_of_labels_and_the_empty_list():
     assert (result.labels.kind, result.labels.separator) == ("multi", None)
     assert result.labels.counts == {"a": 3, "b, c": 2}
     assert (result.labels.missing.rows, result.conflicts.rows) == (0, 0)
+    result = check([("one", []), ("one", ["tech", "life"]), ("two", ["tech"]), ("two", ["life"])])
+    assert [example.note for example in result.conflicts.examples] == ["(none) / 'tech, life'", "'tech' / 'life'"]
+    assert "\x1f" not in render_audit(result) and "x1f" not in render_audit(result)
 
 
 @pytest.mark.parametrize(
@@ -349,6 +352,25 @@ def test_errors_name_the_place_and_the_way_out():
         check(fine(), fine(), other_text="body")
     with pytest.raises(UsageError, match="max_length 2 leaves no room"):
         check(fine(), max_length=2)
+
+
+@pytest.mark.parametrize(
+    ("longest", "max_length", "advised"), [(12, 256, 16), (15, 256, 32), (51, 256, 64), (52, 256, 80), (7, 16, None), (100, 128, None)]
+)
+def test_a_shorter_max_length_leaves_headroom(longest, max_length, advised):
+    rows = [*fine(), (" ".join(f"w{i}" for i in range(longest - 2)), "p")]
+    advice = [finding.advice for finding in findings(check(rows, max_length=max_length)) if "no text needs more" in finding.text]
+    right = [f"--max-length {advised} leaves headroom" in text and "new texts may be longer" in text for text in advice]
+    assert right == ([True] if advised else [])
+
+
+def test_advice_on_windows_and_copies():
+    long = " ".join(f"w{i}" for i in range(200))
+    for max_windows, words in ((3, "--max-windows, now 3"), (100, None)):
+        advice = " ".join(finding.advice for finding in findings(check([*fine(), (long, "p")], max_windows=max_windows)))
+        assert "--truncation windows loses" in advice and (words in advice if words else "--max-windows" not in advice)
+    advice = " ".join(finding.advice for finding in findings(check([*fine(), *fine()[:3]])))
+    assert "own splits keep copies on one side, a random split made elsewhere would not" in advice
 
 
 def test_findings_come_most_severe_first_and_stand_at_the_end():

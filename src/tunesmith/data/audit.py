@@ -14,7 +14,7 @@ from typing import cast
 
 import numpy as np
 
-from tunesmith.data.audit_labels import LabelsInTexts, audit_labels, cell_of, recognise, split
+from tunesmith.data.audit_labels import LabelsInTexts, audit_labels, cell_of, recognise, shown, split
 from tunesmith.data.audit_types import SHOWN, Audit, Example, Finding, Issue, Leakage, Lengths, Loss
 from tunesmith.data.duplicates import Deduplicator, Link, text_key
 from tunesmith.data.findings import findings
@@ -122,7 +122,7 @@ class _Scan:
 
     def label_of(self, row: int) -> str:
         code = int(self.codes[row])
-        return "no label" if code < 0 else repr(next(itertools.islice(self.cells, code, None)))
+        return "no label" if code < 0 else shown(next(itertools.islice(self.cells, code, None)))
 
 
 def audit(

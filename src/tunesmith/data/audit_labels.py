@@ -27,6 +27,13 @@ def cell_of(labels: list[str], is_list: bool) -> str:
     return _LIST.join(labels) + _LIST if is_list else labels[0]
 
 
+def shown(cell: str) -> str:
+    """Return the labels of a cell for a message, in quotes; those of a list joined by commas."""
+    if _LIST not in cell:
+        return repr(cell)
+    return repr(", ".join(cell.removesuffix(_LIST).split(_LIST))) if cell != _LIST else "(none)"
+
+
 def split(cell: str, kind: str, separator: str | None) -> list[str]:
     """Return the labels of a cell, each once, in their order."""
     return parts(cell, _LIST if _LIST in cell else separator if kind == "multi" else None)

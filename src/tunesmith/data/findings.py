@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 
 from tunesmith.data.audit_types import Audit, Finding, Issue, Labels, Lengths
@@ -11,6 +12,7 @@ _SEVERITIES = ("error", "warning", "note")
 _IMBALANCE = 10.0  # from this ratio on accuracy says little
 _LEAK_SHARE = 0.01  # of the test rows: from here on its figures are false rather than somewhat flattered
 _LOST_SHARE = 0.05  # of the tokens
+_HEADROOM = 1.25  # times the longest text, as the texts of use may be longer
 
 
 def findings(audit: Audit) -> list[Finding]:
@@ -105,7 +107,7 @@ def _texts(audit: Audit) -> Iterator[Finding]:
             f"{_rows(audit.repeats.rows)} ({_share(share)})"
             f" {_verb(audit.repeats.rows, 'repeats', 'repeat')} an earlier text; the most frequent stands {first.note}"
             f" ({', '.join(first.places[:3])}).",
-            "A random split would put copies on both sides: train with --dedupe.",
+            "tunesmith's own splits keep copies on one side, a random split made elsewhere would not; --dedupe trains on one of each.",
         )
     if audit.near.rows:
         share = audit.near.rows / audit.rows
@@ -225,9 +227,12 @@ def _lengths(lengths: Lengths, rows: int) -> Iterator[Finding]:
     head = lengths.policies["head"]
     if not head.rows:
         spare = lengths.percentiles["max"] + (lengths.max_length - lengths.budget)
-        if 2 * spare < lengths.max_length:
+        roomy = min(max(16, math.ceil(_HEADROOM * spare / 16) * 16), lengths.max_length)
+        if 2 * spare < lengths.max_length and roomy < lengths.max_length:
             yield Finding(
-                "note", f"no text needs more than {spare:,} of {lengths.max_length:,} tokens.", f"--max-length {max(spare, 8)} is enough."
+                "note",
+                f"no text needs more than {spare:,} of {lengths.max_length:,} tokens.",
+                f"--max-length {roomy} leaves headroom, as new texts may be longer. It saves time only where texts are longer than that.",
             )
         return
     windows = lengths.policies.get("windows")
@@ -235,7 +240,8 @@ def _lengths(lengths: Lengths, rows: int) -> Iterator[Finding]:
     if windows is not None:
         extra = windows.sequences / rows
         lost = _share(windows.share_of_tokens) if windows.tokens else "nothing"
-        other = f" --truncation windows loses {lost} at {extra:.1f} sequences a row;"
+        limit = f" (raise --max-windows, now {lengths.max_windows:,}, to lose less)" if windows.tokens else ""
+        other = f" --truncation windows loses {lost} at {extra:.1f} sequences a row{limit};"
     yield Finding(
         "warning" if head.share_of_tokens >= _LOST_SHARE else "note",
         f"{_rows(head.rows)} ({_share(head.share_of_rows)})"
