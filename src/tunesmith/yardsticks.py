@@ -114,7 +114,7 @@ def _majority(targets: NDArray[Any], rows: int, labels: Sequence[str], kind: met
     if kind == "single":
         share = np.bincount(targets, minlength=len(labels)) / len(targets)
         top = int(share.argmax())
-        note = f"always {labels[top]!r}, the label of {share[top]:.1%} of the training rows"
+        note = f"always “{labels[top]}”, the label of {share[top]:.1%} of the training rows"
     else:
         share = np.asarray(targets, np.float64).mean(0)
         chosen = [label for label, part in zip(labels, share, strict=True) if part >= 0.5]
