@@ -402,7 +402,16 @@ def test_rows_above_a_fault_are_read(write):
     assert rows_before == ROWS
 
 
-def test_oversized_cells(write):
+@pytest.mark.parametrize("process_limit", [MAX_CELL_CHARS, 2**40])
+def test_oversized_cells(write, process_limit):
+    before = csv.field_size_limit(process_limit)  # scipy, for one, raises it for the whole process
+    try:
+        check_oversized_cells(write)
+    finally:
+        csv.field_size_limit(before)
+
+
+def check_oversized_cells(write):
     many = "a,b\n" * (MAX_CELL_CHARS // 4 + 1)
     path = write(f'text,label\nx,y\nz,"{many}')
     contains(fault(path), f"{path}:3: ", "the cell that begins here is longer than 4,194,304 characters", "never closed")

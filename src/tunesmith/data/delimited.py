@@ -16,6 +16,7 @@ from tunesmith.data.values import plain
 from tunesmith.errors import DataError, listing
 
 MAX_CELL_CHARS = 4_194_304
+_TOO_LARGE = "field larger than field limit"  # how the csv module says it
 
 Parsed = tuple[tuple[str, ...], Iterator[tuple[Row, Source]]]
 Parser = Callable[[Iterator[str], str], Parsed]
@@ -86,23 +87,37 @@ class _CsvRows:
     def __init__(self, lines: Iterator[str], name: str, before: int, delimiter: str) -> None:
         self.name, self.before, self.delimiter = name, before, delimiter
         self.row_lines: list[str] = []
+        self.row_chars = 0
+        self.check_at = MAX_CELL_CHARS
         self.reader = csv.reader(self._recorded(lines), delimiter=delimiter, strict=True)
 
     def _recorded(self, lines: Iterator[str]) -> Iterator[str]:
         for line in lines:
             self.row_lines.append(line)
+            self.row_chars += len(line)
+            if self.row_chars > self.check_at:
+                self.check_at = 2 * self.row_chars
+                text = "".join(self.row_lines)
+                opened = self._open_quote(text)
+                if opened is not None and len(text) - opened > MAX_CELL_CHARS:
+                    raise csv.Error(_TOO_LARGE)
             yield line
 
     def _next(self) -> tuple[list[str] | None, int]:
         self.row_lines.clear()
+        self.row_chars, self.check_at = 0, MAX_CELL_CHARS
         begin = self.before + self.reader.line_num + 1
         try:
-            return next(self.reader, None), begin
+            cells = next(self.reader, None)
+            if self.row_chars > MAX_CELL_CHARS and any(len(cell) > MAX_CELL_CHARS for cell in cells or ()):
+                raise csv.Error(_TOO_LARGE)
+            return cells, begin
         except csv.Error as error:
             self._explain(error, begin)
 
     def header(self) -> tuple[list[str], Source]:
-        # the limit belongs to the whole process: it is only ever raised
+        # This limit belongs to the whole process: it is only ever raised, and other libraries may have raised it further, so
+        # that ours is checked apart from it.
         csv.field_size_limit(max(csv.field_size_limit(), MAX_CELL_CHARS))
         cells, begin = self._next()
         assert cells is not None
@@ -144,14 +159,14 @@ class _CsvRows:
         quote = begin + count_line_ends(text[:opened]) if opened is not None else begin
         what = str(error)
         extra = " Where quotes are ordinary characters of a cell, quote the cell and write each of them twice."
-        if "field larger" in what:
+        if what.startswith(_TOO_LARGE):
             if opened is None:
                 raise DataError(
-                    f"{self.name}:{begin}: a cell of this row is longer than {csv.field_size_limit():,} characters, the most allowed. "
+                    f"{self.name}:{begin}: a cell of this row is longer than {MAX_CELL_CHARS:,} characters, the most allowed. "
                     "Shorten it or split it over several rows."
                 ) from None
             raise DataError(
-                f"{self.name}:{quote}: the cell that begins here is longer than {csv.field_size_limit():,} characters, the most that is "
+                f"{self.name}:{quote}: the cell that begins here is longer than {MAX_CELL_CHARS:,} characters, the most that is "
                 f"allowed; it goes on past line {last:,}. Usually its double quote is never closed: close it, or remove it.{extra}"
             ) from None
         if "unexpected end" in what:

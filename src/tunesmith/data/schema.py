@@ -7,11 +7,12 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any, NamedTuple, Protocol
-
-import numpy as np
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from tunesmith.errors import DataError, did_you_mean, listing
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
 class Source(NamedTuple):
