@@ -181,11 +181,11 @@ def test_a_damaged_table_in_the_cache_is_made_again(tmp_path: Path, monkeypatch:
     data = tiny.write_csv(tmp_path / "d.csv", tiny.rows(9))
     schema = Schema(("text",), "label")
     first = open_table(open_file(data), schema, encoder())
-    ids = [[part.tolist() for part in first.example(i)] for i in range(9)]
+    ids = [[part.tolist() for part in first.example(i).sequences] for i in range(9)]
     for damage in (lambda path: os.truncate(path, 100), lambda path: os.truncate(path, 0), lambda path: path.unlink()):
         damage(first.path / "table.arrow")
         again = open_table(open_file(data), schema, encoder())
-        assert [[part.tolist() for part in again.example(i)] for i in range(9)] == ids and again.key == first.key
+        assert [[part.tolist() for part in again.example(i).sequences] for i in range(9)] == ids and again.key == first.key
 
 
 def test_many_processes_may_want_the_same_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

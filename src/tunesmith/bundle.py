@@ -132,8 +132,7 @@ class Bundle:
             tally.cut += sum(one.lost > 0 for one in encoded)
             tally.tokens += sum(one.tokens for one in encoded)
             tally.lost += sum(one.lost for one in encoded)
-        examples = [one.sequences for one in encoded]
-        outputs = outputs_of(self.model, self.task, examples, precision=precision, max_tokens=self.max_tokens)
+        outputs = outputs_of(self.model, self.task, encoded, precision=precision, max_tokens=self.max_tokens)
         return self.task.probabilities(outputs)
 
     def schema_for(self, source: RowSource, text: str | None = None, label: str | None = None, *, need_label: bool = False) -> Schema:

@@ -7,7 +7,8 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import torch
 
-from tunesmith.data.batches import collate, plan_batches, split_by_tokens
+from tunesmith.data.batches import pack, plan_batches, split_by_tokens
+from tunesmith.data.tokens import Encoded
 from tunesmith.model.arithmetic import arithmetic
 from tunesmith.model.heads import TextModel
 from tunesmith.progress import QUIET, Progress
@@ -19,14 +20,14 @@ CHUNK = 2048
 
 
 def outputs_of(
-    model: TextModel, task: Task, examples: Sequence[list[np.ndarray]], *, precision: str = "fp32", max_tokens: int = 16384
+    model: TextModel, task: Task, examples: Sequence[Encoded], *, precision: str = "fp32", max_tokens: int = 16384
 ) -> np.ndarray:
-    """Return combined outputs float32[E, C] of `examples`, each a list of token sequences int32[n], in their order.
+    """Return combined outputs float32[E, C] of `examples`, in their order.
 
     max_tokens: most padded tokens in memory at once; a larger example runs alone
     """
-    longest = np.array([max(len(sequence) for sequence in example) for example in examples])
-    number = np.array([len(example) for example in examples])
+    longest = np.array([max(map(len, example.sequences)) for example in examples])
+    number = np.array([len(example.sequences) for example in examples])
     result = np.empty((len(examples), task.outputs), np.float32)
     was_training = model.training
     model.eval()
@@ -34,8 +35,7 @@ def outputs_of(
         for step in plan_batches(longest, batch_size=64, seed=0, epoch=0, shuffle=False):
             for part in split_by_tokens(longest[step], number[step], max_tokens):
                 rows = step[part]
-                sequences = [sequence for row in rows for sequence in examples[row]]
-                batch = collate(sequences, np.repeat(np.arange(len(rows)), number[rows]))
+                batch = pack([examples[row] for row in rows])
                 result[rows] = task.combine(model(batch), batch).float().numpy()
     model.train(was_training)
     return result

@@ -6,12 +6,11 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from tunesmith.bundle import DESCRIPTION, Bundle
 from tunesmith.config import Config
-from tunesmith.data.batches import collate
+from tunesmith.data.batches import pack
 from tunesmith.data.memory import open_data
 from tunesmith.data.schema import Example, RowSource, Schema, guess_schema
 from tunesmith.data.table import open_table
@@ -111,7 +110,7 @@ def _truncation(encoded: Encoded, encoder: TextEncoder) -> str:
 
 
 def _network(encoded: Encoded, task: Classification, model: TextModel, origin: str, example: Example) -> list[str]:
-    batch = collate(encoded.sequences, np.zeros(len(encoded.sequences), np.int64))
+    batch = pack([encoded])
     model.eval()
     with torch.inference_mode():
         hidden = model.encoder(batch)

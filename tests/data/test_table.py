@@ -83,7 +83,7 @@ def test_what_is_read_equals_direct_encoding(rows: list[tuple[Any, Any]], batch_
     direct = encoder().encode([example.texts[0] for example in examples])
     assert len(table) == len(rows)
     for i, encoded in enumerate(direct):
-        assert [sequence.tolist() for sequence in table.example(i)] == [sequence.tolist() for sequence in encoded.sequences]
+        assert [sequence.tolist() for sequence in table.example(i).sequences] == [sequence.tolist() for sequence in encoded.sequences]
     assert table.tokens.tolist() == [encoded.tokens for encoded in direct]
     assert table.lost.tolist() == [encoded.lost for encoded in direct]
     assert table.kept.tolist() == [sum(map(len, encoded.sequences)) for encoded in direct]
@@ -123,8 +123,8 @@ def test_second_opening_does_not_tokenise(encodings: list[int], cache: Path) -> 
     second = table_of(rows)
     assert sum(encodings) == 50
     assert second.key == first.key and [path.name for path in cache.iterdir()] == [first.key]
-    assert [part.tolist() for i in range(50) for part in first.example(i)] == [
-        part.tolist() for i in range(50) for part in second.example(i)
+    assert [part.tolist() for i in range(50) for part in first.example(i).sequences] == [
+        part.tolist() for i in range(50) for part in second.example(i).sequences
     ]
     assert all_labels(first) == all_labels(second)
 
@@ -164,7 +164,7 @@ def test_the_key_changes_with_whatever_changes_the_table(tmp_path: Path, encodin
 def test_torn_tables_are_built_again(encodings: list[int], cache: Path) -> None:
     rows = tiny.rows(40)
     first = table_of(rows)
-    expected = [part.tolist() for i in range(40) for part in first.example(i)]
+    expected = [part.tolist() for i in range(40) for part in first.example(i).sequences]
     file = first.path / "table.arrow"
     whole = file.read_bytes()
 
@@ -178,7 +178,7 @@ def test_torn_tables_are_built_again(encodings: list[int], cache: Path) -> None:
     for count, _ in enumerate(damaged(), 2):
         again = table_of(rows)
         assert sum(encodings) == 40 * count
-        assert [part.tolist() for i in range(40) for part in again.example(i)] == expected
+        assert [part.tolist() for i in range(40) for part in again.example(i).sequences] == expected
     assert file.read_bytes() == whole
 
 
@@ -209,12 +209,12 @@ def test_rows_that_cannot_be_read_leave_nothing(cache: Path) -> None:
 
 def test_an_open_table_outlives_the_cache(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = table_of(tiny.rows(5))
-    expected = [part.tolist() for part in first.example(3)]
+    expected = [part.tolist() for part in first.example(3).sequences]
     os.utime(first.path, (1, 1))
     monkeypatch.setattr(table_module, "_CACHE_LIMIT_BYTES", 1)
     second = table_of(tiny.rows(6))
     assert [path.name for path in cache.iterdir()] == [second.key]  # the newest stays, however large
-    assert [part.tolist() for part in first.example(3)] == expected
+    assert [part.tolist() for part in first.example(3).sequences] == expected
 
 
 def test_what_was_used_longest_ago_is_evicted(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -248,7 +248,7 @@ def test_several_at_once(cache: Path) -> None:
         tables = list(pool.map(lambda _: table_of(rows), range(4)))
     assert len({table.key for table in tables}) == 1
     assert [path.name for path in cache.iterdir()] == [tables[0].key]
-    assert len({b"".join(part.tobytes() for i in range(2000) for part in table.example(i)) for table in tables}) == 1
+    assert len({b"".join(part.tobytes() for i in range(2000) for part in table.example(i).sequences) for table in tables}) == 1
 
 
 MEASURE = """
@@ -297,5 +297,5 @@ def test_memory_does_not_grow_with_rows(tmp_path: Path) -> None:
 
 def test_views_into_the_file_are_not_copies() -> None:
     table = table_of(tiny.rows(5))
-    assert not table.example(0)[0].flags.owndata and not table.example(0)[0].flags.writeable
-    assert table.example(0)[0].dtype == np.int32
+    assert not table.example(0).sequences[0].flags.owndata and not table.example(0).sequences[0].flags.writeable
+    assert table.example(0).sequences[0].dtype == np.int32

@@ -272,3 +272,88 @@ def test_encoded_is_a_value() -> None:
     encoded = Encoded([], [], 0, 0)
     with pytest.raises(AttributeError):
         encoded.tokens = 1
+
+
+def roberta_pairs() -> Tokenizer:
+    """Single characters in the frame of RoBERTa, where segments are not told apart."""
+    result = characters()
+    result.post_processor = processors.TemplateProcessing("[CLS] $A [SEP]", "[CLS] $A [SEP] [SEP] $B [SEP]", [("[CLS]", 1), ("[SEP]", 2)])
+    return result
+
+
+def bert_pairs() -> Tokenizer:
+    result = characters()
+    pair = "[CLS] $A [SEP] $B:1 [SEP]:1"
+    result.post_processor = processors.TemplateProcessing("[CLS] $A [SEP]", pair, [("[CLS]", 1), ("[SEP]", 2)])
+    return result
+
+
+def types(encoded: Encoded) -> list[int]:
+    (sequence,), (border,) = encoded.sequences, encoded.borders
+    return [int(i >= border) for i in range(len(sequence))]
+
+
+@settings(deadline=None)
+@given(st.sampled_from([bert_pairs, roberta_pairs]), st.text("abc", max_size=30), st.text("xyz", max_size=30), st.integers(7, 40))
+@example(bert_pairs, "aaaa", "bbbb", 10)
+@example(bert_pairs, "aaaaa", "bbbb", 10)
+def test_a_pair_is_what_transformers_makes_of_it(kind, first: str, second: str, max_length: int) -> None:
+    (found,) = TextEncoder(kind(), Truncation("head", max_length), pairs=True).encode([(first, second)])
+    tokenizer = kind()
+    tokenizer.enable_truncation(max_length, strategy="longest_first")
+    expected = tokenizer.encode(first, second)
+    assert found.sequences[0].tolist() == expected.ids
+    assert types(found) == expected.type_ids
+    assert (found.tokens, found.lost) == (len(first) + len(second), max(0, len(first) + len(second) + _special(kind) - max_length))
+
+
+def _special(kind) -> int:
+    return kind().num_special_tokens_to_add(True)
+
+
+@settings(deadline=None)
+@given(
+    st.sampled_from(POLICIES),
+    st.text("abc", max_size=40),
+    st.text("xyz", max_size=40),
+    st.integers(7, 40),
+    st.integers(0, 1),
+    st.integers(1, 5),
+)
+@example("windows", "abc", "x" * 30, 12, 1, 9)
+@example("windows", "a" * 30, "xyz", 12, 1, 9)
+def test_what_a_pair_loses_is_what_stands_in_no_sequence(
+    policy: str, first: str, second: str, max_length: int, stride: int, max_windows: int
+) -> None:
+    encoder = TextEncoder(bert_pairs(), Truncation(policy, max_length, stride, max_windows), pairs=True)
+    (found,) = encoder.encode([(first, second)], offsets=True)
+    kept: set[tuple[int, int]] = set()
+    for ids, offsets, border in zip(found.sequences, found.offsets, found.borders, strict=True):
+        assert len(ids) <= max_length and len(offsets) == len(ids)
+        for place, (token, (a, b)) in enumerate(zip(ids.tolist(), offsets.tolist(), strict=True)):
+            if a < b:
+                side = int(place >= border)
+                assert tiny_letter(token) == (first, second)[side][a:b]
+                kept.add((side, a))
+    assert found.lost == len(first) + len(second) - len(kept)
+    if policy == "windows" and max_windows > 4 and max(len(first), len(second)) <= 20 and min(len(first), len(second)) <= 2:
+        assert found.lost == 0
+
+
+def tiny_letter(token: int) -> str:
+    return chr(97 + token - 3)
+
+
+def test_a_pair_needs_room_for_both_texts() -> None:
+    with pytest.raises(UsageError, match="max_length 4 leaves no room for text beside 3 special tokens"):
+        TextEncoder(bert_pairs(), Truncation("head", 4), pairs=True)
+    with pytest.raises(UsageError, match="stride 5 must be below the 4 tokens of text"):
+        TextEncoder(bert_pairs(), Truncation("windows", 11, 5), pairs=True)
+
+
+def test_a_pair_without_special_tokens_stands_one_behind_the_other() -> None:
+    tokenizer = byte_level()
+    (found,) = TextEncoder(tokenizer, Truncation("head", 20), fallback_token=7, pairs=True).encode([("ab", "c")])
+    assert found.sequences[0].tolist() == byte_level().encode("ab", "c").ids
+    (empty,) = TextEncoder(byte_level(), Truncation("head", 20), fallback_token=7, pairs=True).encode([("", "")])
+    assert empty.sequences[0].tolist() == [7] and len(empty.borders) == 1

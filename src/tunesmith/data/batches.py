@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from tunesmith.data.tokens import Encoded
 from tunesmith.seeds import seed_for
 
 
@@ -19,6 +20,7 @@ class PackedBatch:
     example: int32[S], the example of each sequence, in [0, E), not decreasing
     size: E
     targets: int64[E] or float32[E, C] by task; None at prediction
+    borders: int32[S], where segment 1 of each sequence begins, as in a pair of texts; None where all tokens are of segment 0
     """
 
     ids: np.ndarray
@@ -26,6 +28,7 @@ class PackedBatch:
     example: np.ndarray
     size: int
     targets: np.ndarray | None = field(default=None)
+    borders: np.ndarray | None = field(default=None)
 
     @property
     def lengths(self) -> np.ndarray:
@@ -33,12 +36,23 @@ class PackedBatch:
         return np.diff(self.cu_seqlens)
 
 
-def collate(sequences: Sequence[np.ndarray], example: np.ndarray, targets: np.ndarray | None = None) -> PackedBatch:
-    """Pack `sequences` (each int32[n]) whose example numbers `example` are in ascending runs."""
+def collate(
+    sequences: Sequence[np.ndarray], example: np.ndarray, targets: np.ndarray | None = None, borders: np.ndarray | None = None
+) -> PackedBatch:
+    """Pack `sequences` (each int32[n]) whose example numbers `example` are in ascending runs; see `PackedBatch`."""
     cu_seqlens = np.zeros(len(sequences) + 1, np.int32)
     np.cumsum([len(sequence) for sequence in sequences], out=cu_seqlens[1:])
     changes = np.concatenate([[0], np.cumsum(np.diff(example) != 0)]).astype(np.int32)
-    return PackedBatch(np.concatenate(sequences).astype(np.int32, copy=False), cu_seqlens, changes, int(changes[-1]) + 1, targets)
+    ids = np.concatenate(sequences).astype(np.int32, copy=False)
+    return PackedBatch(ids, cu_seqlens, changes, int(changes[-1]) + 1, targets, borders)
+
+
+def pack(examples: Sequence[Encoded], targets: np.ndarray | None = None) -> PackedBatch:
+    """Pack whole examples, in their order; targets: one for each, as `PackedBatch` says."""
+    sequences = [sequence for example in examples for sequence in example.sequences]
+    number = np.repeat(np.arange(len(examples)), [len(example.sequences) for example in examples])
+    borders = np.array([border for example in examples for border in example.borders], np.int32)
+    return collate(sequences, number, targets, borders if len(borders) else None)
 
 
 def plan_batches(tokens: np.ndarray, *, batch_size: int, seed: int, epoch: int, shuffle: bool = True) -> list[np.ndarray]:

@@ -20,12 +20,13 @@ import numpy as np
 
 from tunesmith.data.duplicates import text_key
 from tunesmith.data.schema import Example, RowSource, Schema, texts_of
+from tunesmith.data.tokens import Encoded
 from tunesmith.errors import DataError, StorageError
 from tunesmith.progress import QUIET, Progress
 from tunesmith.storage import new_directory
 
 if TYPE_CHECKING:
-    from tunesmith.data.tokens import Encoded, TextEncoder
+    from tunesmith.data.tokens import TextEncoder
 
 _FORMAT = 1  # raised whenever the layout or the meaning of a column changes
 _CHUNK_ROWS = 1024
@@ -75,6 +76,8 @@ class TokenTable:
         batches = [reader.get_batch(i) for i in range(reader.num_record_batches)]
         self._ids = [_ragged(batch.column("ids")) for batch in batches]
         self._lengths = [_ragged(batch.column("lengths")) for batch in batches]
+        # of pairs only, as many as there are lengths
+        self._borders = [_ragged(batch.column("borders"))[0] for batch in batches if "borders" in batch.schema.names]
         self._first = np.cumsum([0] + [batch.num_rows for batch in batches])
         self._batches = batches
 
@@ -95,14 +98,16 @@ class TokenTable:
     def __len__(self) -> int:
         return len(self.line)
 
-    def example(self, index: int) -> list[np.ndarray]:
-        """Return the sequences of one example, each int32[n], as views into the file."""
+    def example(self, index: int) -> Encoded:
+        """Return one example without offsets; its sequences are views into the file."""
         batch = int(np.searchsorted(self._first, index, side="right")) - 1
         row = index - int(self._first[batch])
         ids, id_starts = self._ids[batch]
         lengths, length_starts = self._lengths[batch]
         sizes = lengths[length_starts[row] : length_starts[row + 1]]
-        return np.split(ids[id_starts[row] : id_starts[row + 1]], np.cumsum(sizes)[:-1])
+        sequences = np.split(ids[id_starts[row] : id_starts[row + 1]], np.cumsum(sizes)[:-1])
+        borders = self._borders[batch][length_starts[row] : length_starts[row + 1]].tolist() if self._borders else []
+        return Encoded(sequences, [], int(self.tokens[index]), int(self.lost[index]), borders)
 
     def labels(self) -> Labels:
         """Read all labels as codes into the list of distinct ones, in order of first appearance."""
@@ -154,7 +159,7 @@ def open_table(source: RowSource, schema: Schema, encoder: TextEncoder, progress
 
     Raises `DataError` for rows that cannot be read, `StorageError` when the cache cannot be written.
     """
-    settings = [_FORMAT, asdict(encoder.truncation), schema.texts, schema.target, schema.group, encoder.fallback_token]
+    settings = [_FORMAT, asdict(encoder.truncation), schema.texts, schema.target, schema.group, encoder.fallback_token, encoder.pairs]
     digest = hashlib.blake2b(digest_size=16)
     for part in (repr(settings), encoder.tokenizer.to_str(), source.fingerprint()):
         digest.update(part.encode())
@@ -205,6 +210,8 @@ def _build(path: Path, source: RowSource, schema: Schema, encoder: TextEncoder, 
         "lengths": pa.list_(pa.int32()),
         "ids": pa.list_(pa.int32()),
     }
+    if encoder.pairs:
+        kinds["borders"] = pa.list_(pa.int32())
     fields = pa.schema(kinds.items(), metadata={"group": "1" if schema.group else "0"})
     lists = False
     with new_directory(path, replace=False) as directory:
@@ -213,7 +220,7 @@ def _build(path: Path, source: RowSource, schema: Schema, encoder: TextEncoder, 
             size = 0
             with progress.track(f"tokenising {source.name}", None, "rows") as tracker:
                 for examples in _chunks(schema.parse(row, place) for row, place in source):
-                    encoded = encoder.encode([example.texts[0] for example in examples])
+                    encoded = encoder.encode([example.texts for example in examples])
                     for example, sequences in zip(examples, encoded, strict=True):
                         lists = lists or example.target_is_list
                         size += _append(rows, example, sequences)
@@ -243,9 +250,10 @@ def _append(rows: dict[str, list[Any]], example: Example, encoded: Encoded) -> i
         "sequences": len(lengths),
         "lengths": lengths,
         "ids": ids,
+        "borders": encoded.borders,
     }
-    for name, value in values.items():
-        rows[name].append(value)
+    for name, column in rows.items():
+        column.append(values[name])
     return len(ids)
 
 
@@ -255,7 +263,7 @@ def _record_batch(rows: dict[str, list[Any]], fields: Any) -> Any:
     columns = []
     for field in fields:
         values = rows[field.name]
-        if field.name in ("ids", "lengths"):
+        if field.name in ("ids", "lengths", "borders"):
             starts = np.concatenate([[0], np.cumsum([len(value) for value in values])]).astype(np.int32)
             flat = np.concatenate(values).astype(np.int32)
             columns.append(pa.ListArray.from_arrays(pa.array(starts), pa.array(flat)))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import inspect
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -82,8 +83,24 @@ class Encoder(nn.Module):
         mask = torch.arange(int(lengths.max()))[None, :] < lengths[:, None]
         padded = torch.full(mask.shape, self.pad_id, dtype=torch.long)
         padded[mask] = torch.from_numpy(batch.ids.astype("int64"))
-        hidden = self.base(input_ids=padded, attention_mask=mask.long())[0]
+        hidden = self.base(input_ids=padded, attention_mask=mask.long(), **self.segments(batch, mask))[0]
         return hidden[mask]
+
+    def segments(self, batch: PackedBatch, mask: Tensor) -> dict[str, Tensor]:
+        """Return `token_type_ids`, int64 like `mask`, for a batch of pairs and an encoder that tells segments apart; else nothing."""
+        if batch.borders is None or not self._tells_segments_apart:
+            return {}
+        border = torch.from_numpy(batch.borders.astype("int64"))
+        return {"token_type_ids": ((torch.arange(mask.shape[1])[None, :] >= border[:, None]) & mask).long()}
+
+    @functools.cached_property
+    def _tells_segments_apart(self) -> bool:
+        """Whether transformers would give this model segment ids that say anything."""
+        return (
+            getattr(self.config, "type_vocab_size", 0) > 1
+            and "token_type_ids" in self.tokenizer.model_input_names
+            and "token_type_ids" in inspect.signature(self.base.forward).parameters
+        )
 
     @property
     def pad_id(self) -> int:

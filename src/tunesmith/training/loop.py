@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from tunesmith.config import Config
-from tunesmith.data.batches import PackedBatch, collate, plan_batches, split_by_tokens
+from tunesmith.data.batches import PackedBatch, pack, plan_batches, split_by_tokens
 from tunesmith.data.table import TokenTable
 from tunesmith.errors import Interrupted, ModelError
 from tunesmith.metrics import Kind, greater_is_better
@@ -48,12 +48,7 @@ class Rows:
 
     def batch(self, rows: np.ndarray) -> PackedBatch:
         """Return the packed batch of the examples with numbers `rows` in the table."""
-        sequences, example = [], []
-        for i, row in enumerate(rows.tolist()):
-            parts = self.table.example(row)
-            sequences.extend(parts)
-            example.extend([i] * len(parts))
-        return collate(sequences, np.array(example), self.targets.take(rows))
+        return pack([self.table.example(row) for row in rows.tolist()], self.targets.take(rows))
 
 
 @dataclass(frozen=True)
