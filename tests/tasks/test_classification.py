@@ -205,7 +205,7 @@ def test_an_unknown_label_is_named_with_its_place(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("cell", "count"), [(["a", "b"], 2), ([], 0)])
 def test_other_than_one_label_where_one_is_expected(cell: list[str], count: int) -> None:
     table = table_of([["a"], ["b"], cell])
-    with pytest.raises(DataError, match=f"<dict>:3: the row has {count} labels where one is expected. Try --label-type multi."):
+    with pytest.raises(DataError, match=f"<dict>:3: the row has {count} labels where one is expected. Try label_type=.multi."):
         Classification(["a", "b"], "single").targets(table.labels(), table)
 
 

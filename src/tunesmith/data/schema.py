@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from tunesmith.errors import DataError, did_you_mean, listing
+from tunesmith.errors import DataError, did_you_mean, listing, setting
 
 if TYPE_CHECKING:
     import numpy as np
@@ -82,7 +82,9 @@ class Schema:
         target, is_list = _labels(row.get(self.target), self.target, source) if self.target is not None else (None, False)
         group = row.get(self.group) if self.group is not None else None
         if self.group is not None and (group is None or group == ""):
-            raise DataError(f"{source}: column {self.group!r} is empty, but rows are grouped by it. Fill it in, or leave --group out.")
+            raise DataError(
+                f"{source}: column {self.group!r} is empty, but rows are grouped by it. Fill it in, or leave {setting('group')} out."
+            )
         return Example(texts, target, is_list, None if group is None else str(group), source)
 
     def to_dict(self) -> dict[str, Any]:
@@ -164,9 +166,9 @@ def guess_schema(source: RowSource, *, text: str | None, label: str | None, grou
     elif text is None and label is None and len(free) == 2:
         text, label = _by_length(source, free)
     if text is None or (label is None and need_label):
-        role, flag = ("text", "--text") if text is None else ("label", "--label")
+        role = "text" if text is None else "label"
         raise DataError(
-            f"{source.name}: cannot tell which column is the {role}. Say it with {flag}. Columns: {listing(source.columns, 40)}."
+            f"{source.name}: cannot tell which column is the {role}. Say it with {setting(role)}. Columns: {listing(source.columns, 40)}."
         )
     return Schema((text,), label if need_label else None, group)
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tunesmith.errors import ModelError, UsageError
+from tunesmith.errors import ModelError, UsageError, setting
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -93,10 +93,13 @@ class TextEncoder:
         self.budget = truncation.max_length - len(self.prefix) - len(self.suffix)
         if self.budget < 1:
             raise UsageError(
-                f"max_length {truncation.max_length} leaves no room for text beside {len(self.prefix) + len(self.suffix)} special tokens."
+                f"{setting('max_length')} {truncation.max_length} leaves no room for text beside "
+                f"{len(self.prefix) + len(self.suffix)} special tokens."
             )
         if truncation.policy == "windows" and truncation.stride >= self.budget:
-            raise UsageError(f"stride {truncation.stride} must be below the {self.budget} tokens of text that one window holds.")
+            raise UsageError(
+                f"{setting('stride')} {truncation.stride} must be below the {self.budget} tokens of text that one window holds."
+            )
 
     def count(self, texts: Sequence[str]) -> list[int]:
         """Return how many tokens each text has, special tokens not counted."""

@@ -15,7 +15,7 @@ from torch import Tensor
 from tunesmith.data.batches import PackedBatch
 from tunesmith.data.joined import parts, separator_of
 from tunesmith.data.table import Labels, TokenTable
-from tunesmith.errors import DataError, UsageError, did_you_mean, listing
+from tunesmith.errors import DataError, UsageError, did_you_mean, listing, setting
 from tunesmith.metrics import Kind
 from tunesmith.tasks.base import Prediction
 
@@ -108,7 +108,7 @@ class Classification:
         if len(names) < 2:
             raise DataError(
                 f"the training rows have too few labels: {listing(map(repr, sorted(names))) or 'none'}; "
-                "at least 2 different ones are needed. Is --label the right column?"
+                f"at least 2 different ones are needed. Is {setting('label')} the right column?"
             )
         return cls(sorted(names, key=_label_order), kind, separator=separator if kind == "multi" else None, **settings)
 
@@ -133,7 +133,8 @@ class Classification:
         if wrong.any():
             row = int(np.argmax(wrong))
             raise DataError(
-                f"{table.name}:{table.line[row]}: the row has {sizes[row]} labels where one is expected. Try --label-type multi."
+                f"{table.name}:{table.line[row]}: the row has {sizes[row]} labels where one is expected. "
+                f"Try {setting('label_type', 'multi')}."
             )
         per_code = np.array([len(numbers) for numbers in split], np.int64)
         flat = np.array([n for numbers in split for n in numbers], np.int32)
@@ -202,21 +203,22 @@ class Classification:
         return cls(**{key: values[key] for key in keys})
 
 
-def class_weights(setting: str | dict[str, float], labels: Sequence[str], counts: np.ndarray, multi: bool) -> list[float] | None:
+def class_weights(wanted: str | dict[str, float], labels: Sequence[str], counts: np.ndarray, multi: bool) -> list[float] | None:
     """Return one factor per label, or None for none.
 
     `balanced` is n / (C x count), scikit-learn's rule, scaled so that the mean over the training rows is 1; a mapping gives
     factors by name, 1 for labels it does not name. Raises `UsageError` for a name that is no label.
     """
-    if setting == "none":
+    if wanted == "none":
         return None
-    if isinstance(setting, dict):
-        for name in setting:
+    if isinstance(wanted, dict):
+        for name in wanted:
             if name not in labels:
                 raise UsageError(
-                    f"class_weights names {name!r}, which is not a label.{did_you_mean(name, labels)} Labels: {listing(labels)}."
+                    f"{setting('class_weights')} names {name!r}, which is not a label.{did_you_mean(name, labels)} "
+                    f"Labels: {listing(labels)}."
                 )
-        return [float(setting.get(label, 1.0)) for label in labels]
+        return [float(wanted.get(label, 1.0)) for label in labels]
     weights = 1 / np.maximum(counts, 1)
     weights *= counts.sum() / (weights * counts).sum() if not multi else len(labels) / weights.sum()
     return weights.tolist()
