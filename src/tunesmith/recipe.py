@@ -24,7 +24,7 @@ from tunesmith.evaluate import probabilities_of
 from tunesmith.metrics import multi_label, single_label, tune_thresholds
 from tunesmith.model.arithmetic import choose_precision, cpu_name
 from tunesmith.model.encoder import versions
-from tunesmith.model.heads import TextModel, build_model
+from tunesmith.model.heads import TextModel, build_model, set_output_bias
 from tunesmith.prepare import Part, Prepared, part_account, prepare
 from tunesmith.progress import QUIET, Progress
 from tunesmith.report import model_card, write_report
@@ -205,7 +205,12 @@ def new_model(config: Config, prepared: Prepared) -> TextModel:
         seed=seed_for(config.seed, "weights"),
     )
     encoder.tokenizer.model_max_length = prepared.encoder.truncation.max_length
-    return build_model(encoder, outputs=task.outputs, pooling=config.pooling, dropout=config.dropout, seed=seed_for(config.seed, "head"))
+    model = build_model(encoder, outputs=task.outputs, pooling=config.pooling, dropout=config.dropout, seed=seed_for(config.seed, "head"))
+    rows = prepared.parts["train"].rows
+    bias = task.first_bias(rows.targets.counts(rows.index), len(rows))
+    if bias is not None:
+        set_output_bias(model, bias)
+    return model
 
 
 def output_directory(config: Config, data: Any, *, resume: bool, overwrite: bool) -> Path:

@@ -173,6 +173,19 @@ class Classification:
             terms = terms * _focus(p, self.focal_gamma)
         return terms if weights is None else terms * weights[targets]
 
+    def first_bias(self, counts: np.ndarray, rows: int) -> np.ndarray | None:
+        """Return float32[C], what the last layer's bias should begin with; None to leave it at 0.
+
+        With several labels a row most labels are absent from most rows. Beginning at 0, a network spends its first steps on
+        learning just that with all of its weights, and small encoders do not find out of it again. So the bias begins at the
+        log-odds of each label's share of the training rows, `counts` int64[C] of `rows` (Lin et al. 2017, "Focal Loss for
+        Dense Object Detection", section 3.3). One label a row has no such start: cross-entropy is learned well from 0.
+        """
+        if not self.multi:
+            return None
+        share = (counts + 0.5) / (rows + 1)
+        return np.log(share / (1 - share)).astype(np.float32)
+
     def probabilities(self, outputs: np.ndarray) -> np.ndarray:
         """Return float32[E, C]: softmax over labels, or each label's sigmoid for multi."""
         logits = torch.from_numpy(outputs)
