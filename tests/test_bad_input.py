@@ -188,7 +188,7 @@ def test_wrong_settings_all_at_once(run: Run, tmp_path: Path) -> None:
         "--max-grad-norm",
         "nan",
     ]
-    message = refused(run("train", "d.csv", *flags), 2, "6 settings are wrong", "--lr is '-1'", "greater than 0", "--epochs is 'many'")
+    message = refused(run("train", "d.csv", *flags), 2, "6 settings are wrong", "--lr is '-1'", "a number above 0", "--epochs is 'many'")
     assert "--batch-size is '0'" in message and "Did you mean 'head'?" in message and "Did you mean 'accuracy'?" in message
     assert "--max-grad-norm" in message
     refused(run("train", "d.csv", "--valid-size", "0.6", "--test-size", "0.5"), 2, "leave no training rows", "below 1")

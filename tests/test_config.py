@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -88,15 +89,34 @@ def test_out_of_range(name: str, value: Any) -> None:
 def test_names_and_paths(name: str) -> None:
     assert getattr(resolve({name: "x"}), name) == "x"
     assert getattr(resolve({name: None}), name) is None
-    assert faults(**{name: 3}) == (f"{name} is 3; it should be a valid string.",)
+    assert faults(**{name: 3}) == (f"{name} is 3; it must be text.",)
 
 
 def test_a_fault_says_what_was_found_what_is_allowed_and_what_was_meant() -> None:
-    assert faults(pooling="men") == ("pooling is 'men'; it should be 'cls', 'mean', 'max' or 'attention'. Did you mean 'mean'?",)
-    assert faults(epochs=0) == ("epochs is 0; it should be greater than or equal to 1.",)
+    assert faults(pooling="men") == ("pooling is 'men'; it must be 'cls', 'mean', 'max' or 'attention'. Did you mean 'mean'?",)
+    assert faults(epochs=0) == ("epochs is 0; it must be a whole number from 1 to 10,000.",)
     (fault,) = faults(metric="acuracy")
     assert "accuracy, f1_macro" in fault and fault.endswith("Did you mean 'accuracy'?")
-    assert faults(label_separator="", flags=True) == ("--label-separator is ''; it should have at least 1 character.",)
+    assert faults(label_separator="", flags=True) == ("--label-separator is ''; it must be text of at least one character.",)
+
+
+def test_faults_are_told_in_plain_words() -> None:
+    assert faults(epochs="many") == ("epochs is 'many'; it must be a whole number from 1 to 10,000.",)
+    assert faults(stride=0.5) == ("stride is 0.5; it must be a whole number of at least 0.",)
+    assert faults(lr="fast") == ("lr is 'fast'; it must be a number above 0 and at most 10.",)
+    assert faults(warmup=1) == ("warmup is 1; it must be a number of at least 0 and below 1.",)
+    assert faults(dedupe="perhaps") == ("dedupe is 'perhaps'; it must be true or false.",)
+    assert faults(class_weights=3) == ("class_weights is 3; it must be 'none', 'balanced' or weights by label, such as 'spam=5,ham=1'.",)
+    assert faults(class_weights={"a": "x"}) == ("class_weights: the weight of 'a' is 'x'; labels must be text and weights numbers.",)
+    assert faults(max_grad_norm=math.inf) == ("max_grad_norm: inf is not a finite number",)
+    assert len(faults(epochs="9" * 5000)[0]) < 200
+
+
+def test_no_word_of_the_checking_library_reaches_the_user() -> None:
+    for name, (_, bad) in RANGES.items():
+        for value in bad:
+            (fault,) = faults(**{name: value})
+            assert not re.search("valid|parse|Input|input|should|instance|dictionary", fault.replace(name, "")), fault
 
 
 def test_unknown_settings() -> None:

@@ -11,7 +11,7 @@ import os
 import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
@@ -100,7 +100,7 @@ class Config(BaseModel):
     @classmethod
     def _finite(cls, value: float) -> float:
         if value != value or value in (float("inf"), float("-inf")):
-            raise ValueError("must be a finite number")
+            raise ValueError(f"{value} is not a finite number")
         return value
 
     @field_validator("class_weights", mode="before")
@@ -122,7 +122,7 @@ class Config(BaseModel):
     @classmethod
     def _positive(cls, value: Any) -> Any:
         if isinstance(value, dict) and any(not (0 < weight < float("inf")) for weight in value.values()):
-            raise ValueError("weights must be above 0")
+            raise ValueError("weights must be numbers above 0")
         return value
 
     @field_validator("metric")
@@ -243,11 +243,44 @@ def _clashes(config: Config, wrong: set[str], recipes: Mapping[str, Path]) -> It
 def _sentence(fault: Any, recipes: Mapping[str, Path]) -> str:
     name, found = str(fault["loc"][0]), fault["input"]
     where = _place(name, recipes)
-    message = fault["msg"].removeprefix("Value error, ").removeprefix("Input ").removeprefix("String ")
     if name in recipes and isinstance(found, dict):
         return f"{where} is a section, but a recipe is flat: write {name} = VALUE above all sections, and remove the line [{name}]."
     if fault["type"] == "value_error":
-        return f"{where}: {message}"
-    options = [option for option in get_args(Config.model_fields[name].annotation) if isinstance(option, str)]
-    hint = did_you_mean(found, options) if isinstance(found, str) and options else ""
-    return f"{where} is {found!r}; it {message}.{hint}"
+        return f"{where}: {fault['msg'].removeprefix('Value error, ')}"
+    if len(fault["loc"]) > 2:  # one of the class_weights
+        label = fault["loc"][2]
+        return f"{where}: the weight of {label!r} is {found!r:.80}; labels must be text and weights numbers."
+    hint = did_you_mean(found, _options(name)) if isinstance(found, str) else ""
+    return f"{where} is {found!r:.80}; it must be {_allowed(name)}.{hint}"
+
+
+def _kinds(name: str) -> list[Any]:
+    """The types and `Literal`s of a setting's values, None left out."""
+    annotation = Config.model_fields[name].annotation
+    several = () if get_origin(annotation) is Literal else get_args(annotation)
+    return [kind for kind in several or (annotation,) if kind is not type(None)]
+
+
+def _options(name: str) -> list[str]:
+    """The words that a setting can be, none when it can be any."""
+    return [option for kind in _kinds(name) if get_origin(kind) is Literal for option in get_args(kind)]
+
+
+def _allowed(name: str) -> str:
+    """Return in words which values a setting takes."""
+    kinds, rules = _kinds(name), Config.model_fields[name].metadata
+    words = list(map(repr, _options(name)))
+    if name == "class_weights":
+        words.append("weights by label, such as 'spam=5,ham=1'")
+    if words:
+        return f"{', '.join(words[:-1])} or {words[-1]}"
+    if bool in kinds:
+        return "true or false"
+    if str in kinds:
+        return "text of at least one character" if rules else "text"
+    number = "a whole number" if int in kinds else "a number"
+    bounds = {key: getattr(rule, key) for rule in rules for key in ("ge", "gt", "le", "lt") if hasattr(rule, key)}
+    if bounds.keys() == {"ge", "le"}:
+        return f"{number} from {bounds['ge']:,} to {bounds['le']:,}"
+    limits = {"ge": "of at least", "gt": "above", "le": "at most", "lt": "below"}
+    return f"{number} " + " and ".join(f"{limits[key]} {bound:,}" for key, bound in bounds.items())
