@@ -35,7 +35,7 @@ ROWS = (
     Row("sst2", "SST-2, first 10,000 rows", "sst2", "train.csv", "test.csv", "text", "label", 3, 5e-5, 32, 256, "accuracy", first=10_000),
     Row(
         "goemotions", "GoEmotions, first 10,000 rows, multi-label", "goemotions", "train.csv", "test.csv", "text", "labels",
-        2, 2e-4, 32, 256, "f1_micro", kind="multi", first=10_000,
+        3, 1e-4, 32, 256, "f1_micro", kind="multi", first=10_000,
     ),
     Row("cola", "CoLA, dev set as test", "cola", "train.csv", "dev.csv", "text", "label", 3, 5e-5, 32, 256, "matthews", seeds=(0, 1, 2)),
     Row("imdb", "IMDB, 2,000 rows", "imdb", "train.csv", "test.csv", "text", "label", 1, 5e-5, 16, 256, "accuracy", sample=2_000),

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from tunesmith.cli.app import main
+from tunesmith.errors import TunesmithError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,6 +107,30 @@ def test_nan_labels(run: Run, tiny_bert: Path, tmp_path: Path) -> None:
     refused(run("train", "data.jsonl", "--model", tiny_bert), 3, "data.jsonl:2, data.jsonl:3: no label (2 such rows of 3)", "Fill them in")
 
 
+def test_python_is_told_of_settings_and_the_command_line_of_flags(run: Run, tiny_bert: Path, trained: Path, tmp_path: Path) -> None:
+    import tunesmith
+
+    (tmp_path / "d.csv").write_text(ROWS)
+    bad = {
+        "empty.csv": (ROWS + "a mouse,\n", "drop_unlabelled=True", "--drop-unlabelled"),
+        "one.csv": ("text,label\na cat,x\na dog,x\n", "Is label the right", "Is --label the right"),
+        "latin.csv": (b"text,label\ncaf\xe9 noir,x\n", "pass encoding='latin-1'", "pass --encoding latin-1"),
+        "columns.csv": ("one,two,three\na,b,c\n", "Say it with text.", "Say it with --text."),
+    }
+    for name, (content, python, flag) in bad.items():
+        (tmp_path / name).write_bytes(content if isinstance(content, bytes) else content.encode())
+        with pytest.raises(TunesmithError) as caught:
+            tunesmith.train(tmp_path / name, model=tiny_bert, out=tmp_path / "m", progress="quiet")
+        assert python in str(caught.value) and "--" not in str(caught.value)
+        refused(run("train", name, "--model", tiny_bert, "--out", "m"), 3, flag)
+    with pytest.raises(TunesmithError) as caught:
+        tunesmith.train(tmp_path / "d.csv", model=tiny_bert, out=trained, progress="quiet")
+    assert "overwrite=True to replace it, or another out." in str(caught.value) and "--" not in str(caught.value)
+    with pytest.raises(TunesmithError) as caught:
+        tunesmith.train(tmp_path / "d.csv", model=tiny_bert, metric="lrap", progress="quiet")
+    assert str(caught.value).startswith("metric 'lrap' is not one of those for single-label")
+
+
 def test_missing_files(run: Run, tmp_path: Path) -> None:
     (tmp_path / "reviews.csv").write_text(ROWS)
     refused(run("train", "review.csv"), 3, "review.csv: there is no such file", "Did you mean reviews.csv?")
@@ -163,7 +188,7 @@ def test_wrong_settings_all_at_once(run: Run, tmp_path: Path) -> None:
         "--max-grad-norm",
         "nan",
     ]
-    message = refused(run("train", "d.csv", *flags), 2, "6 settings are wrong", "--lr is '-1'", "greater than 0", "--epochs is 'many'")
+    message = refused(run("train", "d.csv", *flags), 2, "6 settings are wrong", "--lr is '-1'", "a number above 0", "--epochs is 'many'")
     assert "--batch-size is '0'" in message and "Did you mean 'head'?" in message and "Did you mean 'accuracy'?" in message
     assert "--max-grad-norm" in message
     refused(run("train", "d.csv", "--valid-size", "0.6", "--test-size", "0.5"), 2, "leave no training rows", "below 1")
@@ -190,7 +215,7 @@ def test_wrong_recipes(run: Run, tmp_path: Path) -> None:
     refused(run("train", "r.toml"), 2, "recipe r.toml is not valid TOML", "line 1")
     (tmp_path / "r.toml").write_text('train = "d.csv"\nepoch = 3\nlr = "fast"\nlearn = 1\n')
     message = refused(run("train", "r.toml"), 2, "3 settings are wrong", "unknown setting 'epoch'", "Did you mean 'epochs'?")
-    assert "unknown setting 'learn'" in message and "'fast'" in message
+    assert "unknown setting 'learn'" in message and "r.toml: lr is 'fast'" in message
     (tmp_path / "r.toml").write_bytes(b'train = "caf\xe9.csv"\n')
     refused(run("train", "r.toml"), 2, "r.toml is not valid TOML")
     (tmp_path / "x.toml").mkdir()
@@ -198,7 +223,7 @@ def test_wrong_recipes(run: Run, tmp_path: Path) -> None:
     (tmp_path / "r.toml").write_text("epochs = 3\n")
     refused(run("train", "r.toml"), 2, "no training data")
     (tmp_path / "r.toml").write_text('[train]\nfile = "d.csv"\n')
-    refused(run("train", "r.toml"), 2, "train")
+    refused(run("train", "r.toml"), 2, "r.toml: train is a section, but a recipe is flat")
 
 
 def test_models_that_cannot_be_had(run: Run, tiny_bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

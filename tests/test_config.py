@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +12,12 @@ import pytest
 from pydantic import ValidationError
 
 from tunesmith.config import Config, read_recipe, resolve
-from tunesmith.errors import UsageError
+from tunesmith.errors import UsageError, setting, speaking_flags
 
 
 def faults(flags: bool = False, **settings: Any) -> tuple[str, ...]:
-    with pytest.raises(UsageError) as caught:
-        resolve(settings, flags=flags)
+    with pytest.raises(UsageError) as caught, speaking_flags() if flags else contextlib.nullcontext():
+        resolve(settings)
     return caught.value.faults
 
 
@@ -87,15 +89,34 @@ def test_out_of_range(name: str, value: Any) -> None:
 def test_names_and_paths(name: str) -> None:
     assert getattr(resolve({name: "x"}), name) == "x"
     assert getattr(resolve({name: None}), name) is None
-    assert faults(**{name: 3}) == (f"{name} is 3; it should be a valid string.",)
+    assert faults(**{name: 3}) == (f"{name} is 3; it must be text.",)
 
 
 def test_a_fault_says_what_was_found_what_is_allowed_and_what_was_meant() -> None:
-    assert faults(pooling="men") == ("pooling is 'men'; it should be 'cls', 'mean', 'max' or 'attention'. Did you mean 'mean'?",)
-    assert faults(epochs=0) == ("epochs is 0; it should be greater than or equal to 1.",)
+    assert faults(pooling="men") == ("pooling is 'men'; it must be 'cls', 'mean', 'max' or 'attention'. Did you mean 'mean'?",)
+    assert faults(epochs=0) == ("epochs is 0; it must be a whole number from 1 to 10,000.",)
     (fault,) = faults(metric="acuracy")
     assert "accuracy, f1_macro" in fault and fault.endswith("Did you mean 'accuracy'?")
-    assert faults(label_separator="", flags=True) == ("--label-separator is ''; it should have at least 1 character.",)
+    assert faults(label_separator="", flags=True) == ("--label-separator is ''; it must be text of at least one character.",)
+
+
+def test_faults_are_told_in_plain_words() -> None:
+    assert faults(epochs="many") == ("epochs is 'many'; it must be a whole number from 1 to 10,000.",)
+    assert faults(stride=0.5) == ("stride is 0.5; it must be a whole number of at least 0.",)
+    assert faults(lr="fast") == ("lr is 'fast'; it must be a number above 0 and at most 10.",)
+    assert faults(warmup=1) == ("warmup is 1; it must be a number of at least 0 and below 1.",)
+    assert faults(dedupe="perhaps") == ("dedupe is 'perhaps'; it must be true or false.",)
+    assert faults(class_weights=3) == ("class_weights is 3; it must be 'none', 'balanced' or weights by label, such as 'spam=5,ham=1'.",)
+    assert faults(class_weights={"a": "x"}) == ("class_weights: the weight of 'a' is 'x'; labels must be text and weights numbers.",)
+    assert faults(max_grad_norm=math.inf) == ("max_grad_norm: inf is not a finite number",)
+    assert len(faults(epochs="9" * 5000)[0]) < 200
+
+
+def test_no_word_of_the_checking_library_reaches_the_user() -> None:
+    for name, (_, bad) in RANGES.items():
+        for value in bad:
+            (fault,) = faults(**{name: value})
+            assert not re.search("valid|parse|Input|input|should|instance|dictionary", fault.replace(name, "")), fault
 
 
 def test_unknown_settings() -> None:
@@ -205,6 +226,43 @@ def test_recipe_that_cannot_be_read(tmp_path: Path) -> None:
     with pytest.raises(UsageError) as caught:
         resolve(read_recipe(tmp_path / "unknown.toml"))
     assert len(caught.value.faults) == 2
+
+
+def recipe_faults(path: Path, content: str, **flags: Any) -> tuple[str, ...]:
+    path.write_text(content, encoding="utf-8")
+    with pytest.raises(UsageError) as caught, speaking_flags():
+        resolve(read_recipe(path), flags)
+    return caught.value.faults
+
+
+def test_a_fault_of_a_recipe_names_the_recipe_and_one_of_a_flag_the_flag(tmp_path: Path) -> None:
+    path = tmp_path / "r.toml"
+    content = 'epoch = 3\nlr = -1\nbatch-size = "x"\nlabel = "a"\ntext = "a"\n'
+    unknown, batch, lr, same = sorted(recipe_faults(path, content, lr="-2"), key=lambda fault: "unknown" not in fault)
+    assert unknown == f"{path}: unknown setting 'epoch'. Did you mean 'epochs'?"
+    assert batch.startswith("--lr is '-2'; ") and lr.startswith(f"{path}: batch_size is 'x'; ")
+    assert same == f"{path}: text and label name the same column 'a'"
+    (mixed,) = recipe_faults(path, 'truncation = "windows"\nstride = 20\n', max_length="16")
+    assert mixed.startswith(f"{path}: stride 20 must be at least 3 below --max-length 16")
+
+
+def test_sections_of_a_recipe(tmp_path: Path) -> None:
+    path = tmp_path / "r.toml"
+    known, unknown, empty = recipe_faults(path, "[train]\nfile = 'd.csv'\n[training]\nlr = 1\nepochs = 2\n[data]\n")[::-1]
+    assert known.startswith(f"{path}: train is a section, but a recipe is flat: write train = VALUE above all sections")
+    assert {unknown, empty} == {
+        f"{path}: [training] is a section, but a recipe is flat: put what is in it (lr, epochs) above all sections, and remove this line.",
+        f"{path}: [data] is a section, but a recipe is flat: put what is in it above all sections, and remove this line.",
+    }
+    path.write_text("[class_weights]\na = 2\n")
+    assert resolve(read_recipe(path)).class_weights == {"a": 2.0}
+
+
+def test_a_setting_is_spelled_for_those_who_read_it() -> None:
+    assert (setting("max_length"), setting("out", "m"), setting("dedupe", True)) == ("max_length", "out='m'", "dedupe=True")
+    with speaking_flags():
+        assert (setting("max_length"), setting("out", "m"), setting("dedupe", True)) == ("--max-length", "--out m", "--dedupe")
+    assert setting("lr") == "lr"
 
 
 # where data lies and where results go, and how often is saved: what the table's own key or nothing at all accounts for

@@ -164,7 +164,7 @@ def test_sweep_takes_only_what_fits(tmp_path: Path) -> None:
 
 
 def test_a_lock_is_one_runs_alone(tmp_path: Path) -> None:
-    refused = pytest.raises(StorageError, match=r"another run is writing into .*Wait for it, or choose another --out")
+    refused = pytest.raises(StorageError, match=r"another run is writing into .*Wait for it, or choose another out")
     with locked(tmp_path), refused, locked(tmp_path):
         pass
     with locked(tmp_path):

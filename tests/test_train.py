@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import tiny
@@ -65,3 +66,14 @@ def test_a_model_that_is_to_be_replaced_stays_whole_until_the_new_one_is(
     resumed = train(reviews, tmp_path / "m", tiny_bert, resume=True, seed=1, epochs=2)
     assert resumed.result["training"]["epochs"] == 2
     assert not (tmp_path / "m" / "checkpoints").exists()
+
+
+def test_with_several_labels_a_row_training_begins_at_their_shares(tmp_path: Path, tiny_bert: Path) -> None:
+    labels = ["common"] * 9 + ["common|rare"]
+    data = [{"text": row["text"], "label": label} for row, label in zip(tiny.rows(40), labels * 4, strict=True)]
+    trained = train(
+        data, tmp_path / "m", tiny_bert, epochs=1, batch_size=40, label_separator="|", valid_size=0.0, test_size=0.0, dropout=0.0
+    )
+    share = np.array([40.5 / 41, 4.5 / 41])  # smoothed by half a row
+    expected = -(np.array([1.0, 0.1]) * np.log(share) + np.array([0.0, 0.9]) * np.log(1 - share)).mean()
+    assert trained.result["training"]["history"][0]["loss"] == pytest.approx(expected, abs=0.05)

@@ -17,7 +17,7 @@ from tunesmith.data.memory import open_data
 from tunesmith.data.schema import Row, RowSource, Schema, Source, guess_schema
 from tunesmith.data.table import open_table, texts_in
 from tunesmith.data.tokens import TextEncoder, Truncation
-from tunesmith.errors import DataError, ModelError, listing
+from tunesmith.errors import DataError, ModelError, listing, setting
 from tunesmith.evaluate import CHUNK, outputs_of, probabilities_of
 from tunesmith.metrics import evaluation, predicted_labels
 from tunesmith.model.encoder import load_saved
@@ -301,7 +301,7 @@ def save_bundle(directory: Path, model: TextModel, description: dict[str, Any], 
 def _read_description(directory: Path) -> dict[str, Any]:
     path = directory / DESCRIPTION
     if not directory.is_dir():
-        raise ModelError(f"there is no model directory {directory}. Name the directory that `tunesmith train` wrote (its --out).")
+        raise ModelError(f"there is no model directory {directory}. Name the one that `tunesmith train` wrote (its {setting('out')}).")
     if not path.is_file():
         if (directory / "checkpoints").is_dir():
             raise ModelError(f"training into {directory} was not finished. Finish it with: tunesmith train --resume --out {directory}")

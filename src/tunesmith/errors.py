@@ -1,15 +1,19 @@
 """Every error that a user can meet, and the exit status that each branch ends a command with.
 
-A message says where, what was found, what is allowed and what to do next. Only faults of tunesmith itself end in another
-exception type (and exit status 70).
+A message says where, what was found, what is allowed and what to do next; it names settings by `setting`. Only faults of
+tunesmith itself end in another exception type (and exit status 70).
 """
 
 from __future__ import annotations
 
+import contextlib
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextvars import ContextVar
 
 EXIT_INTERNAL = 70
+
+_flags: ContextVar[bool] = ContextVar("flags", default=False)
 
 
 class TunesmithError(Exception):
@@ -53,6 +57,27 @@ class Interrupted(TunesmithError):
     """The user stopped the command; what was done is saved, and the message says how to go on."""
 
     exit_code = 130
+
+
+@contextlib.contextmanager
+def speaking_flags() -> Iterator[None]:
+    """Within the block `setting` spells as on the command line; the command line puts all of its work in it."""
+    token = _flags.set(True)
+    try:
+        yield
+    finally:
+        _flags.reset(token)
+
+
+def setting(name: str, value: object = None) -> str:
+    """Return how the user at hand writes a setting, with `value` if that is not None: `--max-length 64`, or `max_length=64` in Python.
+
+    Every message that names a setting (or `resume` and `overwrite`) takes it from here.
+    """
+    if _flags.get():
+        flag = "--" + name.replace("_", "-")
+        return flag if value is None or value is True else f"{flag} {value}"
+    return name if value is None else f"{name}={value!r}"
 
 
 def did_you_mean(word: str, options: Iterable[str]) -> str:

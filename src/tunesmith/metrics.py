@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 
-from tunesmith.errors import DataError, ModelError, UsageError, did_you_mean
+from tunesmith.errors import DataError, ModelError, UsageError, did_you_mean, setting
 from tunesmith.seeds import seed_for
 
 if TYPE_CHECKING:
@@ -38,7 +38,9 @@ def greater_is_better(name: str, kind: Kind) -> bool:
     known = METRICS[kind]
     if name not in known:
         what = {"single": "single-label", "multi": "multi-label"}[kind]
-        raise UsageError(f"metric {name!r} is not one of those for {what} classification: {', '.join(known)}.{did_you_mean(name, known)}")
+        raise UsageError(
+            f"{setting('metric')} {name!r} is not one of those for {what} classification: {', '.join(known)}.{did_you_mean(name, known)}"
+        )
     return known[name]
 
 

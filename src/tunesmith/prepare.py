@@ -17,7 +17,7 @@ from tunesmith.data.split import split_off, units_of
 from tunesmith.data.table import Labels, TokenTable, open_table
 from tunesmith.data.text_faults import script
 from tunesmith.data.tokens import TextEncoder, Truncation
-from tunesmith.errors import DataError, listing
+from tunesmith.errors import DataError, listing, setting
 from tunesmith.metrics import greater_is_better
 from tunesmith.model.encoder import Pretrained, open_pretrained
 from tunesmith.progress import Progress
@@ -90,7 +90,8 @@ def prepare(config: Config, sources: dict[str, RowSource], progress: Progress) -
             f"no training row has {listing(map(repr, unseen), 8)}, so the model cannot learn it: all its rows were split off or dropped."
         )
     if "valid" not in parts and (config.patience is not None or config.metric is not None):
-        notes.append("there are no validation rows, so metric and patience choose nothing: the last weights are kept.")
+        chosen = f"{setting('metric')} and {setting('patience')}"
+        notes.append(f"there are no validation rows, so {chosen} choose nothing: the last weights are kept.")
     task = replace(task, weights=class_weights(config.class_weights, task.labels, counts, task.multi))
     prepared = Prepared(pretrained, encoder, task, parts, dropped, notes)
     _say_data(prepared, progress)
@@ -122,7 +123,7 @@ def _fit_task(config: Config, labels: Labels, progress: Progress) -> Classificat
     )
     joined = f", joined by {task.separator!r}" if task.separator is not None else ""
     several = f"any number of {len(task.labels)} labels a row{joined}" if task.multi else f"one of {len(task.labels)} labels a row"
-    told = "" if config.label_type != "auto" else f" (--label-type {'single' if task.multi else 'multi'} if that is wrong)"
+    told = "" if config.label_type != "auto" else f" ({setting('label_type', 'single' if task.multi else 'multi')} if that is wrong)"
     progress.say(f"task: classification, {several}{told}")
     if config.metric is not None:
         greater_is_better(config.metric, task.kind)  # raises for a metric of the other kind
@@ -144,7 +145,7 @@ def _remarks(config: Config, pretrained: Pretrained, source: RowSource, schema: 
         if len(foreign) * 2 > len(sample):
             notes.append(
                 f"most texts are in {Counter(foreign).most_common(1)[0][0]} script, but {pretrained.located.name} knows English; "
-                "take a model of their language, or a multilingual one, with --model."
+                f"take a model of their language, or a multilingual one, with {setting('model')}."
             )
     return notes
 
@@ -188,9 +189,9 @@ def _dedupe(parts: dict[str, Part], config: Config, dropped: dict[str, int], not
         others = parts[name].rows.table.text_key[parts[name].rows.index]
         inside = int(np.isin(others, keys).sum())
         if inside:
-            cure = "the training rows with them are dropped (--dedupe)"
+            cure = f"the training rows with them are dropped ({setting('dedupe', True)})"
             if not config.dedupe:
-                cure = "the score on them is flattered; --dedupe drops them from training"
+                cure = f"the score on them is flattered; {setting('dedupe', True)} drops them from training"
             notes.append(f"{inside:,} of {len(others):,} {_WORDS[name]} rows have a text that is also in training: {cure}.")
             leaked |= np.isin(keys, others)
     if config.dedupe:
@@ -205,7 +206,7 @@ def truncation_of(config: Config, pretrained: Pretrained, progress: Progress) ->
     """Return the truncation of `config`, its length lowered to what the encoder can take (and said)."""
     limit, length = pretrained.max_length, config.max_length
     if limit is not None and length > limit:
-        progress.say(f"max-length {length} is lowered to {limit}, the longest sequence this encoder takes.")
+        progress.say(f"{setting('max_length')} {length} is lowered to {limit}, the longest sequence this encoder takes.")
         length = limit
     return Truncation(config.truncation, length, config.stride, config.max_windows)
 
@@ -227,7 +228,7 @@ def _checked_labels(table: TokenTable, config: Config) -> Labels:
         places = listing([f"{table.name}:{table.line[row]}" for row in rows[:5]])
         raise DataError(
             f"{places}: no label ({len(rows):,} such row{'s' if len(rows) > 1 else ''} of {len(table):,}). "
-            "Fill them in, or pass --drop-unlabelled to leave them out."
+            f"Fill them in, or pass {setting('drop_unlabelled', True)} to leave them out."
         )
     return labels
 

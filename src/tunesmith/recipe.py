@@ -19,12 +19,12 @@ from tunesmith.bundle import DESCRIPTION, Bundle, assess, gold_of, save_bundle, 
 from tunesmith.config import Config, resolve
 from tunesmith.data.memory import open_data
 from tunesmith.data.table import texts_in
-from tunesmith.errors import Interrupted, StorageError, UsageError, listing
+from tunesmith.errors import Interrupted, StorageError, UsageError, listing, setting
 from tunesmith.evaluate import probabilities_of
 from tunesmith.metrics import multi_label, single_label, tune_thresholds
 from tunesmith.model.arithmetic import choose_precision, cpu_name
 from tunesmith.model.encoder import versions
-from tunesmith.model.heads import TextModel, build_model
+from tunesmith.model.heads import TextModel, build_model, set_output_bias
 from tunesmith.prepare import Part, Prepared, part_account, prepare
 from tunesmith.progress import QUIET, Progress
 from tunesmith.report import model_card, write_report
@@ -79,7 +79,8 @@ def train(
     Raises `UsageError`, `DataError`, `ModelError`, `StorageError`, and `Interrupted` after Ctrl-C.
     """
     if resume and overwrite:
-        raise UsageError("resume and overwrite exclude each other: go on with what is in the directory, or replace it.")
+        both = f"{setting('resume')} and {setting('overwrite')}"
+        raise UsageError(f"{both} exclude each other: go on with what is in the directory, or replace it.")
     data = {"train": train_data, "valid": valid_data, "test": test_data}
     given = {name: value if value is not None else getattr(config, name) for name, value in data.items()}
     if given["train"] is None:
@@ -144,7 +145,7 @@ def _fit(config: Config, prepared: Prepared, directory: Path, *, resume: bool, p
     if steps < _FEW_STEPS:
         prepared.notes.append(
             f"only {steps} optimizer steps ({config.epochs} epochs of {len(train_rows):,} rows, {config.batch_size} a step), "
-            "which often is too few to learn: more epochs, a smaller batch_size or a higher lr may help."
+            f"which often is too few to learn: more epochs, a smaller {setting('batch_size')} or a higher {setting('lr')} may help."
         )
         progress.say(f"note: {prepared.notes[-1]}")
     metric = config.metric if config.metric is not None else ("f1_micro" if task.multi else "accuracy")
@@ -204,7 +205,12 @@ def new_model(config: Config, prepared: Prepared) -> TextModel:
         seed=seed_for(config.seed, "weights"),
     )
     encoder.tokenizer.model_max_length = prepared.encoder.truncation.max_length
-    return build_model(encoder, outputs=task.outputs, pooling=config.pooling, dropout=config.dropout, seed=seed_for(config.seed, "head"))
+    model = build_model(encoder, outputs=task.outputs, pooling=config.pooling, dropout=config.dropout, seed=seed_for(config.seed, "head"))
+    rows = prepared.parts["train"].rows
+    bias = task.first_bias(rows.targets.counts(rows.index), len(rows))
+    if bias is not None:
+        set_output_bias(model, bias)
+    return model
 
 
 def output_directory(config: Config, data: Any, *, resume: bool, overwrite: bool) -> Path:
@@ -225,34 +231,43 @@ def output_directory(config: Config, data: Any, *, resume: bool, overwrite: bool
             directory = Path("runs") / f"{stem}-{number}"
     standing = next(path for path in (directory, *directory.absolute().parents) if path.exists())
     if not standing.is_dir():
-        raise StorageError(f"{standing} is a file; --out must name a directory to write.")
+        raise StorageError(f"{standing} is a file; {setting('out')} must name a directory to write.")
     if not os.access(standing, os.W_OK):
-        raise StorageError(f"cannot write {directory}: permission denied in {standing}. Choose a place you may write to with --out.")
+        raise StorageError(
+            f"cannot write {directory}: permission denied in {standing}. Choose a place you may write to with {setting('out')}."
+        )
     if resume and not (directory / DESCRIPTION).is_file() and not (directory / CHECKPOINTS).is_dir():
         raise UsageError(
-            f"there is nothing to resume in {directory}: it has no checkpoints. Leave --resume out to start, or name the right --out."
+            f"there is nothing to resume in {directory}: it has no checkpoints. Leave {setting('resume')} out to start, "
+            f"or name the right {setting('out')}."
         )
     started = _started(directory)
     # a run that ended before its first checkpoint left nothing worth keeping
     taken = directory.is_dir() and any(started or path.name != CHECKPOINTS for path in directory.iterdir())
     if taken and not resume and not overwrite:
-        advice = "--resume to go on with the training that was started there, " if started else ""
-        raise StorageError(f"{directory} is not empty. Use {advice}--overwrite to replace it, or another --out.")
+        advice = f"{setting('resume', True)} to go on with the training that was started there, " if started else ""
+        raise StorageError(
+            f"{directory} is not empty. Use {advice}{setting('overwrite', True)} to replace it, or another {setting('out')}."
+        )
     if taken and overwrite and not (directory / DESCRIPTION).is_file() and not Checkpoints(directory / CHECKPOINTS, "", []).of_a_run():
         in_the_way = [name for name in _WRITTEN if (directory / name).exists()]
         if in_the_way:
             raise StorageError(
-                f"{directory} is no directory that tunesmith wrote, and its {listing(in_the_way)} would be replaced. Choose another --out."
+                f"{directory} is no directory that tunesmith wrote, and its {listing(in_the_way)} would be replaced. "
+                f"Choose another {setting('out')}."
             )
     return directory
 
 
 def _resume_hint(directory: Path) -> str:
-    return f"Go on with: tunesmith train --resume --out {shlex.quote(str(directory))}"
+    how = setting("resume", True)
+    if how.startswith("--"):
+        return f"Go on with: tunesmith train {how} --out {shlex.quote(str(directory))}"
+    return f"Go on with the same call and {how}, {setting('out', str(directory))}."
 
 
 def stored_settings(directory: Path) -> dict[str, Any]:
-    """Return the settings of the run in `directory`, for `--resume` without any others; empty when they cannot be read."""
+    """Return the settings of the run in `directory`, for a resume without any others; empty when they cannot be read."""
     try:
         if (directory / DESCRIPTION).is_file() and not _started(directory):
             values = json.loads((directory / DESCRIPTION).read_text(encoding="utf-8"))["result"]["recipe"]
@@ -272,18 +287,23 @@ def _started(directory: Path) -> bool:
 
 
 def _same_settings(directory: Path, config: Config) -> None:
-    """Raise `UsageError` when the finished run in `directory` had other settings than those that `--resume` came with."""
+    """Raise `UsageError` when the finished run in `directory` had other settings than those of the attempt to resume it."""
     stored = stored_settings(directory)
     now = config.model_dump(mode="json")
     paths = {"train", "valid", "test", "out", "model", "checkpoint_minutes", "checkpoint_steps"}
-    other = [f"{key} was {stored.get(key)!r}, now {value!r}" for key, value in now.items() if key not in paths and stored.get(key) != value]
+    other = [
+        f"{setting(key)} was {stored.get(key)!r}, now {value!r}"
+        for key, value in now.items()
+        if key not in paths and stored.get(key) != value
+    ]
     for key in ("train", "valid", "test"):
         before, after = stored.get(key), now[key]
         if before is not None and after is not None and Path(before).absolute() != Path(after).absolute():
-            other.append(f"{key} was {before}, now {after}")
+            other.append(f"{setting(key)} was {before}, now {after}")
     if stored and other:
         raise UsageError(
-            f"{directory} is a finished run with other settings: {listing(other)}. Leave them out, or use --overwrite or another --out."
+            f"{directory} is a finished run with other settings: {listing(other)}. Leave them out, "
+            f"or use {setting('overwrite', True)} or another {setting('out')}."
         )
 
 

@@ -13,14 +13,13 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from tunesmith.errors import StorageError, TunesmithError
+from tunesmith.errors import StorageError, TunesmithError, setting
 
 MANIFEST = "manifest.json"
 
-_AGAIN = "Free some space or choose another place, then run the command again (a training goes on with --resume)"
 _ADVICE = {
-    errno.ENOSPC: f"the disk is full. {_AGAIN}",
-    errno.EDQUOT: f"the disk quota is used up. {_AGAIN}",
+    errno.ENOSPC: "the disk is full",
+    errno.EDQUOT: "the disk quota is used up",
     errno.EACCES: "permission denied. Choose a place you may write to, or change its permissions",
     errno.EPERM: "permission denied. Choose a place you may write to, or change its permissions",
     errno.EROFS: "the file system is read-only. Choose another place",
@@ -41,6 +40,9 @@ def writing(path: Path | str) -> Iterator[None]:
         if number is None:
             raise
         advice = _ADVICE.get(number, f"{os.strerror(number) if number else error}. Choose another place, or try again")
+        if number in (errno.ENOSPC, errno.EDQUOT):
+            again = f"then do the same again (a training goes on with {setting('resume', True)})"
+            advice += f". Free some space or choose another place, {again}"
         raise StorageError(f"cannot write {path}: {advice}.") from error
 
 

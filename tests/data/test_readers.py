@@ -446,13 +446,13 @@ def test_wrong_encoding_names_place_and_the_right_one(write, text, encoding, byt
     path = write(raw.replace(b",", b";").replace(b";1", b",1").replace(b"text;label", b"text,label"))
     message = fault(path)
     offset = next(index for index, value in enumerate(raw) if value > 127)
-    contains(message, f"{path}:3: byte {byte} at offset {offset} ", "not valid utf-8", f"pass --encoding {encoding};")
+    contains(message, f"{path}:3: byte {byte} at offset {offset} ", "not valid utf-8", f"pass encoding={encoding!r};")
     found = rows(path, encoding=encoding)
     assert found[0] == {"text": "fine", "label": "1"} and len(found) == 2
 
 
 def test_wrong_encoding_without_a_guess(write):
-    contains(fault(write(b"text\n\x81\xff\x81\n")), ":2: byte 0x81 at offset 5 ", "--encoding latin-1, cp1252, cp1251 or gb18030")
+    contains(fault(write(b"text\n\x81\xff\x81\n")), ":2: byte 0x81 at offset 5 ", "encoding='latin-1', cp1252, cp1251 or gb18030")
 
 
 def test_wrong_bytes_far_into_a_file(write):
@@ -466,10 +466,10 @@ def test_bytes_cut_off_at_the_end(write):
 
 
 def test_utf16_faults(write):
-    contains(fault(write(TABLE.encode("utf-16")), encoding="utf-8"), ":1: byte 0xff at offset 0 ", "mark of utf-16: leave --encoding out")
-    contains(fault(write(TABLE.encode("utf-16-le"))), ":1: a NUL", "pass --encoding utf-16-le")
-    contains(fault(write(TABLE.encode("utf-16-be"))), ":1: a NUL", "pass --encoding utf-16-be")
-    contains(fault(write(TABLE), encoding="utf-16"), "not utf-16", "Leave --encoding out")
+    contains(fault(write(TABLE.encode("utf-16")), encoding="utf-8"), ":1: byte 0xff at offset 0 ", "mark of utf-16: leave encoding out")
+    contains(fault(write(TABLE.encode("utf-16-le"))), ":1: a NUL", "pass encoding='utf-16-le'")
+    contains(fault(write(TABLE.encode("utf-16-be"))), ":1: a NUL", "pass encoding='utf-16-be'")
+    contains(fault(write(TABLE), encoding="utf-16"), "not utf-16", "Leave encoding out")
     contains(fault(write(TABLE.encode("utf-16")[:-1])), ":3: ", "not valid utf-16")
 
 
@@ -543,7 +543,7 @@ def test_stdin_rows_come_out_as_soon_as_they_came_in(kind, end):
 def test_stdin_faults():
     with pytest.raises(DataError, match="<stdin>: the file is empty"):
         open_stdin(io.BytesIO(b""))
-    with pytest.raises(DataError, match=r"<stdin>:2: byte 0xe9 at offset 8 .*--encoding latin-1"):
+    with pytest.raises(DataError, match=r"<stdin>:2: byte 0xe9 at offset 8 .*encoding='latin-1'"):
         list(open_stdin(io.BytesIO(b"text\ncaf\xe9 noir\n")))
     with pytest.raises(UsageError, match="parquet cannot be read from standard input"):
         open_stdin(io.BytesIO(b""), "parquet")

@@ -62,7 +62,7 @@ def test_two_columns_without_known_names_by_length() -> None:
     ],
 )
 def test_what_could_mean_more_than_one_is_asked_for(columns: dict[str, list], role: str) -> None:
-    with pytest.raises(DataError, match=f"cannot tell which column is the {role}. Say it with --{role}.") as caught:
+    with pytest.raises(DataError, match=f"cannot tell which column is the {role}. Say it with {role}.") as caught:
         guess(columns)
     assert f"Columns: {', '.join(columns)}." in str(caught.value)
 

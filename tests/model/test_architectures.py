@@ -16,7 +16,7 @@ import tunesmith
 from tunesmith.data.batches import PackedBatch, collate
 from tunesmith.errors import ModelError
 from tunesmith.model.encoder import open_pretrained
-from tunesmith.model.heads import CheckpointHead, PooledHead, build_model
+from tunesmith.model.heads import CheckpointHead, PooledHead, build_model, set_output_bias
 
 ROWS = tiny.rows(16, seed=3, labels=("animal", "colour", "neither"))
 TEXTS = [row["text"] for row in tiny.rows(9, seed=5, labels=("animal", "colour", "neither"))]
@@ -292,3 +292,16 @@ def test_dropout_stays_the_checkpoints_own_unless_told(encoders: dict[str, Path]
     assert rates() == {0.1}
     assert rates(dropout=0.3) == {0.3, 0.1}
     assert rates(dropout=0.3, attention_dropout=0.2) == {0.3, 0.2}
+
+
+@pytest.mark.parametrize("pooling", ["cls", "attention"])
+def test_the_output_bias_is_that_of_the_last_layer(architecture: str, encoders: dict[str, Path], pooling: str) -> None:
+    encoder = open_pretrained(str(encoders[architecture])).load(LABELS, seed=1)
+    model = build_model(encoder, outputs=3, pooling=pooling, dropout=0.0, seed=1).eval()
+    batch, bias = random_batch([5, 9]), np.array([-2.0, 0.5, 3.0], np.float32)
+    with torch.no_grad():
+        before = model(batch)
+        assert set_output_bias(model, bias) == (not (architecture == "gpt2" and pooling == "cls"))
+        added = (model(batch) - before).numpy()
+    np.testing.assert_allclose(added, np.tile(bias if added.any() else 0 * bias, (2, 1)), atol=1e-5)
+    assert added.any() or architecture == "gpt2"

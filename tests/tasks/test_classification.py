@@ -205,7 +205,7 @@ def test_an_unknown_label_is_named_with_its_place(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("cell", "count"), [(["a", "b"], 2), ([], 0)])
 def test_other_than_one_label_where_one_is_expected(cell: list[str], count: int) -> None:
     table = table_of([["a"], ["b"], cell])
-    with pytest.raises(DataError, match=f"<dict>:3: the row has {count} labels where one is expected. Try --label-type multi."):
+    with pytest.raises(DataError, match=f"<dict>:3: the row has {count} labels where one is expected. Try label_type=.multi."):
         Classification(["a", "b"], "single").targets(table.labels(), table)
 
 
@@ -335,3 +335,11 @@ def test_description_round_trip(task: Classification) -> None:
     import json
 
     assert Classification.from_dict(json.loads(json.dumps(task.to_dict()))) == task
+
+
+def test_the_first_bias_says_how_often_a_label_is_there() -> None:
+    task = Classification(["a", "b", "c"], "multi")
+    bias = task.first_bias(np.array([10, 0, 500]), 1000)
+    assert bias is not None and bias.dtype == np.float32
+    np.testing.assert_allclose(task.probabilities(bias[None])[0], [10.5 / 1001, 0.5 / 1001, 0.5], atol=1e-4)
+    assert Classification(["a", "b"], "single").first_bias(np.array([1, 9]), 10) is None

@@ -14,7 +14,7 @@ from tunesmith import __version__
 from tunesmith.cli import inspect as _inspect
 from tunesmith.cli import predict as _predict
 from tunesmith.cli import train as _train
-from tunesmith.errors import EXIT_INTERNAL, TunesmithError
+from tunesmith.errors import EXIT_INTERNAL, TunesmithError, setting, speaking_flags
 
 # typer brings a click of its own, whose usage errors have no public name but this
 _UsageError: Any = typer.BadParameter.__bases__[0]
@@ -52,7 +52,13 @@ def main(arguments: list[str] | None = None) -> None:
 
     2 usage, 3 data, 4 model, 5 storage, 130 interrupted, 70 a fault of tunesmith itself.
     """
-    arguments = sys.argv[1:] if arguments is None else arguments
+    with speaking_flags():
+        status = _run(sys.argv[1:] if arguments is None else arguments)
+    sys.exit(status)
+
+
+def _run(arguments: list[str]) -> int:
+    """Run the command line, print its error if it ends in one, and return the exit status."""
     status, message = 0, ""
     try:
         # typer returns the status of an early exit; Ctrl-C is one to it
@@ -67,7 +73,7 @@ def main(arguments: list[str] | None = None) -> None:
         # whoever read our output has seen enough; a second error at shutdown helps nobody
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except MemoryError:
-        status, message = 4, "the memory is used up. Lower --max-tokens, --batch-size or --max-length."
+        status, message = 4, f"the memory is used up. Lower {setting('max_tokens')}, {setting('batch_size')} or {setting('max_length')}."
     except _UsageError as error:
         context = getattr(error, "ctx", None)
         command = context.command_path if context is not None else "tunesmith"
@@ -86,4 +92,4 @@ def main(arguments: list[str] | None = None) -> None:
         print(f"error: {message}", file=sys.stderr)
     if status and "--json" in arguments:
         print(json.dumps({"error": message, "exit_code": status}, ensure_ascii=False))
-    sys.exit(status)
+    return status

@@ -23,7 +23,7 @@ def check(
     settings: dict[str, Any] | None = None,
 ) -> None:
     """Audit a data file before any training: labels, duplicates, conflicts, leakage into --test, lengths, what truncation loses."""
-    config = resolve({"train": data}, settings if settings is not None else {}, flags=True)
+    config = resolve({"train": data}, settings if settings is not None else {})
     from tunesmith.data.audit import audit, findings
     from tunesmith.data.readers import open_file
     from tunesmith.data.schema import guess_schema
@@ -80,7 +80,7 @@ def walk(
 
     --model may name a model directory that was trained here; with a bare encoder the last stages show an untrained head.
     """
-    config = resolve({"train": data}, settings if settings is not None else {}, flags=True)
+    config = resolve({"train": data}, settings if settings is not None else {})
     from tunesmith.walk import walk_row
 
     print(walk_row(config, row, Progress()))

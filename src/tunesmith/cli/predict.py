@@ -128,7 +128,7 @@ def evaluate(
 
 def _check_precision(precision: str) -> None:
     if precision not in ("fp32", "bf16"):
-        raise UsageError(f"--precision is {precision!r}; it should be fp32 or bf16.")
+        raise UsageError(f"--precision is {precision!r}; it must be fp32 or bf16.")
 
 
 def _stdout_format(source: Any, data: str) -> str:

@@ -45,7 +45,7 @@ def train(
         raise UsageError(
             "no data: name a file of labelled rows or a recipe. Example: tunesmith train reviews.csv --text review --label sentiment"
         )
-    config = resolve(*layers, settings, flags=True)
+    config = resolve(*layers, settings)
     if not resume:
         _look_at(config)
     from tunesmith import recipe

@@ -21,7 +21,7 @@ from tunesmith.data.findings import findings
 from tunesmith.data.schema import Row, RowSource, Schema, Source
 from tunesmith.data.text_faults import fault_position, faults, script, snippet
 from tunesmith.data.tokens import Truncation
-from tunesmith.errors import DataError, UsageError, did_you_mean, listing
+from tunesmith.errors import DataError, UsageError, did_you_mean, listing, setting
 from tunesmith.progress import Progress
 
 __all__ = ["Audit", "Finding", "audit", "findings"]
@@ -156,7 +156,7 @@ def audit(
     """
     budget = max_length - special_tokens
     if budget < 1:
-        raise UsageError(f"max_length {max_length} leaves no room for text beside {special_tokens} special tokens.")
+        raise UsageError(f"{setting('max_length')} {max_length} leaves no room for text beside {special_tokens} special tokens.")
     _check_column(source, text)
     if label is not None:
         _check_column(source, label)

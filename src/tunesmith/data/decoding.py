@@ -8,7 +8,7 @@ import unicodedata
 from collections.abc import Iterator
 from typing import Protocol
 
-from tunesmith.errors import DataError, UsageError, did_you_mean
+from tunesmith.errors import DataError, UsageError, did_you_mean, setting
 
 MAX_LINE_CHARS = 64 * 2**20
 _PIECE_BYTES = 2**20
@@ -94,7 +94,7 @@ def text_lines(stream: ByteStream, name: str, encoding: str | None) -> Iterator[
             raise _bad_bytes(error, name, encoding, done, count, carry) from None
         except UnicodeError as error:  # UTF-16 without its mark
             raise DataError(
-                f"{name}:{count + 1}: the text is not {encoding} ({error}). Leave --encoding out, or name the right one."
+                f"{name}:{count + 1}: the text is not {encoding} ({error}). Leave {setting('encoding')} out, or name the right one."
             ) from None
         if fresh and text:
             text = text.removeprefix("\ufeff")
@@ -143,7 +143,8 @@ def _checked(line: str, name: str, number: int, encoding: str) -> str:
         return line
     # every other byte NUL is how UTF-16 looks to those who take it for single bytes
     if encoding == "utf-8" and line.count("\0") * 3 > len(line):
-        advice = f"This looks like UTF-16 without a byte order mark: pass --encoding {'utf-16-be' if place % 2 == 0 else 'utf-16-le'}."
+        known = setting("encoding", "utf-16-be" if place % 2 == 0 else "utf-16-le")
+        advice = f"This looks like UTF-16 without a byte order mark: pass {known}."
     else:
         advice = "Text files hold none: the file is damaged or binary. Remove them, with `tr -d '\\000' < old > new` for instance."
     raise DataError(f"{name}:{number}: a NUL character stands at column {place + 1}. {advice}")
@@ -157,7 +158,10 @@ def _bad_bytes(error: UnicodeDecodeError, name: str, encoding: str, done: int, c
     byte = raw[error.start]
     found = f"{name}:{line}: byte 0x{byte:02x} at offset {offset:,} of the file is not valid {encoding}"
     if offset == 0 and (mark := next((known for bom, known in _BOMS if raw.startswith(bom)), None)):
-        return DataError(f"{found}. The file begins with a byte order mark of {mark}: leave --encoding out, or pass --encoding {mark}.")
+        return DataError(
+            f"{found}. The file begins with a byte order mark of {mark}: leave {setting('encoding')} out, "
+            f"or pass {setting('encoding', mark)}."
+        )
     begin = raw.rfind(b"\n", 0, error.start) + 1
     if error.start - begin > 2000:
         begin = error.start
@@ -165,10 +169,11 @@ def _bad_bytes(error: UnicodeDecodeError, name: str, encoding: str, done: int, c
     likely = _likely_encodings(sample)
     if not likely:
         return DataError(
-            f"{found}. Say how the file is encoded, for instance --encoding latin-1, cp1252, cp1251 or gb18030, or save it as UTF-8."
+            f"{found}. Say how the file is encoded, for instance {setting('encoding', 'latin-1')}, cp1252, cp1251 or gb18030, "
+            "or save it as UTF-8."
         )
     readings = " or ".join(f"{_reading(sample, error.start - begin, known)!r} in {known}" for known in likely)
-    advice = " or ".join(f"--encoding {known}" for known in likely)
+    advice = " or ".join(setting("encoding", known) for known in likely)
     return DataError(f"{found}. Here it would read {readings}: if that is right, pass {advice}; else save the file as UTF-8.")
 
 

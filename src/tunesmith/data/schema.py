@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from tunesmith.errors import DataError, did_you_mean, listing
+from tunesmith.errors import DataError, did_you_mean, listing, setting
 
 if TYPE_CHECKING:
     import numpy as np
@@ -82,7 +82,9 @@ class Schema:
         target, is_list = _labels(row.get(self.target), self.target, source) if self.target is not None else (None, False)
         group = row.get(self.group) if self.group is not None else None
         if self.group is not None and (group is None or group == ""):
-            raise DataError(f"{source}: column {self.group!r} is empty, but rows are grouped by it. Fill it in, or leave --group out.")
+            raise DataError(
+                f"{source}: column {self.group!r} is empty, but rows are grouped by it. Fill it in, or leave {setting('group')} out."
+            )
         return Example(texts, target, is_list, None if group is None else str(group), source)
 
     def to_dict(self) -> dict[str, Any]:
@@ -139,19 +141,49 @@ _TEXT_NAMES = (
 _LABEL_NAMES = ("label", "labels", "category", "class", "target", "sentiment", "intent", "topic", "tag", "tags", "y")
 
 
-def guess_schema(source: RowSource, *, text: str | None, label: str | None, group: str | None, need_label: bool = True) -> Schema:
+_PAIR_NAMES = (
+    ("premise", "hypothesis"),
+    ("sentence1", "sentence2"),
+    ("sentence_1", "sentence_2"),
+    ("sentence_a", "sentence_b"),
+    ("question1", "question2"),
+    ("text1", "text2"),
+    ("text_1", "text_2"),
+    ("text_a", "text_b"),
+    ("text", "text_pair"),
+)
+
+
+def guess_schema(
+    source: RowSource,
+    *,
+    text: str | None,
+    label: str | None,
+    group: str | None,
+    text_pair: str | None = None,
+    pairs: bool | None = None,
+    need_label: bool = True,
+) -> Schema:
     """Return the schema for the named columns, and for those not named the ones that can only be meant.
 
-    A column is taken by its name (`text`, `label` and their usual synonyms), else when no other column is left.
+    A column is taken by its name (`text`, `label` and their usual synonyms), else when no other column is left. Two texts are
+    taken when `text_pair` names the second, or when two columns have the names of a usual pair (`premise` and `hypothesis`).
+    pairs: True when two texts are needed, False when only one may be taken, None when the columns decide
+
     Raises `DataError` that lists the columns when one is missing or more than one could be meant.
     """
-    for role, name in (("text", text), ("label", label if need_label else None), ("group", group)):
+    for role, name in (("text", text), ("second text", text_pair), ("label", label if need_label else None), ("group", group)):
         if name is not None and name not in source.columns:
             raise DataError(
                 f"{source.name}: there is no {role} column {name!r}.{did_you_mean(name, source.columns)} "
                 f"Columns: {listing(source.columns, 40)}."
             )
-    free = [name for name in source.columns if name not in (text, label, group)]
+    if pairs is not False and (text is None or text_pair is None):
+        free = [name for name in source.columns if name not in (label, group)]
+        text, text_pair = _pair_by_name(free, text, text_pair)
+    free = [name for name in source.columns if name not in (text, text_pair, label, group)]
+    if pairs and text_pair is None and text is not None and label is not None and len(free) == 1:
+        text_pair = free.pop()
     if text is None:
         text = _by_name(free, _TEXT_NAMES)
     if label is None and need_label:
@@ -161,14 +193,24 @@ def guess_schema(source: RowSource, *, text: str | None, label: str | None, grou
         text = free[0]
     elif label is None and need_label and text is not None and len(free) == 1:
         label = free[0]
-    elif text is None and label is None and len(free) == 2:
+    elif text is None and label is None and len(free) == 2 and not pairs:
         text, label = _by_length(source, free)
-    if text is None or (label is None and need_label):
-        role, flag = ("text", "--text") if text is None else ("label", "--label")
+    half = bool(pairs) and text_pair is None
+    if text is None or half or (label is None and need_label):
+        role, flag = ("text", "text") if text is None else ("second text of the pair", "text_pair") if half else ("label", "label")
         raise DataError(
-            f"{source.name}: cannot tell which column is the {role}. Say it with {flag}. Columns: {listing(source.columns, 40)}."
+            f"{source.name}: cannot tell which column is the {role}. Say it with {setting(flag)}. Columns: {listing(source.columns, 40)}."
         )
-    return Schema((text,), label if need_label else None, group)
+    texts = (text,) if text_pair is None else (text, text_pair)
+    return Schema(texts, label if need_label else None, group)
+
+
+def _pair_by_name(columns: list[str], text: str | None, text_pair: str | None) -> tuple[str | None, str | None]:
+    """Return the columns of the one usual pair of names that is there, and agrees with what has been named already."""
+    folded = {column.strip().casefold(): column for column in columns}
+    found = [(folded[one], folded[two]) for one, two in _PAIR_NAMES if one in folded and two in folded]
+    fitting = [(one, two) for one, two in found if text in (None, one) and text_pair in (None, two)]
+    return fitting[0] if len(fitting) == 1 else (text, text_pair)
 
 
 def _by_name(columns: list[str], names: tuple[str, ...]) -> str | None:

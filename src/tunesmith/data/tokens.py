@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tunesmith.errors import ModelError, UsageError
+from tunesmith.errors import ModelError, UsageError, setting
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -134,10 +134,10 @@ class TextEncoder:
         special = self.frame.special if self.frame is not None else len(self.prefix) + len(self.suffix)
         self.budget = truncation.max_length - special
         if self.budget < 1 + pairs:
-            raise UsageError(f"max_length {truncation.max_length} leaves no room for text beside {special} special tokens.")
+            raise UsageError(f"{setting('max_length')} {truncation.max_length} leaves no room for text beside {special} special tokens.")
         window = self.budget // (1 + pairs)  # what windows of the longer text of a pair hold at least
         if truncation.policy == "windows" and truncation.stride >= window:
-            raise UsageError(f"stride {truncation.stride} must be below the {window} tokens of text that one window holds.")
+            raise UsageError(f"{setting('stride')} {truncation.stride} must be below the {window} tokens of text that one window holds.")
 
     def count(self, texts: Sequence[str]) -> list[int]:
         """Return how many tokens each text has, special tokens not counted."""

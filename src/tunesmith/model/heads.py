@@ -131,6 +131,18 @@ def build_model(encoder: Encoder, *, outputs: int, pooling: str, dropout: float 
     return TextModel(Encoder(encoder.base, encoder.tokenizer, False), head)
 
 
+def set_output_bias(model: TextModel, bias: np.ndarray) -> bool:
+    """Set the bias of the last layer, which gives the outputs, to `bias` float[C]; False for a head whose last layer has none."""
+    body = set(model.encoder.base.modules())
+    layers = [module for module in model.modules() if isinstance(module, nn.Linear) and module not in body]
+    if layers[-1].bias is None:
+        return False
+    assert layers[-1].out_features == len(bias)
+    with torch.no_grad():
+        layers[-1].bias.copy_(torch.from_numpy(bias))
+    return True
+
+
 def load_head(model: TextModel, directory: Path) -> None:
     """Read a `PooledHead`'s weights back."""
     from safetensors.torch import load_file

@@ -9,7 +9,7 @@ import socket
 from dataclasses import dataclass
 from pathlib import Path
 
-from tunesmith.errors import ModelError, did_you_mean, listing
+from tunesmith.errors import ModelError, did_you_mean, listing, setting
 
 # name -> (importable package, directory inside it, what it is)
 BUNDLED = {
@@ -63,7 +63,7 @@ def not_found(name: str, reason: str) -> ModelError:
         f"  - the local hub cache: {hub_cache()}\n"
         f"  - the model hub: {reason}\n"
         "Check the spelling, name a directory with config.json, model.safetensors and tokenizer files (copied from a machine "
-        f"that has the model), or leave --model out to take the bundled {next(iter(BUNDLED))}."
+        f"that has the model), or leave {setting('model')} out to take the bundled {next(iter(BUNDLED))}."
     )
 
 

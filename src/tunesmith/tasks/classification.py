@@ -15,7 +15,7 @@ from torch import Tensor
 from tunesmith.data.batches import PackedBatch
 from tunesmith.data.joined import parts, separator_of
 from tunesmith.data.table import Labels, TokenTable
-from tunesmith.errors import DataError, UsageError, did_you_mean, listing
+from tunesmith.errors import DataError, UsageError, did_you_mean, listing, setting
 from tunesmith.metrics import Kind
 from tunesmith.tasks.base import Prediction
 
@@ -108,7 +108,7 @@ class Classification:
         if len(names) < 2:
             raise DataError(
                 f"the training rows have too few labels: {listing(map(repr, sorted(names))) or 'none'}; "
-                "at least 2 different ones are needed. Is --label the right column?"
+                f"at least 2 different ones are needed. Is {setting('label')} the right column?"
             )
         return cls(sorted(names, key=_label_order), kind, separator=separator if kind == "multi" else None, **settings)
 
@@ -133,7 +133,8 @@ class Classification:
         if wrong.any():
             row = int(np.argmax(wrong))
             raise DataError(
-                f"{table.name}:{table.line[row]}: the row has {sizes[row]} labels where one is expected. Try --label-type multi."
+                f"{table.name}:{table.line[row]}: the row has {sizes[row]} labels where one is expected. "
+                f"Try {setting('label_type', 'multi')}."
             )
         per_code = np.array([len(numbers) for numbers in split], np.int64)
         flat = np.array([n for numbers in split for n in numbers], np.int32)
@@ -172,6 +173,19 @@ class Classification:
             terms = terms * _focus(p, self.focal_gamma)
         return terms if weights is None else terms * weights[targets]
 
+    def first_bias(self, counts: np.ndarray, rows: int) -> np.ndarray | None:
+        """Return float32[C], what the last layer's bias should begin with; None to leave it at 0.
+
+        With several labels a row most labels are absent from most rows. Beginning at 0, a network spends its first steps on
+        learning just that with all of its weights, and small encoders do not find out of it again. So the bias begins at the
+        log-odds of each label's share of the training rows, `counts` int64[C] of `rows` (Lin et al. 2017, "Focal Loss for
+        Dense Object Detection", section 3.3). One label a row has no such start: cross-entropy is learned well from 0.
+        """
+        if not self.multi:
+            return None
+        share = (counts + 0.5) / (rows + 1)
+        return np.log(share / (1 - share)).astype(np.float32)
+
     def probabilities(self, outputs: np.ndarray) -> np.ndarray:
         """Return float32[E, C]: softmax over labels, or each label's sigmoid for multi."""
         logits = torch.from_numpy(outputs)
@@ -202,21 +216,22 @@ class Classification:
         return cls(**{key: values[key] for key in keys})
 
 
-def class_weights(setting: str | dict[str, float], labels: Sequence[str], counts: np.ndarray, multi: bool) -> list[float] | None:
+def class_weights(wanted: str | dict[str, float], labels: Sequence[str], counts: np.ndarray, multi: bool) -> list[float] | None:
     """Return one factor per label, or None for none.
 
     `balanced` is n / (C x count), scikit-learn's rule, scaled so that the mean over the training rows is 1; a mapping gives
     factors by name, 1 for labels it does not name. Raises `UsageError` for a name that is no label.
     """
-    if setting == "none":
+    if wanted == "none":
         return None
-    if isinstance(setting, dict):
-        for name in setting:
+    if isinstance(wanted, dict):
+        for name in wanted:
             if name not in labels:
                 raise UsageError(
-                    f"class_weights names {name!r}, which is not a label.{did_you_mean(name, labels)} Labels: {listing(labels)}."
+                    f"{setting('class_weights')} names {name!r}, which is not a label.{did_you_mean(name, labels)} "
+                    f"Labels: {listing(labels)}."
                 )
-        return [float(setting.get(label, 1.0)) for label in labels]
+        return [float(wanted.get(label, 1.0)) for label in labels]
     weights = 1 / np.maximum(counts, 1)
     weights *= counts.sum() / (weights * counts).sum() if not multi else len(labels) / weights.sum()
     return weights.tolist()

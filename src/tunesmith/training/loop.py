@@ -20,7 +20,7 @@ import torch
 from tunesmith.config import Config
 from tunesmith.data.batches import PackedBatch, pack, plan_batches, split_by_tokens
 from tunesmith.data.table import TokenTable
-from tunesmith.errors import Interrupted, ModelError
+from tunesmith.errors import Interrupted, ModelError, setting
 from tunesmith.metrics import Kind, greater_is_better
 from tunesmith.model.arithmetic import arithmetic
 from tunesmith.model.heads import TextModel
@@ -189,7 +189,7 @@ def _judge(
     state.evaluations.append({"step": record.step, "epoch": record.epoch, "metrics": scores})
     value = scores.get(metric)
     if value is None:
-        raise ModelError(f"metric {metric!r} is undefined on the validation rows; choose another with --metric.")
+        raise ModelError(f"metric {metric!r} is undefined on the validation rows; choose another {setting('metric')}.")
     sign = 1 if greater_is_better(metric, kind) else -1
     # small validation sets give equal scores often; the surer model is the better one then
     loss = scores.get("log_loss", 0.0)

@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from tunesmith.errors import StorageError
+from tunesmith.errors import StorageError, setting
 from tunesmith.storage import new_directory, sweep, verify, write_manifest, writing
 
 RUN = "run.json"
@@ -97,7 +97,7 @@ class Checkpoints:
         path = self.directory / f"best-{step}"
         fault = verify(path)
         if fault is not None:
-            raise StorageError(f"the best checkpoint {path} is damaged: {fault}. Train again, or go on without --resume.")
+            raise StorageError(f"the best checkpoint {path} is damaged: {fault}. Train again, or go on without {setting('resume')}.")
         _put_weights(model, load_file(path / "model.safetensors"))
 
     def load_newest(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[TrainState | None, list[str]]:
@@ -122,7 +122,7 @@ class Checkpoints:
                 what = "settings" if content["identity"]["config"] != self.identity["config"] else "data"
                 raise StorageError(
                     f"{path} was made with other {what}, so it cannot be resumed. Use the same {what} as before, "
-                    "or start anew with another --out or with --overwrite."
+                    f"or start anew with another {setting('out')} or with {setting('overwrite', True)}."
                 )
             _put_weights(model, load_file(path / "model.safetensors"))
             _put_optimizer(model, optimizer, load_file(path / "optimizer.safetensors"))
@@ -130,7 +130,8 @@ class Checkpoints:
                 shutil.rmtree(useless, ignore_errors=True)
             return TrainState(**content["state"]), notes
         if notes:
-            raise StorageError("no whole checkpoint is left:\n" + "\n".join(notes) + "\nStart anew with --overwrite or another --out.")
+            anew = f"Start anew with {setting('overwrite', True)} or another {setting('out')}."
+            raise StorageError("\n".join(["no whole checkpoint is left:", *notes, anew]))
         return None, notes
 
     def of_a_run(self) -> bool:
@@ -167,7 +168,7 @@ def locked(directory: Path) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise StorageError(f"another run is writing into {directory}. Wait for it, or choose another --out.") from None
+            raise StorageError(f"another run is writing into {directory}. Wait for it, or choose another {setting('out')}.") from None
         sweep(directory, ".*.tmp", ".*.old")
         yield
     (directory / _LOCK).unlink(missing_ok=True)
