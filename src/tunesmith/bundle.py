@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator, Sized
+from collections.abc import Iterable, Iterator, Sequence, Sized
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 
 from tunesmith.data.memory import open_data
-from tunesmith.data.schema import Row, RowSource, Schema, Source, guess_schema
+from tunesmith.data.schema import BETWEEN, Row, RowSource, Schema, Source, guess_schema
 from tunesmith.data.table import open_table, texts_in
-from tunesmith.data.tokens import TextEncoder, Truncation
-from tunesmith.errors import DataError, ModelError, listing, setting
+from tunesmith.data.tokens import TextEncoder, Texts, Truncation
+from tunesmith.errors import DataError, ModelError, UsageError, listing, setting
 from tunesmith.evaluate import CHUNK, outputs_of, probabilities_of
 from tunesmith.metrics import evaluation, predicted_labels
 from tunesmith.model.encoder import load_saved
@@ -69,7 +69,9 @@ class Bundle:
         self.schema = Schema(tuple(description["schema"]["texts"]), description["schema"]["target"])
         settings = description["tokens"]
         self.max_tokens = int(settings["max_tokens"])
-        self.text_encoder = TextEncoder(_backend(model), Truncation(**settings["truncation"]), settings["fallback_token"])
+        self.text_encoder = TextEncoder(
+            _backend(model), Truncation(**settings["truncation"]), settings["fallback_token"], pairs=self.schema.pair
+        )
 
     @property
     def labels(self) -> list[str]:
@@ -95,22 +97,29 @@ class Bundle:
             load_head(model, directory)
         return cls(directory, description, model)
 
-    def predict(self, data: Any, *, text: str | None = None, precision: str = "fp32", progress: Progress = QUIET) -> Any:
-        """Predict texts.
+    def predict(
+        self, data: Any, *, text: str | None = None, text_pair: str | None = None, precision: str = "fp32", progress: Progress = QUIET
+    ) -> Any:
+        """Predict texts, or pairs of texts where the model judges pairs.
 
-        data: one text, or anything `tunesmith.train` takes (a list of texts, a table, a `Path` to a file)
-        text: name of the text column where that is not the one of training
+        data: one text, or anything `tunesmith.train` takes (a list of texts, a table, a `Path` to a file); for a model of pairs
+            one `(first, second)`, a list of such, or a table with both columns
+        text, text_pair: names of the text columns where they are not those of training
         precision: fp32, or bf16 (faster on processors that have it, equal to about three digits)
 
-        Returns a `Prediction` for one text, else a list of them, in order. Raises `DataError`.
+        Returns a `Prediction` for one text or pair, else a list of them, in order. Raises `DataError`.
         """
+        if self.schema.pair and is_pair(data):
+            return self.predict([data], precision=precision)[0]
         if isinstance(data, str):
+            if self.schema.pair:
+                raise DataError("this model judges pairs of texts: pass (first, second), a list of such pairs, or a table.")
             return self.predict([data], precision=precision)[0]
         if isinstance(data, Sized) and len(data) == 0:
             return []
-        source = open_data(data)
-        schema = self.schema_for(source, text)
-        texts = (schema.parse(row, place).texts[0] for row, place in source)
+        source = open_data(pairs_as_rows(data, self.schema) if self.schema.pair else data)
+        schema = self.schema_for(source, text, text_pair=text_pair)
+        texts = (schema.parse(row, place).texts for row, place in source)
         with progress.track("predicting", None, "rows") as tracker:
             result = []
             for prediction in self.stream(texts, precision=precision):
@@ -118,14 +127,14 @@ class Bundle:
                 tracker.advance()
         return result
 
-    def stream(self, texts: Iterable[str], *, precision: str = "fp32", chunk: int = CHUNK) -> Iterator[Prediction]:
-        """Yield a `Prediction` for each text, in order, holding no more than `chunk` texts at a time."""
+    def stream(self, texts: Iterable[Texts], *, precision: str = "fp32", chunk: int = CHUNK) -> Iterator[Prediction]:
+        """Yield a `Prediction` for each text or pair, in order, holding no more than `chunk` of them at a time."""
         texts = iter(texts)
         while part := list(islice(texts, chunk)):
             yield from self.task.decode(self.probabilities(part, precision=precision))
 
-    def probabilities(self, texts: list[str], *, precision: str = "fp32", tally: Tally | None = None) -> np.ndarray:
-        """Return float32[E, C], every label's probability for each text; `tally` counts what was cut."""
+    def probabilities(self, texts: Sequence[Texts], *, precision: str = "fp32", tally: Tally | None = None) -> np.ndarray:
+        """Return float32[E, C], every label's probability for each text or pair; `tally` counts what was cut."""
         encoded = self.text_encoder.encode(texts)
         if tally is not None:
             tally.rows += len(texts)
@@ -135,25 +144,46 @@ class Bundle:
         outputs = outputs_of(self.model, self.task, encoded, precision=precision, max_tokens=self.max_tokens)
         return self.task.probabilities(outputs)
 
-    def schema_for(self, source: RowSource, text: str | None = None, label: str | None = None, *, need_label: bool = False) -> Schema:
+    def schema_for(
+        self,
+        source: RowSource,
+        text: str | None = None,
+        label: str | None = None,
+        *,
+        text_pair: str | None = None,
+        need_label: bool = False,
+    ) -> Schema:
         """Return which columns of `source` to read: those named, else those of training, else what can only be meant."""
         if text is None and self.schema.texts[0] in source.columns:
             text = self.schema.texts[0]
+        if self.schema.pair and text_pair is None and self.schema.texts[1] in source.columns:
+            text_pair = self.schema.texts[1]
+        if text_pair is not None and not self.schema.pair:
+            raise UsageError(f"{setting('text_pair')} names a second text, but this model was trained on single texts.")
         if need_label and label is None and self.schema.target in source.columns:
             label = self.schema.target
-        return guess_schema(source, text=text, label=label, group=None, need_label=need_label)
+        return guess_schema(
+            source, text=text, text_pair=text_pair, pairs=self.schema.pair, label=label, group=None, need_label=need_label
+        )
 
     def evaluate(
-        self, data: Any, *, text: str | None = None, label: str | None = None, precision: str = "fp32", progress: Progress = QUIET
+        self,
+        data: Any,
+        *,
+        text: str | None = None,
+        text_pair: str | None = None,
+        label: str | None = None,
+        precision: str = "fp32",
+        progress: Progress = QUIET,
     ) -> dict[str, Any]:
         """Test on labelled rows: metrics with intervals, per label, confusion, calibration, the most confident mistakes.
 
         Rows without a label cannot be tested and raise `DataError`, as does a label that the model does not know.
         """
         source = open_data(data)
-        schema = self.schema_for(source, text, label, need_label=True)
+        schema = self.schema_for(source, text, label, text_pair=text_pair, need_label=True)
         if (schema.texts, schema.target) != (self.schema.texts, self.schema.target):
-            progress.say(f"columns of {source.name}: text {schema.texts[0]!r}, label {schema.target!r}")
+            progress.say(f"columns of {source.name}: {schema}")
         table = open_table(source, schema, self.text_encoder, progress)
         labels = table.labels()
         if len(table) == 0:
@@ -170,6 +200,18 @@ class Bundle:
         result = assess(self.model, self.task, rows, source, schema, precision=precision, max_tokens=self.max_tokens, progress=progress)
         values = {**account(rows, self.text_encoder), "dropped_empty": int(labels.missing.sum())}
         return {**result, "account": values, "notes": [note] if note else []}
+
+
+def is_pair(data: Any) -> bool:
+    """Whether `data` is two texts in a tuple or list."""
+    return isinstance(data, tuple | list) and len(data) == 2 and all(isinstance(text, str) for text in data)
+
+
+def pairs_as_rows(data: Any, schema: Schema) -> Any:
+    """Return a list of pairs of texts as rows with the columns of `schema`; anything else as it is."""
+    if isinstance(data, list | tuple) and all(map(is_pair, data)):
+        return [dict(zip(schema.texts, pair, strict=True)) for pair in data]
+    return data
 
 
 def sketch_of(keys: np.ndarray) -> dict[str, Any]:
@@ -254,9 +296,9 @@ def _mistakes(
     else:
         sureness = np.where(predicted != gold, probabilities.max(1), 0)
     worst = [int(row) for row in np.argsort(-sureness, kind="stable")[:_MISTAKES] if sureness[row] > 0]
-    texts = texts_in(rows.table, source, schema, rows.index[worst]) if worst else []
-    if texts is None:
-        texts = ["(not shown: the file has changed since it was read)"] * len(worst)
+    shown = texts_in(rows.table, source, schema, rows.index[worst]) if worst else []
+    if shown is None:
+        shown = [("(not shown: the file has changed since it was read)",)] * len(worst)
 
     def names(row: np.ndarray | int) -> str:
         return ", ".join(task.labels[i] for i in np.flatnonzero(row)) if task.multi else task.labels[int(row)]
@@ -264,12 +306,12 @@ def _mistakes(
     return [
         {
             "source": f"{source.name}:{rows.table.line[rows.index[row]]}",
-            "text": text[:500],
+            "text": BETWEEN.join(text[:500] for text in texts),
             "gold": names(gold[row]),
             "predicted": names(predicted[row]),
             "probability": float(sureness[row]),
         }
-        for row, text in zip(worst, texts, strict=True)
+        for row, texts in zip(worst, shown, strict=True)
     ]
 
 
@@ -338,8 +380,8 @@ def stream_rows(
     """Yield each row of `source` with its prediction, in order, holding no more than `chunk` rows at a time; `tally` counts losses."""
     rows = iter(source)
     while part := list(islice(rows, chunk)):
-        texts = [schema.parse(row, place).texts[0] for row, place in part]
-        tally.blank.extend(str(place) for text, (_, place) in zip(texts, part, strict=True) if not text.strip())
+        texts = [schema.parse(row, place).texts for row, place in part]
+        tally.blank.extend(str(place) for both, (_, place) in zip(texts, part, strict=True) if not any(map(str.strip, both)))
         predictions = bundle.task.decode(bundle.probabilities(texts, precision=precision, tally=tally))
         for (row, place), prediction in zip(part, predictions, strict=True):
             yield row, place, prediction

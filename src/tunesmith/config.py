@@ -21,6 +21,7 @@ Truncation = Literal["head", "tail", "head-tail", "windows"]
 Pooling = Literal["cls", "mean", "max", "attention"]
 Aggregation = Literal["mean", "max"]
 Precision = Literal["auto", "fp32", "bf16"]
+TaskName = Literal["auto", "classification", "pair"]
 LabelType = Literal["auto", "single", "multi"]
 
 
@@ -33,7 +34,9 @@ class Config(BaseModel):
     train: str | None = Field(None, description="labelled rows to train on: CSV, TSV, JSONL, Parquet, Arrow")
     valid: str | None = Field(None, description="rows to choose the checkpoint on; without it a part of the training rows is split off")
     test: str | None = Field(None, description="rows for the final test; never used for any choice")
+    task: TaskName = Field("auto", description="what is learned; auto: recognised from the columns, and said")
     text: str | None = Field(None, description="name of the text column")
+    text_pair: str | None = Field(None, description="name of the column with the second text, where pairs of texts are judged")
     label: str | None = Field(None, description="name of the label column")
     group: str | None = Field(None, description="column whose rows with equal value stay on one side of a split (a customer, a document)")
     encoding: str | None = Field(None, description="character encoding of text files, UTF-8 unless told")
@@ -134,6 +137,11 @@ class Config(BaseModel):
         if value is not None and value not in known:
             raise ValueError(f"{value!r} is not one of {listing(known, 40)}.{did_you_mean(value, known)}")
         return value
+
+    @property
+    def pairs(self) -> bool | None:
+        """Whether an example is a pair of texts; None when the columns decide."""
+        return {"auto": None, "classification": False, "pair": True}[self.task]
 
     def content_hash(self) -> str:
         """Return a digest of every setting that changes the trained weights; a checkpoint resumes only under an equal one."""
@@ -238,6 +246,12 @@ def _clashes(config: Config, wrong: set[str], recipes: Mapping[str, Path]) -> It
         yield f"{stride} {config.stride} must be at least 3 below {length} {config.max_length}, or windows would not move forward"
     if config.text is not None and config.text == config.label:
         yield "{} and {} name the same column {!r}".format(*both("text", "label"), config.text)
+    if config.text_pair is not None:
+        if config.task == "classification":
+            yield f"{_place('text_pair', recipes)} names a second text, which task = 'classification' has no use for; take task 'pair'"
+        for other in ("text", "label"):
+            if config.text_pair == getattr(config, other):
+                yield "{} and {} name the same column {!r}".format(*both("text_pair", other), config.text_pair)
 
 
 def _sentence(fault: Any, recipes: Mapping[str, Path]) -> str:

@@ -59,11 +59,11 @@ def prepare(config: Config, sources: dict[str, RowSource], progress: Progress) -
     sources: `train`, and `valid` and `test` where files were given for them
     Raises `DataError` and `UsageError`.
     """
-    schema = guess_schema(sources["train"], text=config.text, label=config.label, group=config.group)
-    if config.text is None or config.label is None:
-        progress.say(f"columns of {sources['train'].name}: text {schema.texts[0]!r}, label {schema.target!r}")
+    schema = schema_of(config, sources["train"], group=True)
+    if config.text is None or config.label is None or (schema.pair and config.text_pair is None):
+        progress.say(f"columns of {sources['train'].name}: {schema}")
     pretrained = open_pretrained(config.model)
-    encoder = TextEncoder(pretrained.backend_tokenizer(), truncation_of(config, pretrained, progress), pretrained.fallback_token)
+    encoder = encoder_of(config, pretrained, schema, progress)
     schemas = {name: _fitting(schema, source, name) for name, source in sources.items()}
     tables = {name: open_table(source, schemas[name], encoder, progress) for name, source in sources.items()}
     labels = {name: _checked_labels(table, config) for name, table in tables.items()}
@@ -140,7 +140,7 @@ def _remarks(config: Config, pretrained: Pretrained, source: RowSource, schema: 
             "Is this the right column?"
         )
     if pretrained.located.kind == "bundled":
-        sample = [schema.parse(row, place).texts[0] for row, place in islice(source, 200)]
+        sample = [" ".join(schema.parse(row, place).texts) for row, place in islice(source, 200)]
         foreign = [name for name in map(script, sample) if name not in ("Latin", "none", "")]
         if len(foreign) * 2 > len(sample):
             notes.append(
@@ -202,6 +202,24 @@ def _dedupe(parts: dict[str, Part], config: Config, dropped: dict[str, int], not
         parts["train"] = parts["train"].with_index(train.index[first & ~leaked])
 
 
+def schema_of(config: Config, source: RowSource, *, group: bool = False) -> Schema:
+    """Return the columns of `source` that `config` names or leaves to be recognised; `group`: that of groups too."""
+    return guess_schema(
+        source,
+        text=config.text,
+        text_pair=config.text_pair,
+        pairs=config.pairs,
+        label=config.label,
+        group=config.group if group else None,
+    )
+
+
+def encoder_of(config: Config, pretrained: Pretrained, schema: Schema, progress: Progress) -> TextEncoder:
+    """Return what turns the texts of `schema` into tokens of the encoder."""
+    truncation = truncation_of(config, pretrained, progress)
+    return TextEncoder(pretrained.backend_tokenizer(), truncation, pretrained.fallback_token, pairs=schema.pair)
+
+
 def truncation_of(config: Config, pretrained: Pretrained, progress: Progress) -> Truncation:
     """Return the truncation of `config`, its length lowered to what the encoder can take (and said)."""
     limit, length = pretrained.max_length, config.max_length
@@ -213,7 +231,9 @@ def truncation_of(config: Config, pretrained: Pretrained, progress: Progress) ->
 
 def _fitting(schema: Schema, source: RowSource, name: str) -> Schema:
     """The training columns must be in every file."""
-    return guess_schema(source, text=schema.texts[0], label=schema.target, group=schema.group if name == "train" else None)
+    group = schema.group if name == "train" else None
+    second = schema.texts[1] if schema.pair else None
+    return guess_schema(source, text=schema.texts[0], text_pair=second, label=schema.target, group=group)
 
 
 def _checked_labels(table: TokenTable, config: Config) -> Labels:

@@ -392,7 +392,7 @@ def _result(
         "versions": {"tunesmith": __version__, **versions()},
         "machine": {"cpu": cpu_name(), "threads": torch.get_num_threads(), "precision": precision, "note": reason},
         "data": {
-            "columns": {"text": prepared.parts["train"].schema.texts[0], "label": prepared.parts["train"].schema.target},
+            "columns": prepared.parts["train"].schema.roles,
             "splits": splits,
             "notes": prepared.notes,
         },

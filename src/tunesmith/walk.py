@@ -12,13 +12,13 @@ from tunesmith.bundle import DESCRIPTION, Bundle
 from tunesmith.config import Config
 from tunesmith.data.batches import pack
 from tunesmith.data.memory import open_data
-from tunesmith.data.schema import Example, RowSource, Schema, guess_schema
+from tunesmith.data.schema import Example, RowSource, Schema
 from tunesmith.data.table import open_table
 from tunesmith.data.tokens import Encoded, TextEncoder
 from tunesmith.errors import DataError
 from tunesmith.model.encoder import open_pretrained
 from tunesmith.model.heads import TextModel, build_model
-from tunesmith.prepare import truncation_of
+from tunesmith.prepare import encoder_of, schema_of
 from tunesmith.progress import Progress
 from tunesmith.tasks.classification import Classification
 
@@ -51,17 +51,17 @@ def walk_row(config: Config, number: int, progress: Progress) -> str:
             progress.say(f"not used, as the trained model has its own: {', '.join(unused)}.")
     else:
         pretrained = open_pretrained(config.model)
-        encoder = TextEncoder(pretrained.backend_tokenizer(), truncation_of(config, pretrained, progress), pretrained.fallback_token)
+        encoder = encoder_of(config, pretrained, schema, progress)
         labels = open_table(source, schema, encoder, progress).labels()
         task = Classification.fit(labels, label_type=config.label_type, separator=config.label_separator)
         model = build_model(
             pretrained.load(task.labels, multi_label=task.multi), outputs=task.outputs, pooling=config.pooling, dropout=0.0, seed=0
         )
         origin = f"encoder {config.model} with an UNTRAINED head: the outputs below mean nothing yet"
-    encoded = encoder.encode([example.texts[0]], offsets=True)[0]
+    encoded = encoder.encode([example.texts], offsets=True)[0]
     stages = [
         _stage("1 source", f"{place}, row {number}", *(f"{name} = {value!r:.120}" for name, value in row.items())),
-        _stage("2 schema", f"text column {schema.texts[0]!r}, label column {schema.target!r}", *_example(example)),
+        _stage("2 schema", f"columns: {schema}", *_example(example)),
         _tokens(example, encoded, encoder),
         _truncation(encoded, encoder),
         *_network(encoded, task, model, origin, example),
@@ -71,8 +71,8 @@ def walk_row(config: Config, number: int, progress: Progress) -> str:
 
 def _schema(source: RowSource, config: Config, bundle: Bundle | None) -> Schema:
     if bundle is None:
-        return guess_schema(source, text=config.text, label=config.label, group=None)
-    schema = bundle.schema_for(source, config.text, config.label)
+        return schema_of(config, source)
+    schema = bundle.schema_for(source, config.text, config.label, text_pair=config.text_pair)
     target = config.label if config.label is not None else bundle.schema.target
     return Schema(schema.texts, target if target in source.columns else None)
 
@@ -82,16 +82,18 @@ def _stage(title: str, *lines: str) -> str:
 
 
 def _example(example: Example) -> list[str]:
-    text = example.texts[0]
     label = "none" if example.target is None else ", ".join(map(repr, example.target))
-    return [f"text: {len(text):,} characters: {text[:200]!r}{' ...' if len(text) > 200 else ''}", f"label: {label}"]
+    texts = [f"text: {len(text):,} characters: {text[:200]!r}{' ...' if len(text) > 200 else ''}" for text in example.texts]
+    return [*texts, f"label: {label}"]
 
 
 def _tokens(example: Example, encoded: Encoded, encoder: TextEncoder) -> str:
-    full = encoder.tokenizer.encode(example.texts[0], add_special_tokens=False)
-    pieces = [f"{piece}[{a}:{b}]" for piece, (a, b) in zip(full.tokens[:_SHOWN_TOKENS], full.offsets, strict=False)]
-    rest = f" ... and {encoded.tokens - _SHOWN_TOKENS:,} more" if encoded.tokens > _SHOWN_TOKENS else ""
-    return _stage("3 tokens", f"{encoded.tokens:,} tokens, each with its characters in the text [start:end]:", " ".join(pieces) + rest)
+    lines = []
+    for text in example.texts:
+        full = encoder.tokenizer.encode(text, add_special_tokens=False)
+        pieces = [f"{piece}[{a}:{b}]" for piece, (a, b) in zip(full.tokens[:_SHOWN_TOKENS], full.offsets, strict=False)]
+        lines.append(" ".join(pieces) + (f" ... and {len(full) - _SHOWN_TOKENS:,} more" if len(full) > _SHOWN_TOKENS else ""))
+    return _stage("3 tokens", f"{encoded.tokens:,} tokens, each with its characters in its text [start:end]:", *lines)
 
 
 def _truncation(encoded: Encoded, encoder: TextEncoder) -> str:

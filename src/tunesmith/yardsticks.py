@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 import warnings
 from collections.abc import Callable, Sequence
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -38,9 +39,9 @@ _WORD = (
 
 
 def yardsticks(
-    train_texts: Sequence[str],
+    train_texts: Sequence[tuple[str, ...]],
     train_targets: NDArray[Any],
-    test_texts: Sequence[str],
+    test_texts: Sequence[tuple[str, ...]],
     labels: Sequence[str],
     kind: metrics.Kind,
     seed: int,
@@ -51,9 +52,11 @@ def yardsticks(
 
     TF-IDF counts words and pairs of words with sublinear term frequency, or one to three characters for scripts written
     without spaces; one L2-regularised logistic regression (C = 10) per class, normalised over the classes when each example
-    has exactly one. This never raises: a yardstick that cannot be computed has None for probabilities and the reason as note.
+    has exactly one. For pairs of texts the features are those of both, of their absolute difference and of their product.
+    This never raises: a yardstick that cannot be computed has None for probabilities and the reason as note.
 
     Args:
+        train_texts, test_texts: the one text of each example, or its two.
         train_targets: int[E] in [0, C) for ``single``, bool[E, C] for ``multi``.
         seed: the run's; samples derive theirs from it.
         tune: multi-label only. Choose the thresholds of TF-IDF on a fifth of the training rows that it has not seen, as is
@@ -124,6 +127,21 @@ def _majority(targets: NDArray[Any], rows: int, labels: Sequence[str], kind: met
     return {"probabilities": np.tile(share, (rows, 1)), "note": note}
 
 
+def _features(vectorizer: Any, texts: Sequence[tuple[str, ...]], *, fit: bool) -> Any:
+    """Return a sparse matrix, a row for each example: the text's features, or of two texts a and b those of a, b, |a - b| and a * b."""
+    from scipy import sparse
+
+    if fit and len(texts[0]) == 1:
+        return vectorizer.fit_transform([text for (text,) in texts])
+    if fit:
+        vectorizer.fit(chain.from_iterable(texts))
+    sides = [vectorizer.transform(column) for column in zip(*texts, strict=True)]
+    if len(sides) < 2:
+        return sides[0] if sides else sparse.csr_matrix((0, len(vectorizer.vocabulary_)))
+    first, second = sides
+    return sparse.hstack([first, second, abs(first - second), first.multiply(second)], format="csr")
+
+
 def unspaced(texts: Sequence[str]) -> bool:
     """Return whether the texts (a sample of 1,000) are mostly in a script without spaces between words."""
     step = max(1, len(texts) // 1000)
@@ -133,9 +151,9 @@ def unspaced(texts: Sequence[str]) -> bool:
 
 
 def _tfidf(
-    texts: Sequence[str],
+    texts: Sequence[tuple[str, ...]],
     targets: NDArray[Any],
-    test_texts: Sequence[str],
+    test_texts: Sequence[tuple[str, ...]],
     labels: Sequence[str],
     kind: metrics.Kind,
     seed: int,
@@ -147,22 +165,24 @@ def _tfidf(
     truth = np.eye(len(labels), dtype=bool)[targets] if kind == "single" else targets.astype(bool)
     if not (truth.any(0) & ~truth.all(0)).any():
         raise _Skip("no label occurs in some training rows and not in others")
-    if unspaced(texts):
+    joined = [" ".join(example) for example in texts]
+    if unspaced(joined):
         how, options = "1-3 characters, as the script has no spaces between words", {"analyzer": "char", "ngram_range": (1, 3)}
     else:
         how, options = "words and word pairs", {"token_pattern": _WORD, "ngram_range": (1, 2)}
-    kept = _sample(texts, seed)
-    note = f"on {how}; liblinear, C = 10"
+    kept = _sample(joined, seed)
+    pairs = len(texts[0]) == 2
+    note = f"on {how}{', of each text, their difference and product' if pairs else ''}; liblinear, C = 10"
     if len(kept) < len(texts):
         note += f"; learned from {len(kept):,} of the {len(texts):,} training rows, drawn at random"
         texts = [texts[int(i)] for i in kept]
         truth = truth[kept]
     vectorizer = TfidfVectorizer(sublinear_tf=True, dtype=np.float64, **options)
     try:
-        features = vectorizer.fit_transform(texts)
+        features = _features(vectorizer, texts, fit=True)
     except ValueError as error:  # scikit-learn's only way to say that the vocabulary is empty
         raise _Skip("the training texts contain no words") from error
-    probabilities = _fit_predict(features, truth, vectorizer.transform(test_texts))
+    probabilities = _fit_predict(features, truth, _features(vectorizer, test_texts, fit=False))
     thresholds = None
     if kind == "single":
         total = probabilities.sum(1, keepdims=True)

@@ -27,6 +27,9 @@ class Source(NamedTuple):
 
 Row = Mapping[str, Any]
 
+BETWEEN = " ‖ "
+"""What stands between the two texts of a pair where both are shown in one line."""
+
 
 class RowSource(Protocol):
     """Rows that can be read again and again, one at a time, in constant memory.
@@ -86,6 +89,20 @@ class Schema:
                 f"{source}: column {self.group!r} is empty, but rows are grouped by it. Fill it in, or leave {setting('group')} out."
             )
         return Example(texts, target, is_list, None if group is None else str(group), source)
+
+    @property
+    def pair(self) -> bool:
+        """Whether an example has two texts."""
+        return len(self.texts) == 2
+
+    @property
+    def roles(self) -> dict[str, str | None]:
+        """Return the columns of texts and label by the names of the settings that name them."""
+        return {**dict(zip(("text", "text_pair"), self.texts, strict=False)), "label": self.target}
+
+    def __str__(self) -> str:
+        texts = " and ".join(map(repr, self.texts))
+        return f"text{'s' * self.pair} {texts}" + (f", label {self.target!r}" if self.target is not None else "")
 
     def to_dict(self) -> dict[str, Any]:
         """Return the schema as plain values for `tunesmith.json`."""
@@ -178,7 +195,7 @@ def guess_schema(
                 f"{source.name}: there is no {role} column {name!r}.{did_you_mean(name, source.columns)} "
                 f"Columns: {listing(source.columns, 40)}."
             )
-    if pairs is not False and (text is None or text_pair is None):
+    if pairs or (pairs is None and text is None):
         free = [name for name in source.columns if name not in (label, group)]
         text, text_pair = _pair_by_name(free, text, text_pair)
     free = [name for name in source.columns if name not in (text, text_pair, label, group)]

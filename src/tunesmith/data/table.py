@@ -133,7 +133,7 @@ class TokenTable:
         )
 
 
-def texts_in(table: TokenTable, source: RowSource, schema: Schema, rows: np.ndarray) -> list[str] | None:
+def texts_in(table: TokenTable, source: RowSource, schema: Schema, rows: np.ndarray) -> list[tuple[str, ...]] | None:
     """Return the texts of the rows with numbers `rows` (int[E]), in that order, read again from the `source` of `table`.
 
     None when the source is gone or holds other texts there than those that were tokenised.
@@ -143,7 +143,7 @@ def texts_in(table: TokenTable, source: RowSource, schema: Schema, rows: np.ndar
     except DataError:
         return None
     keys = [_key_of(texts) for texts in found]
-    return [" ".join(texts) for texts in found] if np.array_equal(np.array(keys, np.uint64), table.text_key[rows]) else None
+    return found if np.array_equal(np.array(keys, np.uint64), table.text_key[rows]) else None
 
 
 def _key_of(texts: Sequence[str]) -> int:
