@@ -236,8 +236,10 @@ def _clashes(config: Config, wrong: set[str], recipes: Mapping[str, Path]) -> It
     if wrong.isdisjoint(("stride", "max_length")) and config.truncation == "windows" and config.stride >= config.max_length - 2:
         stride, length = both("stride", "max_length")
         yield f"{stride} {config.stride} must be at least 3 below {length} {config.max_length}, or windows would not move forward"
-    if config.text is not None and config.text == config.label:
-        yield "{} and {} name the same column {!r}".format(*both("text", "label"), config.text)
+    for one, two in (("text", "label"), ("text", "group"), ("label", "group")):
+        column = getattr(config, one)
+        if column is not None and column == getattr(config, two):
+            yield "{} and {} name the same column {!r}".format(*both(one, two), column)
 
 
 def _sentence(fault: Any, recipes: Mapping[str, Path]) -> str:

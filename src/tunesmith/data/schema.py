@@ -167,8 +167,10 @@ def guess_schema(source: RowSource, *, text: str | None, label: str | None, grou
         text, label = _by_length(source, free)
     if text is None or (label is None and need_label):
         role = "text" if text is None else "label"
+        taken = f" Column {group!r} cannot be it: {setting('group')} names it, whose rows are kept together." if group is not None else ""
         raise DataError(
-            f"{source.name}: cannot tell which column is the {role}. Say it with {setting(role)}. Columns: {listing(source.columns, 40)}."
+            f"{source.name}: cannot tell which column is the {role}. Say it with {setting(role)}.{taken} "
+            f"Columns: {listing(source.columns, 40)}."
         )
     return Schema((text,), label if need_label else None, group)
 
