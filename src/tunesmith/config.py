@@ -135,12 +135,27 @@ class Config(BaseModel):
             raise ValueError(f"{value!r} is not one of {listing(known, 40)}.{did_you_mean(value, known)}")
         return value
 
-    def content_hash(self) -> str:
-        """Return a digest of every setting that changes the trained weights; a checkpoint resumes only under an equal one."""
+    def _content(self) -> dict[str, Any]:
+        """Every setting that changes the trained weights."""
         values = self.model_dump(mode="json", exclude={"out", "checkpoint_minutes", "checkpoint_steps", "train", "valid", "test"})
         if Path(self.model).is_dir():
             values["model"] = str(Path(self.model).resolve())
-        return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
+        return values
+
+    def content_hash(self) -> str:
+        """Return a digest of every setting that changes the trained weights; a checkpoint resumes only under an equal one."""
+        return hashlib.sha256(json.dumps(self._content(), sort_keys=True).encode()).hexdigest()[:16]
+
+    def changes_from(self, other: Config) -> list[str]:
+        """Return words on each setting by which `content_hash` differs from that of `other`: what it was there, and is here."""
+        before, now = other._content(), self._content()
+        return [f"{setting(name)} was {_told(before[name])}, now {_told(now[name])}" for name in now if before[name] != now[name]]
+
+
+def _told(value: Any) -> str:
+    if isinstance(value, dict):
+        return repr(",".join(f"{label}={weight:g}" for label, weight in value.items()))
+    return "not set" if value is None else repr(value)
 
 
 class Recipe(dict[str, Any]):
