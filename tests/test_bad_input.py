@@ -150,6 +150,9 @@ def test_missing_and_ambiguous_columns(run: Run, tiny_bert: Path, tmp_path: Path
     )
     refused(run("train", "d.csv", "--text", "revew", "--label", "star"), 3, "no label column 'star'", "Did you mean 'stars'?")
     refused(run("train", "d.csv", "--group", "customer"), 3, "no group column 'customer'")
+    (tmp_path / "g.csv").write_text(ROWS)
+    for column in ("text", "label"):
+        refused(run("train", "g.csv", "--group", column), 3, f"which column is the {column}", f"'{column}' cannot be it: --group names it")
     (tmp_path / "e.csv").write_text("one,two,three\na,b,c\n")
     refused(run("train", "e.csv"), 3, "cannot tell which column is the text", "--text", "Columns: one, two, three")
     (tmp_path / "f.csv").write_text(ROWS)

@@ -159,6 +159,8 @@ def test_all_faults_at_once() -> None:
 
 
 def test_settings_that_clash() -> None:
+    assert faults(text="a", group="a") == ("text and group name the same column 'a'",)
+    assert faults(label="b", group="b", flags=True) == ("--label and --group name the same column 'b'",)
     assert faults(valid_size=0.6, test_size=0.4, flags=True) == (
         "--valid-size and --test-size together leave no training rows; their sum must be below 1",
     )

@@ -306,10 +306,22 @@ def test_other_settings_or_data_are_refused_and_nothing_is_lost(plain: Run, stop
     out = tmp_path / "m"
     shutil.copytree(stopped, out)
     other = tiny.write_csv(tmp_path / "other.csv", tiny.rows(120, seed=3))
-    for arguments, what in ((("--lr", "0.001"), "settings"), ((other,), "data"), (("--seed", 1), "settings")):
+    for arguments, what in (
+        (("--lr", "0.001", "--seed", 1), "--lr was 0.02, now 0.001, --seed was 0, now 1."),
+        (("--class-weights", "animal=2"), "--class-weights was 'none', now 'animal=2'."),
+        (("--patience", 3), "--patience was not set, now 3."),
+    ):
         done = plain.server.run("train", "--resume", "--out", out, *arguments)
-        assert done.code == 5 and f"made with other {what}" in done.err and str(newest(out)[0]) in done.err, done.err
-        assert "--overwrite" in done.err
+        assert done.code == 2 and f"{out} holds an unfinished run with other settings: {what}" in done.err, done.err
+        assert "--overwrite" in done.err and "tokenising" not in done.err
+    done = plain.server.run("train", "--resume", "--out", out, other)
+    assert done.code == 5 and "made with other data" in done.err and str(newest(out)[0]) in done.err and "--overwrite" in done.err
+    settings = out / "checkpoints" / "run.json"
+    kept = settings.read_text(encoding="utf-8")
+    settings.write_text("{", encoding="utf-8")
+    done = plain.server.run("train", "--resume", "--out", out, plain.data, *plain.flags, "--seed", 1)
+    assert done.code == 5 and "made with other settings" in done.err, "the checkpoint itself knows"
+    settings.write_text(kept, encoding="utf-8")
     plain.check(out)
 
 

@@ -23,7 +23,8 @@ LABELS = ["negative", "neutral", "positive"]
 
 
 def both(*arguments, **options):
-    majority, tfidf = yardsticks.yardsticks(*arguments, **options)
+    train, targets, test, *rest = arguments
+    majority, tfidf = yardsticks.yardsticks([(text,) for text in train], targets, [(text,) for text in test], *rest, **options)
     assert (majority["name"], tfidf["name"]) == ("majority class", "TF-IDF + logistic regression")
     return majority, tfidf
 

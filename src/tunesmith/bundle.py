@@ -162,9 +162,7 @@ class Bundle:
             raise UsageError(f"{setting('text_pair')} names a second text, but this model was trained on single texts.")
         if need_label and label is None and self.schema.target in source.columns:
             label = self.schema.target
-        return guess_schema(
-            source, text=text, text_pair=text_pair, pairs=self.schema.pair, label=label, group=None, need_label=need_label
-        )
+        return guess_schema(source, text=text, text_pair=text_pair, pairs=self.schema.pair, label=label, group=None, need_label=need_label)
 
     def evaluate(
         self,

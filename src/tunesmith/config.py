@@ -10,6 +10,7 @@ import json
 import os
 import tomllib
 from collections.abc import Iterator, Mapping
+from itertools import combinations
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
@@ -143,12 +144,27 @@ class Config(BaseModel):
         """Whether an example is a pair of texts; None when the columns decide."""
         return {"auto": None, "classification": False, "pair": True}[self.task]
 
-    def content_hash(self) -> str:
-        """Return a digest of every setting that changes the trained weights; a checkpoint resumes only under an equal one."""
+    def _content(self) -> dict[str, Any]:
+        """Every setting that changes the trained weights."""
         values = self.model_dump(mode="json", exclude={"out", "checkpoint_minutes", "checkpoint_steps", "train", "valid", "test"})
         if Path(self.model).is_dir():
             values["model"] = str(Path(self.model).resolve())
-        return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
+        return values
+
+    def content_hash(self) -> str:
+        """Return a digest of every setting that changes the trained weights; a checkpoint resumes only under an equal one."""
+        return hashlib.sha256(json.dumps(self._content(), sort_keys=True).encode()).hexdigest()[:16]
+
+    def changes_from(self, other: Config) -> list[str]:
+        """Return words on each setting by which `content_hash` differs from that of `other`: what it was there, and is here."""
+        before, now = other._content(), self._content()
+        return [f"{setting(name)} was {_told(before[name])}, now {_told(now[name])}" for name in now if before[name] != now[name]]
+
+
+def _told(value: Any) -> str:
+    if isinstance(value, dict):
+        return repr(",".join(f"{label}={weight:g}" for label, weight in value.items()))
+    return "not set" if value is None else repr(value)
 
 
 class Recipe(dict[str, Any]):
@@ -244,14 +260,12 @@ def _clashes(config: Config, wrong: set[str], recipes: Mapping[str, Path]) -> It
     if wrong.isdisjoint(("stride", "max_length")) and config.truncation == "windows" and config.stride >= config.max_length - 2:
         stride, length = both("stride", "max_length")
         yield f"{stride} {config.stride} must be at least 3 below {length} {config.max_length}, or windows would not move forward"
-    if config.text is not None and config.text == config.label:
-        yield "{} and {} name the same column {!r}".format(*both("text", "label"), config.text)
-    if config.text_pair is not None:
-        if config.task == "classification":
-            yield f"{_place('text_pair', recipes)} names a second text, which task = 'classification' has no use for; take task 'pair'"
-        for other in ("text", "label"):
-            if config.text_pair == getattr(config, other):
-                yield "{} and {} name the same column {!r}".format(*both("text_pair", other), config.text_pair)
+    if config.text_pair is not None and config.task == "classification":
+        yield f"{_place('text_pair', recipes)} names a second text, which the task classification has no use for; take the task pair"
+    for one, two in combinations(("text", "text_pair", "label", "group"), 2):
+        column = getattr(config, one)
+        if column is not None and column == getattr(config, two):
+            yield "{} and {} name the same column {!r}".format(*both(one, two), column)
 
 
 def _sentence(fault: Any, recipes: Mapping[str, Path]) -> str:

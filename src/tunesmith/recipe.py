@@ -86,8 +86,9 @@ def train(
     if given["train"] is None:
         raise UsageError("no training data: name a file of labelled rows.")
     directory = output_directory(config, given["train"], resume=resume, overwrite=overwrite)
-    if resume and (directory / DESCRIPTION).is_file() and not _started(directory):
+    if resume:
         _same_settings(directory, config)
+    if resume and (directory / DESCRIPTION).is_file() and not _started(directory):
         progress.say(f"{directory} is finished already; nothing is left to resume.")
         return _finished(directory)
     sources = {
@@ -287,23 +288,24 @@ def _started(directory: Path) -> bool:
 
 
 def _same_settings(directory: Path, config: Config) -> None:
-    """Raise `UsageError` when the finished run in `directory` had other settings than those of the attempt to resume it."""
+    """Raise `UsageError` when the run in `directory` had other settings than those of the attempt to resume it.
+
+    Settings that cannot be read say nothing here; the checkpoints of an unfinished run then still know that they differ.
+    """
     stored = stored_settings(directory)
-    now = config.model_dump(mode="json")
-    paths = {"train", "valid", "test", "out", "model", "checkpoint_minutes", "checkpoint_steps"}
-    other = [
-        f"{setting(key)} was {stored.get(key)!r}, now {value!r}"
-        for key, value in now.items()
-        if key not in paths and stored.get(key) != value
-    ]
-    for key in ("train", "valid", "test"):
-        before, after = stored.get(key), now[key]
-        if before is not None and after is not None and Path(before).absolute() != Path(after).absolute():
-            other.append(f"{setting(key)} was {before}, now {after}")
-    if stored and other:
+    if not stored:
+        return
+    before, finished = resolve(stored), not _started(directory)
+    other = config.changes_from(before)
+    # checkpoints know the content of their files, wherever these lie; of a finished run only the places are left to compare
+    for name in ("train", "valid", "test") if finished else ():
+        old, new = getattr(before, name), getattr(config, name)
+        if old is not None and new is not None and Path(old).absolute() != Path(new).absolute():
+            other.append(f"{setting(name)} was {old}, now {new}")
+    if other:
         raise UsageError(
-            f"{directory} is a finished run with other settings: {listing(other)}. Leave them out, "
-            f"or use {setting('overwrite', True)} or another {setting('out')}."
+            f"{directory} holds {'a finished' if finished else 'an unfinished'} run with other settings: {listing(other)}. "
+            f"Leave them out to go on with it, or use {setting('overwrite', True)} or another {setting('out')}."
         )
 
 

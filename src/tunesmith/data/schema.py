@@ -214,9 +214,11 @@ def guess_schema(
         text, label = _by_length(source, free)
     half = bool(pairs) and text_pair is None
     if text is None or half or (label is None and need_label):
-        role, flag = ("text", "text") if text is None else ("second text of the pair", "text_pair") if half else ("label", "label")
+        name, role = ("text", "text") if text is None else ("text_pair", "second text of the pair") if half else ("label", "label")
+        taken = f" Column {group!r} cannot be it: {setting('group')} names it, whose rows are kept together." if group is not None else ""
         raise DataError(
-            f"{source.name}: cannot tell which column is the {role}. Say it with {setting(flag)}. Columns: {listing(source.columns, 40)}."
+            f"{source.name}: cannot tell which column is the {role}. Say it with {setting(name)}.{taken} "
+            f"Columns: {listing(source.columns, 40)}."
         )
     texts = (text,) if text_pair is None else (text, text_pair)
     return Schema(texts, label if need_label else None, group)

@@ -135,11 +135,12 @@ def set_output_bias(model: TextModel, bias: np.ndarray) -> bool:
     """Set the bias of the last layer, which gives the outputs, to `bias` float[C]; False for a head whose last layer has none."""
     body = set(model.encoder.base.modules())
     layers = [module for module in model.modules() if isinstance(module, nn.Linear) and module not in body]
-    if layers[-1].bias is None:
+    place: Tensor | None = getattr(layers[-1], "bias", None)
+    if place is None:
         return False
-    assert layers[-1].out_features == len(bias)
+    assert place.shape == bias.shape
     with torch.no_grad():
-        layers[-1].bias.copy_(torch.from_numpy(bias))
+        place.copy_(torch.from_numpy(bias))
     return True
 
 
