@@ -23,6 +23,7 @@ def faults(flags: bool = False, **settings: Any) -> tuple[str, ...]:
 
 # for each setting with a range or a choice: values just inside, and values just outside
 RANGES: dict[str, tuple[list[Any], list[Any]]] = {
+    "task": (["auto", "classification", "pair"], ["pairs", 1]),
     "label_type": (["auto", "single", "multi"], ["both", 1]),
     "label_separator": ([None, "|", " and "], [""]),
     "valid_size": ([0, 0.85], [-0.01, 1, math.nan]),
@@ -64,7 +65,7 @@ RANGES: dict[str, tuple[list[Any], list[Any]]] = {
     "drop_unlabelled": ([True, False], [2]),
 }
 # names and paths, of which any will do
-FREE = {"train", "valid", "test", "text", "label", "group", "encoding", "out"}
+FREE = {"train", "valid", "test", "text", "text_pair", "label", "group", "encoding", "out"}
 
 
 def test_every_setting_has_its_range_tested() -> None:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from tunesmith.data.memory import open_data
-from tunesmith.data.schema import BETWEEN, Row, RowSource, Schema, Source, guess_schema
+from tunesmith.data.schema import Row, RowSource, Schema, Source, guess_schema, joined
 from tunesmith.data.table import open_table, texts_in
 from tunesmith.data.tokens import TextEncoder, Texts, Truncation
 from tunesmith.errors import DataError, ModelError, UsageError, listing, setting
@@ -304,7 +304,7 @@ def _mistakes(
     return [
         {
             "source": f"{source.name}:{rows.table.line[rows.index[row]]}",
-            "text": BETWEEN.join(text[:500] for text in texts),
+            "text": joined([text[:500] for text in texts]),
             "gold": names(gold[row]),
             "predicted": names(predicted[row]),
             "probability": float(sureness[row]),

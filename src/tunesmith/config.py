@@ -140,9 +140,10 @@ class Config(BaseModel):
         return value
 
     @property
-    def pairs(self) -> bool | None:
-        """Whether an example is a pair of texts; None when the columns decide."""
-        return {"auto": None, "classification": False, "pair": True}[self.task]
+    def columns(self) -> dict[str, Any]:
+        """What `guess_schema` is told of text and label columns; `pairs` None leaves it to the columns how many texts there are."""
+        pairs = {"auto": None, "classification": False, "pair": True}[self.task]
+        return {"text": self.text, "text_pair": self.text_pair, "label": self.label, "pairs": pairs}
 
     def _content(self) -> dict[str, Any]:
         """Every setting that changes the trained weights."""

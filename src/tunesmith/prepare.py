@@ -59,8 +59,8 @@ def prepare(config: Config, sources: dict[str, RowSource], progress: Progress) -
     sources: `train`, and `valid` and `test` where files were given for them
     Raises `DataError` and `UsageError`.
     """
-    schema = schema_of(config, sources["train"], group=True)
-    if config.text is None or config.label is None or (schema.pair and config.text_pair is None):
+    schema = guess_schema(sources["train"], **config.columns, group=config.group)
+    if None in (config.text, config.label) or (schema.pair and config.text_pair is None):
         progress.say(f"columns of {sources['train'].name}: {schema}")
     pretrained = open_pretrained(config.model)
     encoder = encoder_of(config, pretrained, schema, progress)
@@ -200,18 +200,6 @@ def _dedupe(parts: dict[str, Part], config: Config, dropped: dict[str, int], not
         first[np.unique(content, axis=0, return_index=True)[1]] = True
         dropped["dropped_duplicates"] = int((leaked | ~first).sum())
         parts["train"] = parts["train"].with_index(train.index[first & ~leaked])
-
-
-def schema_of(config: Config, source: RowSource, *, group: bool = False) -> Schema:
-    """Return the columns of `source` that `config` names or leaves to be recognised; `group`: that of groups too."""
-    return guess_schema(
-        source,
-        text=config.text,
-        text_pair=config.text_pair,
-        pairs=config.pairs,
-        label=config.label,
-        group=config.group if group else None,
-    )
 
 
 def encoder_of(config: Config, pretrained: Pretrained, schema: Schema, progress: Progress) -> TextEncoder:

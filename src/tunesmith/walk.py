@@ -12,13 +12,13 @@ from tunesmith.bundle import DESCRIPTION, Bundle
 from tunesmith.config import Config
 from tunesmith.data.batches import pack
 from tunesmith.data.memory import open_data
-from tunesmith.data.schema import Example, RowSource, Schema
+from tunesmith.data.schema import Example, RowSource, Schema, guess_schema
 from tunesmith.data.table import open_table
 from tunesmith.data.tokens import Encoded, TextEncoder
 from tunesmith.errors import DataError
 from tunesmith.model.encoder import open_pretrained
 from tunesmith.model.heads import TextModel, build_model
-from tunesmith.prepare import encoder_of, schema_of
+from tunesmith.prepare import encoder_of
 from tunesmith.progress import Progress
 from tunesmith.tasks.classification import Classification
 
@@ -71,7 +71,7 @@ def walk_row(config: Config, number: int, progress: Progress) -> str:
 
 def _schema(source: RowSource, config: Config, bundle: Bundle | None) -> Schema:
     if bundle is None:
-        return schema_of(config, source)
+        return guess_schema(source, **config.columns, group=None)
     schema = bundle.schema_for(source, config.text, config.label, text_pair=config.text_pair)
     target = config.label if config.label is not None else bundle.schema.target
     return Schema(schema.texts, target if target in source.columns else None)

@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 
 from tunesmith.data.audit import audit, findings
 from tunesmith.data.audit_labels import recognise
-from tunesmith.data.schema import Source
+from tunesmith.data.schema import Schema, Source
 from tunesmith.data.text_faults import faults, script, snippet
-from tunesmith.errors import DataError, UsageError
+from tunesmith.data.tokens import Truncation
+from tunesmith.errors import DataError
 from tunesmith.progress import QUIET
 from tunesmith.report.audit_text import render_audit
 
@@ -40,12 +41,11 @@ def words(texts):
     return [len(text.split()) for text in texts]
 
 
-def check(rows, test=None, **settings):
-    given = {
-        "text": "text", "label": "label", "other_text": "text", "count_tokens": words, "max_length": 10, "special_tokens": 2, "stride": 2,
-        "max_windows": 3, "label_separator": None, "progress": QUIET, **settings,
-    }  # fmt: skip
-    return audit(Rows(rows), other=None if test is None else Rows(test, "test.csv"), **given)
+def check(rows, test=None, *, text="text", label="label", max_length=10, special_tokens=2, stride=2, max_windows=3, **settings):
+    given = {"count_tokens": words, "label_separator": None, "progress": QUIET, **settings}
+    truncation = Truncation("head", max_length, stride, max_windows)
+    other = None if test is None else Rows(test, "test.csv")
+    return audit(Rows(rows), Schema((text,), label), other=other, truncation=truncation, budget=max_length - special_tokens, **given)
 
 
 def said(result, severity=None):
@@ -335,10 +335,10 @@ def test_an_empty_file_and_a_file_of_empty_rows():
 
 def test_without_labels_and_with_a_test_file_without_them():
     assert check(fine(), label=None).labels is None
-    test = Rows([(LONG_EN,)], "test.csv", ("body",))
+    test = Rows([(LONG_EN,)], "test.csv", ("text",))
     result = audit(
-        Rows([*fine(), (LONG_EN, "p")]), text="text", label="label", other=test, other_text="body", count_tokens=words, max_length=10,
-        special_tokens=2, stride=2, max_windows=3, label_separator=None, progress=QUIET,
+        Rows([*fine(), (LONG_EN, "p")]), Schema(("text",), "label"), other=test, count_tokens=words, truncation=Truncation("head", 10),
+        budget=8, label_separator=None, progress=QUIET,
     )  # fmt: skip
     assert (result.leakage.exact.rows, result.leakage.contradicted, result.leakage.unseen) == (1, 0, {})
 
@@ -348,10 +348,26 @@ def test_errors_name_the_place_and_the_way_out():
         check(fine(), text="txt")
     with pytest.raises(DataError, match="no column 'lable'"):
         check(fine(), label="lable")
-    with pytest.raises(DataError, match=r"test\.csv: there is no column 'body'"):
-        check(fine(), fine(), other_text="body")
-    with pytest.raises(UsageError, match="max_length 2 leaves no room"):
-        check(fine(), max_length=2)
+    with pytest.raises(DataError, match=r"test\.csv: there is no column 'text'"):
+        audit(
+            Rows(fine()), Schema(("text",), "label"), other=Rows(fine(), "test.csv", ("body", "label")), count_tokens=words,
+            truncation=Truncation("head", 10), budget=8, label_separator=None, progress=QUIET,
+        )  # fmt: skip
+
+
+def test_pairs_are_repeated_when_both_texts_are_and_lose_what_the_longer_side_loses():
+    pairs = [(f"alpha {i} bravo", f"charlie delta echo {i * 7} foxtrot golf hotel", "yes" if i % 2 else "no") for i in range(40)]
+    rows = Rows([*pairs, pairs[0], (pairs[0][0], "something else here", "no")], columns=("premise", "hypothesis", "label"))
+    result = audit(
+        rows, Schema(("premise", "hypothesis"), "label"), other=None, count_tokens=words, truncation=Truncation("head", 11, 1, 9), budget=8,
+        label_separator=None, progress=QUIET,
+    )  # fmt: skip
+    assert result.text == "premise and hypothesis"
+    assert result.repeats.rows == 1 and result.repeats.examples[0].texts[0].startswith("alpha 0 bravo ‖ charlie delta")
+    assert (result.lengths.percentiles["max"], result.lengths.percentiles["min"]) == (10, 6)
+    losses = {policy: (loss.rows, loss.tokens, loss.sequences) for policy, loss in result.lengths.policies.items()}
+    assert losses["head"] == losses["tail"] == losses["head-tail"] == (41, 82, 42)
+    assert losses["windows"] == (0, 0, 83)
 
 
 @pytest.mark.parametrize(
@@ -415,7 +431,7 @@ def test_known_leakage_of_imdb():
     from tunesmith.data.readers import open_file
 
     result = audit(
-        open_file(REAL / "imdb/train.csv"), text="text", label="label", other=open_file(REAL / "imdb/test.csv"), other_text="text",
-        count_tokens=words, max_length=256, special_tokens=2, stride=32, max_windows=8, label_separator=None, progress=QUIET,
+        open_file(REAL / "imdb/train.csv"), Schema(("text",), "label"), other=open_file(REAL / "imdb/test.csv"), count_tokens=words,
+        truncation=Truncation(), budget=254, label_separator=None, progress=QUIET,
     )  # fmt: skip
     assert result.leakage.exact.rows == 123

@@ -14,9 +14,10 @@ from tunesmith.config import resolve
 from tunesmith.progress import Progress
 
 Json = Annotated[bool, typer.Option("--json", help="End with one line of JSON on stdout.")]
+_COLUMNS = ["task", "text", "text_pair", "label", "encoding", "label_type", "label_separator"]
 
 
-@takes_settings(["text", "label", "test", "encoding", "label_type", "label_separator", "model", "max_length", "stride", "max_windows"])
+@takes_settings([*_COLUMNS, "test", "model", "max_length", "stride", "max_windows"])
 def check(
     data: Annotated[str, typer.Argument(metavar="FILE", help="The data file to audit.")],
     as_json: Json = False,
@@ -31,33 +32,21 @@ def check(
 
     progress = Progress()
     source = open_file(data, encoding=config.encoding)
-    schema = guess_schema(source, text=config.text, label=config.label, group=None)
-    if config.text is None or config.label is None:
-        progress.say(f"columns: text {schema.texts[0]!r}, label {schema.target!r}")
+    schema = guess_schema(source, **config.columns, group=None)
+    if None in (config.text, config.label) or (schema.pair and config.text_pair is None):
+        progress.say(f"columns: {schema}")
     other = open_file(config.test, encoding=config.encoding) if config.test is not None else None
-    other_text = (
-        guess_schema(other, text=schema.texts[0], label=None, group=None, need_label=False).texts[0]
-        if other is not None
-        else schema.texts[0]
-    )
-    from tunesmith.data.tokens import TextEncoder
     from tunesmith.model.encoder import open_pretrained
-    from tunesmith.prepare import truncation_of
+    from tunesmith.prepare import encoder_of
 
-    pretrained = open_pretrained(config.model)
-    truncation = truncation_of(config, pretrained, progress)
-    encoder = TextEncoder(pretrained.backend_tokenizer(), truncation, pretrained.fallback_token)
+    encoder = encoder_of(config, open_pretrained(config.model), schema, progress)
     found = audit(
         source,
-        text=schema.texts[0],
-        label=schema.target,
+        schema,
         other=other,
-        other_text=other_text,
         count_tokens=encoder.count,
-        max_length=truncation.max_length,
-        special_tokens=truncation.max_length - encoder.budget,
-        stride=truncation.stride,
-        max_windows=truncation.max_windows,
+        truncation=encoder.truncation,
+        budget=encoder.budget,
         label_separator=config.label_separator,
         label_type=config.label_type,
         progress=progress,
@@ -68,9 +57,7 @@ def check(
         print(json.dumps({**dataclasses.asdict(found), "findings": sentences}, ensure_ascii=False))
 
 
-@takes_settings(
-    ["text", "label", "encoding", "label_type", "label_separator", "model", "max_length", "truncation", "stride", "max_windows", "pooling"]
-)
+@takes_settings([*_COLUMNS, "model", "max_length", "truncation", "stride", "max_windows", "pooling"])
 def walk(
     data: Annotated[str, typer.Argument(metavar="FILE", help="The data file.")],
     row: Annotated[int, typer.Option("--row", min=1, help="Which row to follow, counted from 1 without the header.")] = 1,

@@ -77,7 +77,7 @@ def _look_at(config: Config) -> None:
     for name in (config.train, config.valid, config.test):
         if name is not None:
             source = open_file(name, encoding=config.encoding)
-            guess_schema(source, text=config.text, label=config.label, group=config.group if name == config.train else None)
+            guess_schema(source, **config.columns, group=config.group if name == config.train else None)
     locate(config.model)
 
 

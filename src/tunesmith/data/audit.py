@@ -10,7 +10,8 @@ import itertools
 from array import array
 from collections import Counter
 from collections.abc import Callable, Iterator
-from typing import cast
+from dataclasses import replace
+from typing import Any, cast
 
 import numpy as np
 
@@ -18,10 +19,10 @@ from tunesmith.data.audit_labels import LabelsInTexts, audit_labels, cell_of, re
 from tunesmith.data.audit_types import SHOWN, Audit, Example, Finding, Issue, Leakage, Lengths, Loss
 from tunesmith.data.duplicates import Deduplicator, Link, text_key
 from tunesmith.data.findings import findings
-from tunesmith.data.schema import Row, RowSource, Schema, Source
+from tunesmith.data.schema import Row, RowSource, Schema, Source, joined
 from tunesmith.data.text_faults import fault_position, faults, script, snippet
 from tunesmith.data.tokens import Truncation
-from tunesmith.errors import DataError, UsageError, did_you_mean, listing, setting
+from tunesmith.errors import DataError, did_you_mean, listing
 from tunesmith.progress import Progress
 
 __all__ = ["Audit", "Finding", "audit", "findings"]
@@ -50,7 +51,7 @@ class _Places:
 
 
 class _Scan:
-    """What the first pass keeps of one source: per row place, key, code of the label cell (-1: none) and token count."""
+    """What the first pass keeps of one source: per row place, key, code of the label cell (-1: none), tokens of each text."""
 
     def __init__(self, source: RowSource, schema: Schema) -> None:
         self.source, self.schema = source, schema
@@ -66,32 +67,32 @@ class _Scan:
     def run(self, finder: Deduplicator, count_tokens: Callable[[list[str]], list[int]] | None, progress: Progress) -> None:
         """Read the source once. Without `count_tokens` texts are only compared and labels read."""
         with progress.track(f"reading {self.source.name}") as tracker:
-            for texts in self._parts():
-                self._keys.append(finder.add(texts, reference=count_tokens is not None))
+            for part in self._parts():
+                self._keys.append(finder.add([joined(texts) for texts in part], reference=count_tokens is not None))
                 if count_tokens is not None:
-                    self._tokens.extend(count_tokens(texts))
-                tracker.advance(len(texts))
+                    self._tokens.extend(count_tokens([text for texts in part for text in texts]))
+                tracker.advance(len(part))
         self.keys = np.concatenate(self._keys or [np.zeros(0, np.uint64)])
         self.codes = np.array(self._codes, np.int64)
-        self.tokens = np.array(self._tokens, np.int64)
+        self.tokens = np.array(self._tokens, np.int64).reshape(-1, len(self.schema.texts))
         self.blank = self.keys == np.uint64(text_key(""))
 
-    def _parts(self) -> Iterator[list[str]]:
-        part: list[str] = []
+    def _parts(self) -> Iterator[list[tuple[str, ...]]]:
+        part: list[tuple[str, ...]] = []
         size = 0
         for row, place in self.source:
-            text = self._measure(row, place)
-            part.append(text)
-            size += len(text)
+            texts = self._measure(row, place)
+            part.append(texts)
+            size += sum(map(len, texts))
             if len(part) == _ROWS or size > _CHARACTERS:
                 yield part
                 part, size = [], 0
         if part:
             yield part
 
-    def _measure(self, row: Row, place: Source) -> str:
+    def _measure(self, row: Row, place: Source) -> tuple[str, ...]:
         example = self.schema.parse(row, place)
-        (text,) = example.texts
+        text = joined(example.texts)
         self.places.add(place)
         self.rows += 1
         code = -1
@@ -108,7 +109,7 @@ class _Scan:
             self.scripts[script(text)] += 1
             for fault in faults(text):
                 self._count(fault, place, text)
-        return text
+        return example.texts
 
     def _count(self, issue: str, place: Source, text: str) -> None:
         rows, examples = self.issues.get(issue, (0, []))
@@ -127,50 +128,39 @@ class _Scan:
 
 def audit(
     source: RowSource,
+    schema: Schema,
     *,
-    text: str,
-    label: str | None,
     other: RowSource | None,
-    other_text: str,
     count_tokens: Callable[[list[str]], list[int]],
-    max_length: int,
-    special_tokens: int,
-    stride: int,
-    max_windows: int,
+    truncation: Truncation,
+    budget: int,
     label_separator: str | None,
     label_type: str = "auto",
     progress: Progress,
 ) -> Audit:
     """Read `source` twice and return what is to be known about it before training.
 
-    text, label: column names; without `label` nothing is said about labels
-    other, other_text: a test file and its text column, to look for texts that stand in both
+    schema: its columns; without a `target` nothing is said about labels
+    other: a test file, to look for texts that stand in both
     count_tokens: gives the tokens of each text, special tokens not counted
-    max_length: longest sequence in tokens, of which `special_tokens` are not text
-    stride, max_windows: overlap in tokens and largest number of windows, for what the policy `windows` would lose; it is left
-    out when windows of this length cannot overlap by so much
+    truncation: length of sequences and windows; what each of the four policies would lose with them is told
+    budget: tokens of text in a sequence; the policy `windows` is left out when windows of this size cannot overlap by the stride
     label_separator, label_type: what joins the labels of one cell, and whether there are any (`single`, `multi`); None, `auto`: recognised
 
-    Raises `DataError` for a column that is not there or holds what cannot be read as text, `UsageError` for a `max_length`
-    that leaves no room for text.
+    Raises `DataError` for a column that is not there or holds what cannot be read as text.
     """
-    budget = max_length - special_tokens
-    if budget < 1:
-        raise UsageError(f"{setting('max_length')} {max_length} leaves no room for text beside {special_tokens} special tokens.")
-    _check_column(source, text)
-    if label is not None:
-        _check_column(source, label)
+    for column in (*schema.texts, *([schema.target] if schema.target is not None else [])):
+        _check_column(source, column)
     with Deduplicator() as finder:
-        scan = _Scan(source, Schema((text,), label))
+        scan = _Scan(source, schema)
         scan.run(finder, count_tokens, progress)
         test = None
         if other is not None:
-            _check_column(other, other_text)
-            test = _Scan(other, Schema((other_text,), label if label in other.columns else None))
+            for column in schema.texts:
+                _check_column(other, column)
+            test = _Scan(other, Schema(schema.texts, schema.target if schema.target in other.columns else None))
             test.run(finder, None, progress)
-        return _Comparison(scan, test, finder, (label_separator, label_type), progress).result(
-            _lengths(scan, max_length, budget, stride, max_windows)
-        )
+        return _Comparison(scan, test, finder, (label_separator, label_type), progress).result(_lengths(scan, truncation, budget))
 
 
 def _check_column(source: RowSource, column: str) -> None:
@@ -180,24 +170,30 @@ def _check_column(source: RowSource, column: str) -> None:
         )
 
 
-def _lengths(scan: _Scan, max_length: int, budget: int, stride: int, max_windows: int) -> Lengths | None:
-    tokens = scan.tokens
+def _lengths(scan: _Scan, truncation: Truncation, budget: int) -> Lengths | None:
+    tokens = scan.tokens.sum(1)
     if not len(tokens):
         return None
     marks = np.percentile(tokens, _PERCENTILES, method="inverted_cdf").tolist()
     names = ("min", *map(str, _PERCENTILES[1:-1]), "max")
     total = int(tokens.sum())
-    lengths, rows = np.unique(tokens, return_counts=True)
+    sizes, rows = np.unique(scan.tokens, axis=0, return_counts=True)
+    pair = scan.schema.pair
     policies = {}
-    for policy in _POLICIES:
-        if policy == "windows" and stride >= budget:
+    for name in _POLICIES:
+        if name == "windows" and truncation.stride >= budget // (1 + pair):
             continue
-        truncation = Truncation(policy, max_length, stride, max_windows)
-        lost = np.array([truncation.lost(int(n), budget) for n in lengths], np.int64)
-        made = np.array([len(truncation.spans(int(n), budget)) for n in lengths], np.int64)
+        policy = replace(truncation, policy=name)
+        lost_of: Callable[..., int] = policy.pair_lost if pair else policy.lost
+        spans_of: Callable[..., list[Any]] = policy.pair_spans if pair else policy.spans
+        lost = np.array([lost_of(*size, budget) for size in sizes.tolist()], np.int64)
+        made = np.array([len(spans_of(*size, budget)) for size in sizes.tolist()], np.int64)
         cut, gone = int(rows[lost > 0].sum()), int((lost * rows).sum())
-        policies[policy] = Loss(cut, cut / len(tokens), gone, gone / max(total, 1), int((made * rows).sum()))
-    return Lengths(max_length, budget, stride, max_windows, total, total / len(tokens), dict(zip(names, marks, strict=True)), policies)
+        policies[name] = Loss(cut, cut / len(tokens), gone, gone / max(total, 1), int((made * rows).sum()))
+    percentiles = dict(zip(names, marks, strict=True))
+    return Lengths(
+        truncation.max_length, budget, truncation.stride, truncation.max_windows, total, total / len(tokens), percentiles, policies
+    )
 
 
 class _Comparison:
@@ -236,7 +232,7 @@ class _Comparison:
             name=scan.source.name,
             rows=scan.rows,
             columns=tuple(scan.source.columns),
-            text=scan.schema.texts[0],
+            text=" and ".join(scan.schema.texts),
             repeats=Issue(sum(map(len, groups)) - len(groups), len(groups), tuple(map(self._repeat, groups[:SHOWN]))),
             near=self._near(),
             conflicts=Issue(sum(map(len, conflicts)), len(conflicts), tuple(map(self._conflict, conflicts[:SHOWN]))),
@@ -282,12 +278,13 @@ class _Comparison:
                         break  # the file grows
                     if scan is self.scan or row in keep or row in wanted:
                         example = scan.schema.parse(values, place)
+                        text = joined(example.texts)
                         if row in keep:
-                            self.finder.keep(row, example.texts[0])
+                            self.finder.keep(row, text)
                         if row in wanted:
-                            self.texts[row] = example.texts[0]
+                            self.texts[row] = text
                         if scan is self.scan and example.target is not None:
-                            in_text.add(example.texts[0], cell_of(example.target, example.target_is_list))
+                            in_text.add(text, cell_of(example.target, example.target_is_list))
                     tracker.advance()
             begin += scan.rows
         return in_text

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
@@ -27,8 +27,12 @@ class Source(NamedTuple):
 
 Row = Mapping[str, Any]
 
-BETWEEN = " ‖ "
-"""What stands between the two texts of a pair where both are shown in one line."""
+_BETWEEN = " ‖ "
+
+
+def joined(texts: Sequence[str]) -> str:
+    """Return the text, or the two texts of a pair, as one, for people to read and for comparisons; empty when all are blank."""
+    return _BETWEEN.join(texts) if any(map(str.strip, texts)) else ""
 
 
 class RowSource(Protocol):

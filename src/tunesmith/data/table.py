@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tunesmith.data.duplicates import text_key
-from tunesmith.data.schema import Example, RowSource, Schema, texts_of
+from tunesmith.data.schema import Example, RowSource, Schema, joined, texts_of
 from tunesmith.data.tokens import Encoded
 from tunesmith.errors import DataError, StorageError
 from tunesmith.progress import QUIET, Progress
@@ -147,7 +147,7 @@ def texts_in(table: TokenTable, source: RowSource, schema: Schema, rows: np.ndar
 
 
 def _key_of(texts: Sequence[str]) -> int:
-    return text_key("\x1f".join(texts))
+    return text_key(joined(texts))
 
 
 def _ragged(column: Any) -> tuple[np.ndarray, np.ndarray]:
