@@ -259,7 +259,7 @@ def test_many_texts_as_in_one_stream(quick: TextClassifier, monkeypatch: pytest.
         (3, [1], "X cannot be used"),
         ([1, 2], ["a", "b"], "X cannot be used"),
         (["a", 2], ["a", "b"], "X cannot be used: .*:2"),
-        (pd.DataFrame({"a": ["x"], "b": ["y"]}), ["a"], "it has 2 columns"),
+        (pd.DataFrame({"a": ["x"], "b": ["y"], "c": ["z"]}), ["a"], "it has 3 columns"),
         (X[:2], np.array([[0, 2], [1, 3]]), "not a matrix of 0 and 1"),
         (X, np.linspace(0, 1, 40), "Unknown label type: continuous"),
         (X[:3], ["a", None, "b"], r"y\[1\] is None \(1 such\)"),

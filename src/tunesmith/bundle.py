@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from tunesmith.data.memory import open_data
+from tunesmith.data.memory import is_pair, open_data
 from tunesmith.data.schema import Row, RowSource, Schema, Source, guess_schema, joined
 from tunesmith.data.table import open_table, texts_in
 from tunesmith.data.tokens import TextEncoder, Texts, Truncation
@@ -109,15 +109,14 @@ class Bundle:
 
         Returns a `Prediction` for one text or pair, else a list of them, in order. Raises `DataError`.
         """
-        if self.schema.pair and is_pair(data):
-            return self.predict([data], precision=precision)[0]
-        if isinstance(data, str):
-            if self.schema.pair:
-                raise DataError("this model judges pairs of texts: pass (first, second), a list of such pairs, or a table.")
+        if isinstance(data, str) or (self.schema.pair and is_pair(data)):
             return self.predict([data], precision=precision)[0]
         if isinstance(data, Sized) and len(data) == 0:
             return []
-        source = open_data(pairs_as_rows(data, self.schema) if self.schema.pair else data)
+        if isinstance(data, list | tuple) and isinstance(data[0], str | list | tuple) and is_pair(data[0]) != self.schema.pair:
+            wanted = "pairs of texts: pass (first, second), a list of such pairs" if self.schema.pair else "single texts: pass one, a list"
+            raise DataError(f"this model judges {wanted}, or a table.")
+        source = open_data(data)
         schema = self.schema_for(source, text, text_pair=text_pair)
         texts = (schema.parse(row, place).texts for row, place in source)
         with progress.track("predicting", None, "rows") as tracker:
@@ -198,18 +197,6 @@ class Bundle:
         result = assess(self.model, self.task, rows, source, schema, precision=precision, max_tokens=self.max_tokens, progress=progress)
         values = {**account(rows, self.text_encoder), "dropped_empty": int(labels.missing.sum())}
         return {**result, "account": values, "notes": [note] if note else []}
-
-
-def is_pair(data: Any) -> bool:
-    """Whether `data` is two texts in a tuple or list."""
-    return isinstance(data, tuple | list) and len(data) == 2 and all(isinstance(text, str) for text in data)
-
-
-def pairs_as_rows(data: Any, schema: Schema) -> Any:
-    """Return a list of pairs of texts as rows with the columns of `schema`; anything else as it is."""
-    if isinstance(data, list | tuple) and all(map(is_pair, data)):
-        return [dict(zip(schema.texts, pair, strict=True)) for pair in data]
-    return data
 
 
 def sketch_of(keys: np.ndarray) -> dict[str, Any]:

@@ -64,7 +64,10 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
         self.progress = progress
 
     def fit(self, X: Any, y: Any) -> TextClassifier:
-        """Train on texts X [E] (list, array, Series, one-column frame) with labels y [E]. Raises `InvalidInput`, `UsageError`."""
+        """Train on texts X [E] (list, array, Series, one-column frame) with labels y [E]. Raises `InvalidInput`, `UsageError`.
+
+        Pairs of texts are a list of `(first, second)` or a table of two columns.
+        """
         texts = _texts(X)
         labels, self.classes_, multi = _labels(y)
         if len(texts) != len(labels):
@@ -72,8 +75,9 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
         if not multi and len(self.classes_) == 1:
             raise InvalidInput(f"y has only one class, {self.classes_[0]!r}; at least 2 different ones are needed.")
         self.multilabel_ = multi
-        config = self._config(multi)
-        data = {"text": texts, "label": labels}
+        self.pairs_ = len(texts[0]) == 2
+        config = self._config(multi, self.pairs_)
+        data = {**dict(zip(("text", "text_pair"), map(list, zip(*texts, strict=True)), strict=False)), "label": labels}
         progress = Progress(self.progress)  # type: ignore[arg-type]
         if self.out is not None:
             trained = train(config, train_data=data, overwrite=True, progress=progress)
@@ -92,6 +96,8 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
         """Return float[E, C], every label's probability, columns in the order of `classes_`; 0 for a label without training rows."""
         check_is_fitted(self)
         texts = _texts(X)
+        if (len(texts[0]) == 2) != self.pairs_:
+            raise InvalidInput(f"X cannot be used: it has {len(texts[0])} text columns, but fit was given {1 + self.pairs_}.")
         parts = [self.bundle_.probabilities(texts[start : start + CHUNK]) for start in range(0, len(texts), CHUNK)]
         return np.where(self.columns_ >= 0, np.concatenate(parts).astype(np.float64)[:, self.columns_], 0.0)
 
@@ -120,7 +126,7 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
         tags.non_deterministic = False
         return tags
 
-    def _config(self, multi: bool) -> Config:
+    def _config(self, multi: bool, pairs: bool) -> Config:
         own = {
             "model": str(self.model),
             "epochs": self.epochs,
@@ -132,32 +138,36 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
             "seed": self.seed,
         }
         base = {"valid_size": 0.0, "test_size": 0.0, "text": "text", "label": "label", "label_type": "multi" if multi else "single"}
+        if pairs:
+            base["text_pair"] = "text_pair"
         if self.out is not None:
             base["out"] = self.out
         return resolve(base, own, self.settings if self.settings is not None else {})
 
 
-def _texts(X: Any) -> list[str]:
-    """Return X as a list of texts. Raises `InvalidInput`."""
+def _texts(X: Any) -> list[tuple[str, ...]]:
+    """Return X as a list of single texts or pairs of texts, each a tuple. Raises `InvalidInput`."""
     try:
-        return _column(X)
+        return _columns(X)
     except DataError as error:
         raise InvalidInput(f"X cannot be used: {error}") from error
 
 
-def _column(X: Any) -> list[str]:
+def _columns(X: Any) -> list[tuple[str, ...]]:
     if isinstance(X, str):
         raise DataError("it is a single text; pass a list of texts.")
     source = from_memory(X)
-    if len(source.columns) != 1:
-        raise DataError(f"it has {len(source.columns)} columns; texts are one column. Select it first, X['text'] for instance.")
-    column = source.columns[0]
-    texts = []
+    if len(source.columns) > 2:
+        raise DataError(
+            f"it has {len(source.columns)} columns; texts are one column, pairs of texts two. Select them first, X['text'] for instance."
+        )
+    texts: list[tuple[str, ...]] = []
     for row, place in source:
-        value = row[column]
-        if value is not None and not isinstance(value, str):
-            raise DataError(f"{place}: found {type(value).__name__} {value!r:.40}; a text is expected.")
-        texts.append("" if value is None else value)
+        values = [row[column] for column in source.columns]
+        for value in values:
+            if value is not None and not isinstance(value, str):
+                raise DataError(f"{place}: found {type(value).__name__} {value!r:.40}; a text is expected.")
+        texts.append(tuple("" if value is None else value for value in values))
     if not texts:
         raise DataError("it has no texts.")
     return texts

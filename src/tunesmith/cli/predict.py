@@ -22,6 +22,9 @@ _STDIN_CHUNK = 64  # rows answered together when they come through a pipe, whose
 Directory = Annotated[Path, typer.Argument(metavar="DIR", help="The model directory, as written by train.")]
 Json = Annotated[bool, typer.Option("--json", help="End with one line of JSON on stdout.")]
 TextColumn = Annotated[str | None, typer.Option("--text", help="Name of the text column, where it is not that of training.")]
+SecondColumn = Annotated[
+    str | None, typer.Option("--text-pair", help="Name of the column with the second text of a pair, where it is not that of training.")
+]
 Encoding = Annotated[str | None, typer.Option("--encoding", help="Character encoding of the file, UTF-8 unless told.")]
 Precision = Annotated[
     str, typer.Option("--precision", metavar="fp32|bf16", help="bf16 is faster where the processor has it, and less exact.")
@@ -34,6 +37,7 @@ def predict(
     output: Annotated[Path | None, typer.Option("--output", "-o", help="File to write (.csv .tsv .jsonl .parquet); else stdout.")] = None,
     everything: Annotated[bool, typer.Option("--all", help="Write every label's probability in CSV, too.")] = False,
     text: TextColumn = None,
+    text_pair: SecondColumn = None,
     encoding: Encoding = None,
     file_format: Annotated[str | None, typer.Option("--format", help="Format of standard input: csv, tsv, jsonl, txt.")] = None,
     precision: Precision = "fp32",
@@ -59,14 +63,14 @@ def predict(
     from tunesmith import bundle as bundles
 
     bundle = bundles.Bundle.load(directory)
-    schema = bundle.schema_for(source, text)
+    schema = bundle.schema_for(source, text, text_pair=text_pair)
     if data == "-" and text is None and file_format is None and schema.texts != bundle.schema.texts:
         raise DataError(
             f"standard input has no column {bundle.schema.texts[0]!r} as in training; its first line was read as the header "
             f"{listing(source.columns, 5)!r}. For plain texts, one a line, pass --format txt; else name the column with --text."
         )
     if text is None and schema.texts != bundle.schema.texts:
-        progress.say(f"there is no column {bundle.schema.texts[0]!r} as in training; the text is taken from {schema.texts[0]!r}.")
+        progress.say(f"columns are not named as in training, {bundle.schema}; taken are {schema}.")
     columns, late = set(source.columns), set[str]()
     out_format = output.suffix.lstrip(".").lower() if output is not None else _stdout_format(source, data)
     names = _added_names(source.columns, progress)
@@ -98,6 +102,7 @@ def evaluate(
     directory: Directory,
     data: Annotated[str, typer.Argument(metavar="FILE", help="Labelled rows to test on.")],
     text: TextColumn = None,
+    text_pair: SecondColumn = None,
     label: Annotated[str | None, typer.Option("--label", help="Name of the label column, where it is not that of training.")] = None,
     encoding: Encoding = None,
     precision: Precision = "fp32",
@@ -113,7 +118,9 @@ def evaluate(
     from tunesmith.report import render_table
 
     bundle = Bundle.load(directory)
-    found = bundle.evaluate(source, text=text, label=label, precision=precision, progress=Progress("quiet" if quiet else "auto"))
+    found = bundle.evaluate(
+        source, text=text, text_pair=text_pair, label=label, precision=precision, progress=Progress("quiet" if quiet else "auto")
+    )
     trained = bundle.description["result"]
     split = {"file": source.name, "rows": found["rows"], "how": "given", "account": found["account"]}
     result = {

@@ -21,7 +21,7 @@ from tunesmith.data.values import plain
 from tunesmith.errors import DataError, UsageError, listing
 
 SUPPORTED = (
-    "a path, a list of str, a list of dicts, a dict of columns, a numpy array, a pandas Series or DataFrame, "
+    "a path, a list of str, a list of pairs of str, a list of dicts, a dict of columns, a numpy array, a pandas Series or DataFrame, "
     "an Arrow Table, RecordBatch or Array, a datasets.Dataset, a polars DataFrame or Series"
 )
 
@@ -161,16 +161,33 @@ def _texts(data: Any, name: str) -> MemorySource:
     return MemorySource(name, ("text",), _length(data), rows)
 
 
+def is_pair(value: Any) -> bool:
+    """Whether `value` is two texts in a tuple or list."""
+    return isinstance(value, tuple | list) and len(value) == 2 and all(isinstance(text, str) for text in value)
+
+
+def _pairs(data: Sequence[Any], name: str) -> MemorySource:
+    """Two texts per row, in the columns `text` and `text_pair`."""
+
+    def rows() -> Iterator[Row]:
+        for number, value in enumerate(data, 1):
+            if not is_pair(value):
+                raise DataError(f"{name}:{number}: found {value!r:.40} where a pair of texts is needed, as in the first row.")
+            yield {"text": value[0], "text_pair": value[1]}
+
+    return MemorySource(name, ("text", "text_pair"), len(data), rows)
+
+
 def _from_list(data: Sequence[Any], name: str) -> MemorySource:
     if not data:
         raise DataError(f"{name}: it is empty. Pass at least one row.")
     first = next((item for item in data if plain(item) is not None), None)
     if first is None or isinstance(first, str):
         return _texts(data, name)
+    if is_pair(first):
+        return _pairs(data, name)
     if not isinstance(first, Mapping):
-        advice = ""
-        if isinstance(first, list | tuple):
-            advice = " For texts with labels pass labels=, for pairs of texts a dict of columns such as {'text_a': [...], 'text_b': [...]}."
+        advice = " For texts with labels pass labels=, for pairs of texts (first, second)." if isinstance(first, list | tuple) else ""
         raise DataError(f"{name}:1: a list must hold texts or dicts; found {_kind(first)}.{advice}")
     columns = tuple(first)
 
