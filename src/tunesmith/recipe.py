@@ -19,7 +19,7 @@ from tunesmith.bundle import DESCRIPTION, Bundle, assess, gold_of, save_bundle, 
 from tunesmith.config import Config, resolve
 from tunesmith.data.memory import open_data
 from tunesmith.data.table import texts_in
-from tunesmith.errors import Interrupted, StorageError, UsageError, listing, setting
+from tunesmith.errors import DataError, Interrupted, StorageError, UsageError, listing, setting
 from tunesmith.evaluate import probabilities_of
 from tunesmith.metrics import multi_label, single_label, tune_thresholds
 from tunesmith.model.arithmetic import choose_precision, cpu_name
@@ -125,12 +125,15 @@ def train(
 def _fit(config: Config, prepared: Prepared, directory: Path, *, resume: bool, progress: Progress) -> dict[str, Any]:
     """Train, choose, test and save; returns the report's content."""
     task, train_rows = prepared.task, prepared.parts["train"].rows
+    metric = config.metric if config.metric is not None else ("f1_micro" if task.multi else "accuracy")
+    valid = prepared.parts.get("valid")
+    if valid is not None:
+        _check_metric(metric, task, valid)
     model = new_model(config, prepared)
     precision, reason = choose_precision(config.precision)
     parameters = sum(parameter.numel() for parameter in model.parameters())
     progress.say(f"model {config.model}: {parameters / 1e6:.1f} M parameters, {config.pooling} pooling, trained in {precision} ({reason})")
     optimizer = build_optimizer(model, config)
-    valid = prepared.parts.get("valid")
     rows = [part.fingerprint() for part in (train_rows, *([valid.rows] if valid is not None else []))]
     checkpoints = Checkpoints(directory / CHECKPOINTS, config.content_hash(), rows)
     state = TrainState()
@@ -149,7 +152,6 @@ def _fit(config: Config, prepared: Prepared, directory: Path, *, resume: bool, p
             f"which often is too few to learn: more epochs, a smaller {setting('batch_size')} or a higher {setting('lr')} may help."
         )
         progress.say(f"note: {prepared.notes[-1]}")
-    metric = config.metric if config.metric is not None else ("f1_micro" if task.multi else "accuracy")
     with model.encoder.attention_for_training(prepared.encoder.truncation.max_length):
         state = run(
             model,
@@ -317,10 +319,28 @@ def _finished(directory: Path) -> TrainResult:
 def _validation_scores(model: TextModel, task: Classification, valid: Part, precision: str, config: Config) -> dict[str, float]:
     """Score the current weights on the validation rows, in the precision of training."""
     probabilities = probabilities_of(model, task, valid.rows, precision=precision, max_tokens=config.max_tokens)
-    gold = gold_of(task, valid.rows)
+    return _scores(task, gold_of(task, valid.rows), probabilities)
+
+
+def _scores(task: Classification, gold: np.ndarray, probabilities: np.ndarray) -> dict[str, float]:
     if not task.multi:
         return single_label(gold, probabilities)
     return multi_label(gold, probabilities, tune_thresholds(gold, probabilities))
+
+
+def _check_metric(metric: str, task: Classification, valid: Part) -> None:
+    """Raise `DataError` when `metric` is undefined on these validation rows, whatever is predicted, before any time is spent."""
+    gold = gold_of(task, valid.rows)
+    possible = _scores(task, gold, np.full((len(gold), task.outputs), 1 / task.outputs))
+    if metric in possible:
+        return
+    counts = valid.rows.targets.counts(valid.rows.index).tolist()
+    found = listing([f"{label!r} {count:,}" for label, count in zip(task.labels, counts, strict=True) if count], 5) or "none"
+    raise DataError(
+        f"{valid.source.name}: {setting('metric')} {metric!r} cannot be computed on the validation rows: it needs rows with a label and "
+        f"rows without it, and of {len(gold):,} validation rows the labels are {found}. Choose other validation rows, "
+        f"or another {setting('metric')}: {listing(possible, 40)}."
+    )
 
 
 def _evaluation(
