@@ -19,7 +19,7 @@ from tunesmith.data.table import open_table, texts_in
 from tunesmith.data.tokens import TextEncoder, Truncation
 from tunesmith.errors import DataError, ModelError, listing, setting
 from tunesmith.evaluate import CHUNK, outputs_of, probabilities_of
-from tunesmith.metrics import evaluation, predicted_labels
+from tunesmith.metrics import evaluation, predicted_labels, scoring_steps
 from tunesmith.model.encoder import load_saved
 from tunesmith.model.heads import HEAD_FILE, PooledHead, TextModel, build_model, load_head
 from tunesmith.progress import QUIET, Progress
@@ -214,8 +214,9 @@ def assess(
     """Return the evaluation of `model` on `rows` as plain values, the most confident mistakes with their texts included."""
     probabilities = probabilities_of(model, task, rows, precision=precision, max_tokens=max_tokens, what=what, progress=progress)
     gold = gold_of(task, rows)
-    result = evaluation(gold, probabilities, task.labels, task.kind, task.thresholds)
-    result["mistakes"] = _mistakes(task, rows, gold, probabilities, source, schema)
+    with progress.track("scoring", scoring_steps(gold, task.outputs), "steps") as tracker:
+        result = evaluation(gold, probabilities, task.labels, task.kind, task.thresholds, advance=tracker.advance)
+    result["mistakes"] = _mistakes(task, rows, gold, probabilities, source, schema, progress)
     return result
 
 
@@ -245,7 +246,7 @@ def account(rows: Rows, encoder: TextEncoder) -> dict[str, Any]:
 
 
 def _mistakes(
-    task: Classification, rows: Rows, gold: np.ndarray, probabilities: np.ndarray, source: RowSource, schema: Schema
+    task: Classification, rows: Rows, gold: np.ndarray, probabilities: np.ndarray, source: RowSource, schema: Schema, progress: Progress
 ) -> list[dict[str, Any]]:
     """The wrong predictions of which the model was surest, with place and text."""
     predicted = predicted_labels(probabilities, task.kind, task.thresholds)
@@ -255,7 +256,7 @@ def _mistakes(
     else:
         sureness = np.where(predicted != gold, probabilities.max(1), 0)
     worst = [int(row) for row in np.argsort(-sureness, kind="stable")[:_MISTAKES] if sureness[row] > 0]
-    texts = texts_in(rows.table, source, schema, rows.index[worst]) if worst else []
+    texts = texts_in(rows.table, source, schema, rows.index[worst], progress) if worst else []
     if texts is None:
         texts = ["(not shown: the file has changed since it was read)"] * len(worst)
 

@@ -21,7 +21,7 @@ from tunesmith.data.memory import open_data
 from tunesmith.data.table import texts_in
 from tunesmith.errors import DataError, Interrupted, StorageError, UsageError, listing, setting
 from tunesmith.evaluate import probabilities_of
-from tunesmith.metrics import multi_label, single_label, tune_thresholds
+from tunesmith.metrics import multi_label, scoring_steps, single_label, tune_thresholds
 from tunesmith.model.arithmetic import choose_precision, cpu_name
 from tunesmith.model.encoder import versions
 from tunesmith.model.heads import TextModel, build_model, set_output_bias
@@ -128,7 +128,7 @@ def _fit(config: Config, prepared: Prepared, directory: Path, *, resume: bool, p
     metric = config.metric if config.metric is not None else ("f1_micro" if task.multi else "accuracy")
     valid = prepared.parts.get("valid")
     if valid is not None:
-        _check_metric(metric, task, valid)
+        _check_metric(metric, task, valid, progress)
     model = new_model(config, prepared)
     precision, reason = choose_precision(config.precision)
     parameters = sum(parameter.numel() for parameter in model.parameters())
@@ -164,12 +164,14 @@ def _fit(config: Config, prepared: Prepared, directory: Path, *, resume: bool, p
             precision=precision,
             metric=metric,
             kind=task.kind,
-            evaluate=None if valid is None else lambda: _validation_scores(model, task, valid, precision, config),
+            evaluate=None if valid is None else lambda: _validation_scores(model, task, valid, precision, config, progress),
             progress=progress,
             resume_hint=_resume_hint(directory),
         )
     if task.multi and valid is not None:
-        probabilities = probabilities_of(model, task, valid.rows, max_tokens=config.max_tokens)
+        probabilities = probabilities_of(
+            model, task, valid.rows, max_tokens=config.max_tokens, what="validating for thresholds", progress=progress
+        )
         task = replace(task, thresholds=tune_thresholds(gold_of(task, valid.rows), probabilities).tolist())
     evaluations = {name: _evaluation(model, task, prepared, name, config, progress) for name in ("valid", "test")}
     result = _result(config, prepared, model, task, state, evaluations, directory, metric, precision, reason)
@@ -316,22 +318,27 @@ def _finished(directory: Path) -> TrainResult:
     return TrainResult(directory, bundle.description["result"], bundle)
 
 
-def _validation_scores(model: TextModel, task: Classification, valid: Part, precision: str, config: Config) -> dict[str, float]:
+def _validation_scores(
+    model: TextModel, task: Classification, valid: Part, precision: str, config: Config, progress: Progress
+) -> dict[str, float]:
     """Score the current weights on the validation rows, in the precision of training."""
-    probabilities = probabilities_of(model, task, valid.rows, precision=precision, max_tokens=config.max_tokens)
-    return _scores(task, gold_of(task, valid.rows), probabilities)
+    probabilities = probabilities_of(
+        model, task, valid.rows, precision=precision, max_tokens=config.max_tokens, what="validating", progress=progress
+    )
+    return _scores(task, gold_of(task, valid.rows), probabilities, progress)
 
 
-def _scores(task: Classification, gold: np.ndarray, probabilities: np.ndarray) -> dict[str, float]:
-    if not task.multi:
-        return single_label(gold, probabilities)
-    return multi_label(gold, probabilities, tune_thresholds(gold, probabilities))
+def _scores(task: Classification, gold: np.ndarray, probabilities: np.ndarray, progress: Progress) -> dict[str, float]:
+    with progress.track("scoring", scoring_steps(gold, task.outputs), "steps") as tracker:
+        if not task.multi:
+            return single_label(gold, probabilities, tracker.advance)
+        return multi_label(gold, probabilities, tune_thresholds(gold, probabilities), tracker.advance)
 
 
-def _check_metric(metric: str, task: Classification, valid: Part) -> None:
+def _check_metric(metric: str, task: Classification, valid: Part, progress: Progress) -> None:
     """Raise `DataError` when `metric` is undefined on these validation rows, whatever is predicted, before any time is spent."""
     gold = gold_of(task, valid.rows)
-    possible = _scores(task, gold, np.full((len(gold), task.outputs), 1 / task.outputs))
+    possible = _scores(task, gold, np.full((len(gold), task.outputs), 1 / task.outputs), progress)
     if metric in possible:
         return
     counts = valid.rows.targets.counts(valid.rows.index).tolist()
@@ -359,20 +366,18 @@ def _evaluation(
     if len(sample) > _YARDSTICK_ROWS:
         generator = np.random.default_rng(seed_for(config.seed, "yardstick rows"))
         sample = np.sort(generator.choice(sample, _YARDSTICK_ROWS, replace=False))
-    with progress.track("yardsticks", None, "rows") as tracker:
-        train_texts = texts_in(rows.table, train.source, train.schema, sample)
-        test_texts = texts_in(part.rows.table, part.source, part.schema, part.rows.index)
-        if train_texts is None or test_texts is None:
-            found = yardsticks.skipped("the data have changed since the training began")
-        else:
-            targets = gold_of(task, replace(rows, index=sample))
-            tune = task.thresholds is not None
-            found = yardsticks.yardsticks(train_texts, targets, test_texts, task.labels, task.kind, config.seed, tune=tune)
-        tracker.advance(len(sample))
+    train_texts = texts_in(rows.table, train.source, train.schema, sample, progress)
+    test_texts = texts_in(part.rows.table, part.source, part.schema, part.rows.index, progress)
+    if train_texts is None or test_texts is None:
+        found = yardsticks.skipped("the data have changed since the training began")
+    else:
+        targets = gold_of(task, replace(rows, index=sample))
+        tune = task.thresholds is not None
+        found = yardsticks.yardsticks(train_texts, targets, test_texts, task.labels, task.kind, config.seed, tune=tune, progress=progress)
     if len(sample) < len(rows) and train_texts is not None:
         for yardstick in found:
             yardstick["note"] += f"; trained on a random {len(sample):,} of the {len(rows):,} training rows"
-    result["yardsticks"] = yardsticks.scored(found, gold_of(task, part.rows), task.labels, task.kind)
+    result["yardsticks"] = yardsticks.scored(found, gold_of(task, part.rows), task.labels, task.kind, progress=progress)
     return result
 
 
