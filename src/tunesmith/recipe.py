@@ -19,7 +19,7 @@ from tunesmith.bundle import DESCRIPTION, Bundle, assess, gold_of, save_bundle, 
 from tunesmith.config import Config, resolve
 from tunesmith.data.memory import open_data
 from tunesmith.data.table import texts_in
-from tunesmith.errors import DataError, Interrupted, StorageError, UsageError, listing, setting
+from tunesmith.errors import DataError, Interrupted, StorageError, UsageError, did_you_mean, listing, setting
 from tunesmith.evaluate import probabilities_of
 from tunesmith.metrics import multi_label, scoring_steps, single_label, tune_thresholds
 from tunesmith.model.arithmetic import choose_precision, cpu_name
@@ -42,6 +42,21 @@ _FEW_STEPS = 50
 _WRITTEN = ("README.md", "report.html", "config.json", "model.safetensors", "tokenizer.json")
 
 
+class UnknownMetric(UsageError, KeyError):
+    """There is no metric of this name: a `UsageError` like any other, and a `KeyError` as of any mapping."""
+
+    def __str__(self) -> str:
+        return str(self.args[0])  # KeyError would put it in quotes
+
+
+class _Metrics(dict[str, float]):
+    def __missing__(self, name: str) -> float:
+        if not self:
+            sizes = f"{setting('valid_size')} or {setting('test_size')} above 0"
+            raise UnknownMetric(f"nothing was evaluated: there are no validation or test rows. Train with {sizes}, or use bundle.evaluate.")
+        raise UnknownMetric(f"there is no metric {name!r}.{did_you_mean(name, self)} There are {listing(self, 40)}.")
+
+
 @dataclass(frozen=True)
 class TrainResult:
     """A finished training: its directory, the report's content as plain values, and the model ready to predict."""
@@ -52,10 +67,13 @@ class TrainResult:
 
     @property
     def metrics(self) -> dict[str, float]:
-        """The test metrics; those of validation where there was no test, which are optimistic, and empty without either."""
+        """The test metrics; those of validation where there was no test, which are optimistic, and empty without either.
+
+        Asking for one that is not there raises `UnknownMetric`.
+        """
         evaluations = self.result["evaluations"]
         chosen = evaluations["test"] if evaluations["test"] is not None else evaluations["valid"]
-        return chosen["metrics"] if chosen is not None else {}
+        return _Metrics(chosen["metrics"] if chosen is not None else {})
 
 
 def train(
