@@ -155,9 +155,11 @@ def _column(X: Any) -> list[str]:
     texts = []
     for row, place in source:
         value = row[column]
-        if value is not None and not isinstance(value, str):
+        if value is None:
+            raise DataError(f"{place}: there is no text (None or NaN). Leave the row out, or put '' in its place.")
+        if not isinstance(value, str):
             raise DataError(f"{place}: found {type(value).__name__} {value!r:.40}; a text is expected.")
-        texts.append("" if value is None else value)
+        texts.append(value)
     if not texts:
         raise DataError("it has no texts.")
     return texts
