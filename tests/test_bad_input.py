@@ -376,7 +376,9 @@ def test_a_failed_prediction_keeps_the_earlier_file(run: Run, trained: Path, tmp
 
 def test_evaluating_what_has_no_labels(run: Run, trained: Path, tmp_path: Path) -> None:
     (tmp_path / "d.csv").write_text("text,label\na cat,animal\na dog,\n")
-    refused(run("evaluate", trained, "d.csv"), 3, "d.csv:3: no label (1 such row", "Fill them in or remove")
+    refused(run("evaluate", trained, "d.csv"), 3, "d.csv:3: no label (1 such row", "Fill them in or remove", "--drop-unlabelled")
+    (tmp_path / "n.csv").write_text("text,label\na cat,\na dog,\n")
+    refused(run("evaluate", trained, "n.csv", "--drop-unlabelled"), 3, "n.csv: none of its 2 rows has a label")
     (tmp_path / "e.csv").write_text("text,one,two\na cat,x,y\n")
     refused(run("evaluate", trained, "e.csv"), 3, "which column is the label", "Columns: text, one, two")
     (tmp_path / "h.csv").write_text("text,label\n")

@@ -287,6 +287,14 @@ def test_evaluate(run: Run, trained: Path, reviews: Path) -> None:
     assert found["metrics"] == tunesmith.load(trained).evaluate(reviews)["metrics"]
 
 
+def test_evaluate_leaves_unlabelled_rows_out_when_told(run: Run, trained: Path, tmp_path: Path) -> None:
+    tiny.write_csv(tmp_path / "d.csv", [*tiny.rows(8), {"text": "a cat", "label": ""}, {"text": "", "label": ""}])
+    out, _ = run("evaluate", trained, "d.csv", "--drop-unlabelled")
+    assert "8 of 10 rows used" in out and "1 unlabelled dropped" in out and "1 empty dropped" in out
+    account = one_json_line(run("evaluate", trained, "d.csv", "--drop-unlabelled", "--json")[0])["account"]
+    assert (account["rows_used"], account["dropped_empty"], account["dropped_unlabelled"]) == (8, 1, 1)
+
+
 def test_evaluate_on_rows_of_one_label(run: Run, trained: Path, tmp_path: Path) -> None:
     tiny.write_csv(tmp_path / "d.csv", tiny.rows(8, labels=("animal",)))
     found = one_json_line(run("evaluate", trained, "d.csv", "--json")[0])

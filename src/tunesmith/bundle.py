@@ -145,11 +145,19 @@ class Bundle:
         return guess_schema(source, text=text, label=label, group=None, need_label=need_label)
 
     def evaluate(
-        self, data: Any, *, text: str | None = None, label: str | None = None, precision: str = "fp32", progress: Progress = QUIET
+        self,
+        data: Any,
+        *,
+        text: str | None = None,
+        label: str | None = None,
+        drop_unlabelled: bool = False,
+        precision: str = "fp32",
+        progress: Progress = QUIET,
     ) -> dict[str, Any]:
         """Test on labelled rows: metrics with intervals, per label, confusion, calibration, the most confident mistakes.
 
-        Rows without a label cannot be tested and raise `DataError`, as does a label that the model does not know.
+        Rows without a label cannot be tested and raise `DataError` unless `drop_unlabelled` leaves them out. A label that the
+        model does not know raises it always.
         """
         source = open_data(data)
         schema = self.schema_for(source, text, label, need_label=True)
@@ -160,16 +168,22 @@ class Bundle:
         if len(table) == 0:
             raise DataError(f"{source.name} has no rows.")
         wanting = labels.missing & ~table.blank
-        if wanting.any():
+        if wanting.any() and not drop_unlabelled:
             line = table.line[int(np.argmax(wanting))]
-            raise DataError(f"{source.name}:{line}: no label ({int(wanting.sum()):,} such rows). Fill them in or remove the rows.")
-        # what is left without a label has no text either: empty lines of a spreadsheet
+            raise DataError(
+                f"{source.name}:{line}: no label ({int(wanting.sum()):,} such rows). Fill them in or remove the rows, "
+                f"or pass {setting('drop_unlabelled', True)} to leave them out."
+            )
+        if labels.missing.all():
+            raise DataError(f"{source.name}: none of its {len(table):,} rows has a label. Name a file of labelled rows.")
         rows = Rows(table, np.flatnonzero(~labels.missing), self.task.targets(labels, table))
         note = seen_before(self.description.get("seen"), table.text_key[rows.index])
         if note:
             progress.say(f"warning: {note}")
         result = assess(self.model, self.task, rows, source, schema, precision=precision, max_tokens=self.max_tokens, progress=progress)
-        values = {**account(rows, self.text_encoder), "dropped_empty": int(labels.missing.sum())}
+        # what has neither label nor text are empty lines of a spreadsheet
+        dropped = {"dropped_empty": int((labels.missing & table.blank).sum()), "dropped_unlabelled": int(wanting.sum())}
+        values = {**account(rows, self.text_encoder), **dropped}
         return {**result, "account": values, "notes": [note] if note else []}
 
 

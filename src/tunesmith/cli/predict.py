@@ -99,6 +99,7 @@ def evaluate(
     data: Annotated[str, typer.Argument(metavar="FILE", help="Labelled rows to test on.")],
     text: TextColumn = None,
     label: Annotated[str | None, typer.Option("--label", help="Name of the label column, where it is not that of training.")] = None,
+    drop_unlabelled: Annotated[bool, typer.Option("--drop-unlabelled", help="Leave rows without a label out instead of stopping.")] = False,
     encoding: Encoding = None,
     precision: Precision = "fp32",
     as_json: Json = False,
@@ -113,7 +114,14 @@ def evaluate(
     from tunesmith.report import render_table
 
     bundle = Bundle.load(directory)
-    found = bundle.evaluate(source, text=text, label=label, precision=precision, progress=Progress("quiet" if quiet else "auto"))
+    found = bundle.evaluate(
+        source,
+        text=text,
+        label=label,
+        drop_unlabelled=drop_unlabelled,
+        precision=precision,
+        progress=Progress("quiet" if quiet else "auto"),
+    )
     trained = bundle.description["result"]
     split = {"file": source.name, "rows": found["rows"], "how": "given", "account": found["account"]}
     result = {
