@@ -309,6 +309,21 @@ def test_check(run: Run, tiny_bert: Path, reviews: Path, tmp_path: Path) -> None
     assert found["findings"] and found["rows"] == 64
 
 
+def test_check_strict_ends_with_3_on_an_error_only(run: Run, tiny_bert: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    noted = tiny.write_csv(tmp_path / "noted.csv", [*tiny.rows(60), *tiny.rows(3)])
+    out, _ = run("check", noted, "--model", tiny_bert, "--strict")
+    assert "1 warning" in out and "error" not in out
+    one_class = tiny.write_csv(tmp_path / "one.csv", tiny.rows(30, labels=("animal",)))
+    run("check", one_class, "--model", tiny_bert)
+    for more in ([], ["--json"]):
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as end:
+            main(["check", str(one_class), "--model", str(tiny_bert), "--strict", *more])
+        captured = capsys.readouterr()
+        assert end.value.code == 3 and "1 error" in captured.out + captured.err
+    assert one_json_line(captured.out)["findings"][0]["severity"] == "error"
+
+
 def test_walk_through_a_trained_model(run: Run, trained: Path, reviews: Path) -> None:
     row = tiny.rows(120)[16]
     out, _ = run("walk", reviews, "--row", "17", "--model", trained)
