@@ -201,6 +201,25 @@ def test_wrong_settings_all_at_once(run: Run, tmp_path: Path) -> None:
     refused(run("train", "d.csv", "--text", "text", "--label", "text"), 2, "same column 'text'")
 
 
+def test_a_metric_that_the_validation_rows_do_not_allow(run: Run, tiny_bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is found before the first step, not at the end of an epoch."""
+
+    def step(*_: Any, **__: Any) -> None:
+        raise AssertionError("a step was made")
+
+    monkeypatch.setattr("tunesmith.training.loop.train_steps", step)
+    (tmp_path / "d.csv").write_text(ROWS)
+    (tmp_path / "v.csv").write_text("text,label\na cat,animal\na dog,animal\n")
+    flags = ("--valid", "v.csv", "--test-size", 0, "--model", tiny_bert, "--out", "m")
+    message = refused(
+        run("train", "d.csv", "--metric", "roc_auc", *flags), 3, "v.csv: --metric 'roc_auc' cannot be computed", "labels are 'animal' 2."
+    )
+    assert "or another --metric: accuracy, " in message and "roc_auc" not in message.split("another")[1]
+    (tmp_path / "d.csv").write_text(ROWS.replace("animal", "animal|x"))
+    (tmp_path / "v.csv").write_text("text,label\na cat,animal|colour|x\na dog,x|animal|colour\n")
+    refused(run("train", "d.csv", "--label-type", "multi", "--metric", "roc_auc", *flags), 3, "'roc_auc' cannot be computed", "lrap")
+
+
 def test_wrong_command_lines(run: Run, tmp_path: Path) -> None:
     (tmp_path / "d.csv").write_text(ROWS)
     refused(run("train", "d.csv", "--epoch", "3"), 2, "No such option: --epoch", "--epochs", "tunesmith train --help")
@@ -357,7 +376,9 @@ def test_a_failed_prediction_keeps_the_earlier_file(run: Run, trained: Path, tmp
 
 def test_evaluating_what_has_no_labels(run: Run, trained: Path, tmp_path: Path) -> None:
     (tmp_path / "d.csv").write_text("text,label\na cat,animal\na dog,\n")
-    refused(run("evaluate", trained, "d.csv"), 3, "d.csv:3: no label (1 such row", "Fill them in or remove")
+    refused(run("evaluate", trained, "d.csv"), 3, "d.csv:3: no label (1 such row", "Fill them in or remove", "--drop-unlabelled")
+    (tmp_path / "n.csv").write_text("text,label\na cat,\na dog,\n")
+    refused(run("evaluate", trained, "n.csv", "--drop-unlabelled"), 3, "n.csv: none of its 2 rows has a label")
     (tmp_path / "e.csv").write_text("text,one,two\na cat,x,y\n")
     refused(run("evaluate", trained, "e.csv"), 3, "which column is the label", "Columns: text, one, two")
     (tmp_path / "h.csv").write_text("text,label\n")

@@ -287,6 +287,14 @@ def test_evaluate(run: Run, trained: Path, reviews: Path) -> None:
     assert found["metrics"] == tunesmith.load(trained).evaluate(reviews)["metrics"]
 
 
+def test_evaluate_leaves_unlabelled_rows_out_when_told(run: Run, trained: Path, tmp_path: Path) -> None:
+    tiny.write_csv(tmp_path / "d.csv", [*tiny.rows(8), {"text": "a cat", "label": ""}, {"text": "", "label": ""}])
+    out, _ = run("evaluate", trained, "d.csv", "--drop-unlabelled")
+    assert "8 of 10 rows used" in out and "1 unlabelled dropped" in out and "1 empty dropped" in out
+    account = one_json_line(run("evaluate", trained, "d.csv", "--drop-unlabelled", "--json")[0])["account"]
+    assert (account["rows_used"], account["dropped_empty"], account["dropped_unlabelled"]) == (8, 1, 1)
+
+
 def test_evaluate_on_rows_of_one_label(run: Run, trained: Path, tmp_path: Path) -> None:
     tiny.write_csv(tmp_path / "d.csv", tiny.rows(8, labels=("animal",)))
     found = one_json_line(run("evaluate", trained, "d.csv", "--json")[0])
@@ -299,6 +307,21 @@ def test_check(run: Run, tiny_bert: Path, reviews: Path, tmp_path: Path) -> None
     assert "columns: text 'text', label 'label'" in err and "64 rows" in out and "animal" in out
     found = one_json_line(run("check", twice, "--model", tiny_bert, "--json")[0])
     assert found["findings"] and found["rows"] == 64
+
+
+def test_check_strict_ends_with_3_on_an_error_only(run: Run, tiny_bert: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    noted = tiny.write_csv(tmp_path / "noted.csv", [*tiny.rows(60), *tiny.rows(3)])
+    out, _ = run("check", noted, "--model", tiny_bert, "--strict")
+    assert "1 warning" in out and "error" not in out
+    one_class = tiny.write_csv(tmp_path / "one.csv", tiny.rows(30, labels=("animal",)))
+    run("check", one_class, "--model", tiny_bert)
+    for more in ([], ["--json"]):
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as end:
+            main(["check", str(one_class), "--model", str(tiny_bert), "--strict", *more])
+        captured = capsys.readouterr()
+        assert end.value.code == 3 and "1 error" in captured.out + captured.err
+    assert one_json_line(captured.out)["findings"][0]["severity"] == "error"
 
 
 def test_walk_through_a_trained_model(run: Run, trained: Path, reviews: Path) -> None:

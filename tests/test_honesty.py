@@ -65,6 +65,17 @@ def test_empty_lines_of_a_spreadsheet_need_no_label(tiny_bert: Path, reviews: Pa
     assert trained.bundle.evaluate(table)["rows"] == 120
 
 
+def test_a_metric_that_is_not_there_says_why(tiny_bert: Path, reviews: Path, tmp_path: Path) -> None:
+    settings = {"model": tiny_bert, "epochs": 1, "max_length": 16, "precision": "fp32", "progress": "quiet"}
+    with pytest.raises(KeyError, match=r"^there is no metric 'acuracy'\. Did you mean 'accuracy'\? There are accuracy, ") as caught:
+        tunesmith.train(reviews, out=tmp_path / "a", **settings).metrics["acuracy"]
+    assert isinstance(caught.value, UsageError)
+    trained = tunesmith.train(reviews, out=tmp_path / "b", valid_size=0, test_size=0, **settings)
+    assert trained.metrics == {} and trained.metrics.get("accuracy") is None
+    with pytest.raises(UsageError, match=r"nothing was evaluated.*valid_size or test_size above 0, or use bundle\.evaluate"):
+        trained.metrics["accuracy"]
+
+
 def test_few_steps_are_named(model: Path) -> None:
     notes = tunesmith.load(model).description["result"]["data"]["notes"]
     assert any("only 3 optimizer steps" in note for note in notes)

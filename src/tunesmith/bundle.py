@@ -19,7 +19,7 @@ from tunesmith.data.table import open_table, texts_in
 from tunesmith.data.tokens import TextEncoder, Texts, Truncation
 from tunesmith.errors import DataError, ModelError, UsageError, listing, setting
 from tunesmith.evaluate import CHUNK, outputs_of, probabilities_of
-from tunesmith.metrics import evaluation, predicted_labels
+from tunesmith.metrics import evaluation, predicted_labels, scoring_steps
 from tunesmith.model.encoder import load_saved
 from tunesmith.model.heads import HEAD_FILE, PooledHead, TextModel, build_model, load_head
 from tunesmith.progress import QUIET, Progress
@@ -170,12 +170,14 @@ class Bundle:
         text: str | None = None,
         text_pair: str | None = None,
         label: str | None = None,
+        drop_unlabelled: bool = False,
         precision: str = "fp32",
         progress: Progress = QUIET,
     ) -> dict[str, Any]:
         """Test on labelled rows: metrics with intervals, per label, confusion, calibration, the most confident mistakes.
 
-        Rows without a label cannot be tested and raise `DataError`, as does a label that the model does not know.
+        Rows without a label cannot be tested and raise `DataError` unless `drop_unlabelled` leaves them out. A label that the
+        model does not know raises it always.
         """
         source = open_data(data)
         schema = self.schema_for(source, text, label, text_pair=text_pair, need_label=True)
@@ -186,16 +188,22 @@ class Bundle:
         if len(table) == 0:
             raise DataError(f"{source.name} has no rows.")
         wanting = labels.missing & ~table.blank
-        if wanting.any():
+        if wanting.any() and not drop_unlabelled:
             line = table.line[int(np.argmax(wanting))]
-            raise DataError(f"{source.name}:{line}: no label ({int(wanting.sum()):,} such rows). Fill them in or remove the rows.")
-        # what is left without a label has no text either: empty lines of a spreadsheet
+            raise DataError(
+                f"{source.name}:{line}: no label ({int(wanting.sum()):,} such rows). Fill them in or remove the rows, "
+                f"or pass {setting('drop_unlabelled', True)} to leave them out."
+            )
+        if labels.missing.all():
+            raise DataError(f"{source.name}: none of its {len(table):,} rows has a label. Name a file of labelled rows.")
         rows = Rows(table, np.flatnonzero(~labels.missing), self.task.targets(labels, table))
         note = seen_before(self.description.get("seen"), table.text_key[rows.index])
         if note:
             progress.say(f"warning: {note}")
         result = assess(self.model, self.task, rows, source, schema, precision=precision, max_tokens=self.max_tokens, progress=progress)
-        values = {**account(rows, self.text_encoder), "dropped_empty": int(labels.missing.sum())}
+        # what has neither label nor text are empty lines of a spreadsheet
+        dropped = {"dropped_empty": int((labels.missing & table.blank).sum()), "dropped_unlabelled": int(wanting.sum())}
+        values = {**account(rows, self.text_encoder), **dropped}
         return {**result, "account": values, "notes": [note] if note else []}
 
 
@@ -240,8 +248,9 @@ def assess(
     """Return the evaluation of `model` on `rows` as plain values, the most confident mistakes with their texts included."""
     probabilities = probabilities_of(model, task, rows, precision=precision, max_tokens=max_tokens, what=what, progress=progress)
     gold = gold_of(task, rows)
-    result = evaluation(gold, probabilities, task.labels, task.kind, task.thresholds)
-    result["mistakes"] = _mistakes(task, rows, gold, probabilities, source, schema)
+    with progress.track("scoring", scoring_steps(gold, task.outputs), "steps") as tracker:
+        result = evaluation(gold, probabilities, task.labels, task.kind, task.thresholds, advance=tracker.advance)
+    result["mistakes"] = _mistakes(task, rows, gold, probabilities, source, schema, progress)
     return result
 
 
@@ -271,7 +280,7 @@ def account(rows: Rows, encoder: TextEncoder) -> dict[str, Any]:
 
 
 def _mistakes(
-    task: Classification, rows: Rows, gold: np.ndarray, probabilities: np.ndarray, source: RowSource, schema: Schema
+    task: Classification, rows: Rows, gold: np.ndarray, probabilities: np.ndarray, source: RowSource, schema: Schema, progress: Progress
 ) -> list[dict[str, Any]]:
     """The wrong predictions of which the model was surest, with place and text."""
     predicted = predicted_labels(probabilities, task.kind, task.thresholds)
@@ -281,7 +290,7 @@ def _mistakes(
     else:
         sureness = np.where(predicted != gold, probabilities.max(1), 0)
     worst = [int(row) for row in np.argsort(-sureness, kind="stable")[:_MISTAKES] if sureness[row] > 0]
-    shown = texts_in(rows.table, source, schema, rows.index[worst]) if worst else []
+    shown = texts_in(rows.table, source, schema, rows.index[worst], progress) if worst else []
     if shown is None:
         shown = [("(not shown: the file has changed since it was read)",)] * len(worst)
 

@@ -165,9 +165,11 @@ def _columns(X: Any) -> list[tuple[str, ...]]:
     for row, place in source:
         values = [row[column] for column in source.columns]
         for value in values:
-            if value is not None and not isinstance(value, str):
+            if value is None:
+                raise DataError(f"{place}: there is no text (None or NaN). Leave the row out, or put '' in its place.")
+            if not isinstance(value, str):
                 raise DataError(f"{place}: found {type(value).__name__} {value!r:.40}; a text is expected.")
-        texts.append(tuple("" if value is None else value for value in values))
+        texts.append(tuple(values))
     if not texts:
         raise DataError("it has no texts.")
     return texts

@@ -10,7 +10,7 @@ resamples, so an interval always belongs to exactly the number it stands beside.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 Kind = Literal["single", "multi"]
+Advance = Callable[[int], None]
+"""Told how many more of the `scoring_steps` are done."""
+
+_LRAP_ROWS = 2000  # in one step
 
 _AVERAGES = ("macro", "micro", "weighted")
 _AVERAGED = {f"{score}_{average}": True for score in ("f1", "precision", "recall") for average in _AVERAGES}
@@ -44,10 +48,17 @@ def greater_is_better(name: str, kind: Kind) -> bool:
     return known[name]
 
 
+def scoring_steps(gold: NDArray[Any], n_labels: int) -> int:
+    """Return in how many steps `single_label` or `multi_label` score this gold, int[E] or bool[E, C]: some take milliseconds each."""
+    if gold.ndim == 1:
+        return len(_judged_columns(gold, n_labels))
+    return n_labels + -(-len(gold) // _LRAP_ROWS)
+
+
 # --- metrics ---------------------------------------------------------------------------------------------------------------
 
 
-def single_label(gold: NDArray[Any], probabilities: NDArray[Any]) -> dict[str, float]:
+def single_label(gold: NDArray[Any], probabilities: NDArray[Any], advance: Advance | None = None) -> dict[str, float]:
     """Score predictions of exactly one label per example; the predicted label is the most probable, the first of equals.
 
     Args:
@@ -66,8 +77,8 @@ def single_label(gold: NDArray[Any], probabilities: NDArray[Any]) -> dict[str, f
     """
     gold, probabilities = _checked(gold, probabilities)
     scores = _point(gold, probabilities.argmax(1), probabilities.shape[1])
-    columns = [1] if probabilities.shape[1] == 2 else np.unique(gold)
-    _add_auc(scores, [(gold == column, probabilities[:, column]) for column in columns])
+    columns = _judged_columns(gold, probabilities.shape[1])
+    _add_auc(scores, ((gold == column, probabilities[:, column]) for column in columns), advance)
     scores["ece"] = expected_calibration_error(calibration_bins(gold, probabilities))
     epsilon = np.finfo(np.float64).eps
     chosen = probabilities[np.arange(len(gold)), gold]
@@ -75,7 +86,9 @@ def single_label(gold: NDArray[Any], probabilities: NDArray[Any]) -> dict[str, f
     return scores
 
 
-def multi_label(gold: NDArray[Any], probabilities: NDArray[Any], thresholds: NDArray[Any]) -> dict[str, float]:
+def multi_label(
+    gold: NDArray[Any], probabilities: NDArray[Any], thresholds: NDArray[Any], advance: Advance | None = None
+) -> dict[str, float]:
     """Score predictions of any number of labels per example; a label is predicted from its threshold upward.
 
     Args:
@@ -96,8 +109,14 @@ def multi_label(gold: NDArray[Any], probabilities: NDArray[Any], thresholds: NDA
 
     gold, probabilities = _checked(gold, probabilities)
     scores = _point(gold, probabilities >= thresholds, probabilities.shape[1])
-    scores["lrap"] = float(label_ranking_average_precision_score(gold, probabilities))
-    _add_auc(scores, list(zip(gold.T, probabilities.T, strict=True)))
+    total = 0.0
+    for start in range(0, len(gold), _LRAP_ROWS):
+        rows = slice(start, start + _LRAP_ROWS)
+        total += float(label_ranking_average_precision_score(gold[rows], probabilities[rows])) * len(gold[rows])
+        if advance is not None:
+            advance(1)
+    scores["lrap"] = total / len(gold)
+    _add_auc(scores, zip(gold.T, probabilities.T, strict=True), advance)
     scores["ece"] = expected_calibration_error(calibration_bins(gold, probabilities))
     return scores
 
@@ -357,10 +376,20 @@ def _ratio(above: NDArray[Any], below: NDArray[Any]) -> NDArray[np.float64]:
     return np.divide(above, below, out=np.zeros(np.shape(above)), where=np.asarray(below) != 0)
 
 
-def _add_auc(scores: dict[str, float], columns: Sequence[tuple[NDArray[Any], NDArray[Any]]]) -> None:
+def _judged_columns(gold: NDArray[Any], n_labels: int) -> list[int]:
+    """Return the classes whose ROC AUC counts, for gold int[E]."""
+    return [1] if n_labels == 2 else np.unique(gold).tolist()
+
+
+def _add_auc(scores: dict[str, float], columns: Iterable[tuple[NDArray[Any], NDArray[Any]]], advance: Advance | None) -> None:
     from sklearn.metrics import roc_auc_score
 
-    values = [roc_auc_score(truth, score) for truth, score in columns if truth.any() and not truth.all()]
+    values = []
+    for truth, score in columns:
+        if truth.any() and not truth.all():
+            values.append(roc_auc_score(truth, score))
+        if advance is not None:
+            advance(1)
     if values:
         scores["roc_auc"] = float(np.mean(values))
 
@@ -397,6 +426,7 @@ def evaluation(
     kind: Kind,
     thresholds: Sequence[float] | NDArray[Any] | None = None,
     seed: int = 0,
+    advance: Advance | None = None,
 ) -> dict[str, Any]:
     """Return the evaluation part of a result, JSON-able: rows, metrics, intervals, per_label, confusion, calibration.
 
@@ -406,15 +436,17 @@ def evaluation(
         labels: the C names.
         thresholds: float[C] for multi-label, 0.5 for each when None.
         seed: the bootstrap derives its own from it. By default the same for every run, so that a test repeated later has equal intervals.
+        advance: told of each of the `scoring_steps`.
 
     Raises:
         DataError: no rows.
         ModelError: a probability is not a finite number.
     """
     if kind == "single":
-        metrics = single_label(gold, probabilities)
+        metrics = single_label(gold, probabilities, advance)
     else:
-        metrics = multi_label(gold, probabilities, np.full(len(labels), 0.5) if thresholds is None else np.asarray(thresholds, np.float64))
+        limits = np.full(len(labels), 0.5) if thresholds is None else np.asarray(thresholds, np.float64)
+        metrics = multi_label(gold, probabilities, limits, advance)
     predicted = predicted_labels(probabilities, kind, thresholds)
     return {
         "rows": len(gold),

@@ -20,6 +20,10 @@ def _duration(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
+def _rate(rate: float) -> str:
+    return f"{rate:,.0f}" if rate >= 10 else f"{rate:.2g}"
+
+
 class Tracker:
     """Counts one piece of work. `advance` is cheap enough to be called for every batch."""
 
@@ -53,7 +57,7 @@ class Tracker:
         parts = [self.what]
         if self.total:
             parts.append(f"{self.share:4.0%}")
-        parts.append(f"{rate:,.0f} {self.unit}/s" if rate >= 10 else f"{rate:.2g} {self.unit}/s")
+        parts.append(f"{_rate(rate)} {self.unit}/s")
         if self.total and rate and self.share < 1:
             parts.append(f"{_duration((self.total - self.done - self.skipped) / rate)} left")
         if self.note:
@@ -91,6 +95,7 @@ class _BarTracker(Tracker):
 
     def clear(self) -> None:
         if self.shown:
+            self.shown = 0.0
             print("\r\x1b[2K", end="", file=sys.stderr, flush=True)
 
 
@@ -107,10 +112,13 @@ class Progress:
         if mode == "auto":
             mode = "bar" if sys.stderr.isatty() else "lines"
         self.mode = mode
+        self._bars: list[_BarTracker] = []
 
     def say(self, text: str) -> None:
         """Print one line for the user."""
         if self.mode != "quiet":
+            for bar in self._bars:  # a line stands above the bar, which is drawn anew below it
+                bar.clear()
             print(text, file=sys.stderr, flush=True)
 
     @contextlib.contextmanager
@@ -118,18 +126,17 @@ class Progress:
         """Show the progress of the block through the tracker it gets; nothing is shown for work under a second."""
         kind = {"bar": _BarTracker, "lines": _LineTracker}.get(self.mode, Tracker)
         tracker = kind(what, total, unit)
+        if isinstance(tracker, _BarTracker):
+            self._bars.append(tracker)
         try:
             yield tracker
         finally:
+            took = time.monotonic() - tracker.start
+            if took >= _QUIET_S:
+                self.say(f"{what}: {tracker.done:,.0f} {unit} in {_duration(took)} ({_rate(tracker.done / took)} {unit}/s)")
             if isinstance(tracker, _BarTracker):
                 tracker.clear()
-            if self.mode != "quiet" and time.monotonic() - tracker.start >= _QUIET_S:
-                took = time.monotonic() - tracker.start
-                print(
-                    f"{what}: {tracker.done:,.0f} {unit} in {_duration(took)} ({tracker.done / took:,.0f} {unit}/s)",
-                    file=sys.stderr,
-                    flush=True,
-                )
+                self._bars.remove(tracker)
 
 
 QUIET = Progress("quiet")

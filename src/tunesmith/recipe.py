@@ -19,9 +19,9 @@ from tunesmith.bundle import DESCRIPTION, Bundle, assess, gold_of, save_bundle, 
 from tunesmith.config import Config, resolve
 from tunesmith.data.memory import open_data
 from tunesmith.data.table import texts_in
-from tunesmith.errors import Interrupted, StorageError, UsageError, listing, setting
+from tunesmith.errors import DataError, Interrupted, StorageError, UsageError, did_you_mean, listing, setting
 from tunesmith.evaluate import probabilities_of
-from tunesmith.metrics import multi_label, single_label, tune_thresholds
+from tunesmith.metrics import multi_label, scoring_steps, single_label, tune_thresholds
 from tunesmith.model.arithmetic import choose_precision, cpu_name
 from tunesmith.model.encoder import versions
 from tunesmith.model.heads import TextModel, build_model, set_output_bias
@@ -42,6 +42,21 @@ _FEW_STEPS = 50
 _WRITTEN = ("README.md", "report.html", "config.json", "model.safetensors", "tokenizer.json")
 
 
+class UnknownMetric(UsageError, KeyError):
+    """There is no metric of this name: a `UsageError` like any other, and a `KeyError` as of any mapping."""
+
+    def __str__(self) -> str:
+        return str(self.args[0])  # KeyError would put it in quotes
+
+
+class _Metrics(dict[str, float]):
+    def __missing__(self, name: str) -> float:
+        if not self:
+            sizes = f"{setting('valid_size')} or {setting('test_size')} above 0"
+            raise UnknownMetric(f"nothing was evaluated: there are no validation or test rows. Train with {sizes}, or use bundle.evaluate.")
+        raise UnknownMetric(f"there is no metric {name!r}.{did_you_mean(name, self)} There are {listing(self, 40)}.")
+
+
 @dataclass(frozen=True)
 class TrainResult:
     """A finished training: its directory, the report's content as plain values, and the model ready to predict."""
@@ -52,10 +67,13 @@ class TrainResult:
 
     @property
     def metrics(self) -> dict[str, float]:
-        """The test metrics; those of validation where there was no test, which are optimistic, and empty without either."""
+        """The test metrics; those of validation where there was no test, which are optimistic, and empty without either.
+
+        Asking for one that is not there raises `UnknownMetric`.
+        """
         evaluations = self.result["evaluations"]
         chosen = evaluations["test"] if evaluations["test"] is not None else evaluations["valid"]
-        return chosen["metrics"] if chosen is not None else {}
+        return _Metrics(chosen["metrics"] if chosen is not None else {})
 
 
 def train(
@@ -125,12 +143,15 @@ def train(
 def _fit(config: Config, prepared: Prepared, directory: Path, *, resume: bool, progress: Progress) -> dict[str, Any]:
     """Train, choose, test and save; returns the report's content."""
     task, train_rows = prepared.task, prepared.parts["train"].rows
+    metric = config.metric if config.metric is not None else ("f1_micro" if task.multi else "accuracy")
+    valid = prepared.parts.get("valid")
+    if valid is not None:
+        _check_metric(metric, task, valid, progress)
     model = new_model(config, prepared)
     precision, reason = choose_precision(config.precision)
     parameters = sum(parameter.numel() for parameter in model.parameters())
     progress.say(f"model {config.model}: {parameters / 1e6:.1f} M parameters, {config.pooling} pooling, trained in {precision} ({reason})")
     optimizer = build_optimizer(model, config)
-    valid = prepared.parts.get("valid")
     rows = [part.fingerprint() for part in (train_rows, *([valid.rows] if valid is not None else []))]
     checkpoints = Checkpoints(directory / CHECKPOINTS, config.content_hash(), rows)
     state = TrainState()
@@ -149,7 +170,6 @@ def _fit(config: Config, prepared: Prepared, directory: Path, *, resume: bool, p
             f"which often is too few to learn: more epochs, a smaller {setting('batch_size')} or a higher {setting('lr')} may help."
         )
         progress.say(f"note: {prepared.notes[-1]}")
-    metric = config.metric if config.metric is not None else ("f1_micro" if task.multi else "accuracy")
     with model.encoder.attention_for_training(prepared.encoder.truncation.max_length):
         state = run(
             model,
@@ -162,12 +182,14 @@ def _fit(config: Config, prepared: Prepared, directory: Path, *, resume: bool, p
             precision=precision,
             metric=metric,
             kind=task.kind,
-            evaluate=None if valid is None else lambda: _validation_scores(model, task, valid, precision, config),
+            evaluate=None if valid is None else lambda: _validation_scores(model, task, valid, precision, config, progress),
             progress=progress,
             resume_hint=_resume_hint(directory),
         )
     if task.multi and valid is not None:
-        probabilities = probabilities_of(model, task, valid.rows, max_tokens=config.max_tokens)
+        probabilities = probabilities_of(
+            model, task, valid.rows, max_tokens=config.max_tokens, what="validating for thresholds", progress=progress
+        )
         task = replace(task, thresholds=tune_thresholds(gold_of(task, valid.rows), probabilities).tolist())
     evaluations = {name: _evaluation(model, task, prepared, name, config, progress) for name in ("valid", "test")}
     result = _result(config, prepared, model, task, state, evaluations, directory, metric, precision, reason)
@@ -314,13 +336,36 @@ def _finished(directory: Path) -> TrainResult:
     return TrainResult(directory, bundle.description["result"], bundle)
 
 
-def _validation_scores(model: TextModel, task: Classification, valid: Part, precision: str, config: Config) -> dict[str, float]:
+def _validation_scores(
+    model: TextModel, task: Classification, valid: Part, precision: str, config: Config, progress: Progress
+) -> dict[str, float]:
     """Score the current weights on the validation rows, in the precision of training."""
-    probabilities = probabilities_of(model, task, valid.rows, precision=precision, max_tokens=config.max_tokens)
+    probabilities = probabilities_of(
+        model, task, valid.rows, precision=precision, max_tokens=config.max_tokens, what="validating", progress=progress
+    )
+    return _scores(task, gold_of(task, valid.rows), probabilities, progress)
+
+
+def _scores(task: Classification, gold: np.ndarray, probabilities: np.ndarray, progress: Progress) -> dict[str, float]:
+    with progress.track("scoring", scoring_steps(gold, task.outputs), "steps") as tracker:
+        if not task.multi:
+            return single_label(gold, probabilities, tracker.advance)
+        return multi_label(gold, probabilities, tune_thresholds(gold, probabilities), tracker.advance)
+
+
+def _check_metric(metric: str, task: Classification, valid: Part, progress: Progress) -> None:
+    """Raise `DataError` when `metric` is undefined on these validation rows, whatever is predicted, before any time is spent."""
     gold = gold_of(task, valid.rows)
-    if not task.multi:
-        return single_label(gold, probabilities)
-    return multi_label(gold, probabilities, tune_thresholds(gold, probabilities))
+    possible = _scores(task, gold, np.full((len(gold), task.outputs), 1 / task.outputs), progress)
+    if metric in possible:
+        return
+    counts = valid.rows.targets.counts(valid.rows.index).tolist()
+    found = listing([f"{label!r} {count:,}" for label, count in zip(task.labels, counts, strict=True) if count], 5) or "none"
+    raise DataError(
+        f"{valid.source.name}: {setting('metric')} {metric!r} cannot be computed on the validation rows: it needs rows with a label and "
+        f"rows without it, and of {len(gold):,} validation rows the labels are {found}. Choose other validation rows, "
+        f"or another {setting('metric')}: {listing(possible, 40)}."
+    )
 
 
 def _evaluation(
@@ -339,20 +384,18 @@ def _evaluation(
     if len(sample) > _YARDSTICK_ROWS:
         generator = np.random.default_rng(seed_for(config.seed, "yardstick rows"))
         sample = np.sort(generator.choice(sample, _YARDSTICK_ROWS, replace=False))
-    with progress.track("yardsticks", None, "rows") as tracker:
-        train_texts = texts_in(rows.table, train.source, train.schema, sample)
-        test_texts = texts_in(part.rows.table, part.source, part.schema, part.rows.index)
-        if train_texts is None or test_texts is None:
-            found = yardsticks.skipped("the data have changed since the training began")
-        else:
-            targets = gold_of(task, replace(rows, index=sample))
-            tune = task.thresholds is not None
-            found = yardsticks.yardsticks(train_texts, targets, test_texts, task.labels, task.kind, config.seed, tune=tune)
-        tracker.advance(len(sample))
+    train_texts = texts_in(rows.table, train.source, train.schema, sample, progress)
+    test_texts = texts_in(part.rows.table, part.source, part.schema, part.rows.index, progress)
+    if train_texts is None or test_texts is None:
+        found = yardsticks.skipped("the data have changed since the training began")
+    else:
+        targets = gold_of(task, replace(rows, index=sample))
+        tune = task.thresholds is not None
+        found = yardsticks.yardsticks(train_texts, targets, test_texts, task.labels, task.kind, config.seed, tune=tune, progress=progress)
     if len(sample) < len(rows) and train_texts is not None:
         for yardstick in found:
             yardstick["note"] += f"; trained on a random {len(sample):,} of the {len(rows):,} training rows"
-    result["yardsticks"] = yardsticks.scored(found, gold_of(task, part.rows), task.labels, task.kind)
+    result["yardsticks"] = yardsticks.scored(found, gold_of(task, part.rows), task.labels, task.kind, progress=progress)
     return result
 
 

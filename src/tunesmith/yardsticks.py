@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,7 @@ import numpy as np
 
 from tunesmith import metrics
 from tunesmith.errors import listing
+from tunesmith.progress import QUIET, Progress, Tracker
 from tunesmith.seeds import seed_for
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ def yardsticks(
     seed: int,
     *,
     tune: bool = False,
+    progress: Progress = QUIET,
 ) -> list[dict[str, Any]]:
     """Predict `test_texts` with the majority class and with TF-IDF + logistic regression, both learned from the training rows.
 
@@ -67,12 +69,17 @@ def yardsticks(
     """
     return [
         _attempt(MAJORITY, lambda: _majority(train_targets, len(test_texts), labels, kind)),
-        _attempt(TFIDF, lambda: _tfidf(train_texts, train_targets, test_texts, labels, kind, seed, tune)),
+        _attempt(TFIDF, lambda: _tfidf(train_texts, train_targets, test_texts, labels, kind, seed, tune, progress)),
     ]
 
 
 def scored(
-    found: Sequence[dict[str, Any]], gold: NDArray[Any], labels: Sequence[str], kind: metrics.Kind, seed: int = 0
+    found: Sequence[dict[str, Any]],
+    gold: NDArray[Any],
+    labels: Sequence[str],
+    kind: metrics.Kind,
+    seed: int = 0,
+    progress: Progress = QUIET,
 ) -> list[dict[str, Any]]:
     """Return name, note, metrics and intervals of each of `yardsticks`' results, JSON-able; both empty for one that was skipped.
 
@@ -84,7 +91,8 @@ def scored(
     for yardstick in found:
         result: dict[str, Any] = {"name": yardstick["name"], "note": yardstick["note"], "metrics": {}, "intervals": {}}
         if yardstick["probabilities"] is not None:
-            whole = metrics.evaluation(gold, yardstick["probabilities"], labels, kind, yardstick["thresholds"], seed)
+            with progress.track(f"scoring {yardstick['name']}", metrics.scoring_steps(gold, len(labels)), "steps") as tracker:
+                whole = metrics.evaluation(gold, yardstick["probabilities"], labels, kind, yardstick["thresholds"], seed, tracker.advance)
             result |= {"metrics": whole["metrics"], "intervals": whole["intervals"]}
         results.append(result)
     return results
@@ -127,18 +135,16 @@ def _majority(targets: NDArray[Any], rows: int, labels: Sequence[str], kind: met
     return {"probabilities": np.tile(share, (rows, 1)), "note": note}
 
 
-def _features(vectorizer: Any, texts: Sequence[tuple[str, ...]], *, fit: bool) -> Any:
+def _features(vectorizer: Any, texts: Sequence[tuple[str, ...]], tracker: Tracker, *, fit: bool) -> Any:
     """Return a sparse matrix, a row for each example: the text's features, or of two texts a and b those of a, b, |a - b| and a * b."""
     from scipy import sparse
 
-    if fit and len(texts[0]) == 1:
-        return vectorizer.fit_transform([text for (text,) in texts])
+    columns = list(zip(*texts, strict=True))
+    if len(columns) < 2:
+        return (vectorizer.fit_transform if fit else vectorizer.transform)(_counted(columns[0] if columns else (), tracker))
     if fit:
-        vectorizer.fit(chain.from_iterable(texts))
-    sides = [vectorizer.transform(column) for column in zip(*texts, strict=True)]
-    if len(sides) < 2:
-        return sides[0] if sides else sparse.csr_matrix((0, len(vectorizer.vocabulary_)))
-    first, second = sides
+        vectorizer.fit(_counted(list(chain.from_iterable(texts)), tracker))
+    first, second = (vectorizer.transform(_counted(column, tracker)) for column in columns)
     return sparse.hstack([first, second, abs(first - second), first.multiply(second)], format="csr")
 
 
@@ -158,6 +164,7 @@ def _tfidf(
     kind: metrics.Kind,
     seed: int,
     tune: bool,
+    progress: Progress,
 ) -> dict[str, Any]:
     from sklearn.feature_extraction.text import TfidfVectorizer
 
@@ -171,18 +178,22 @@ def _tfidf(
     else:
         how, options = "words and word pairs", {"token_pattern": _WORD, "ngram_range": (1, 2)}
     kept = _sample(joined, seed)
-    pairs = len(texts[0]) == 2
-    note = f"on {how}{', of each text, their difference and product' if pairs else ''}; liblinear, C = 10"
+    note = f"on {how}{', of each text, their difference and product' if len(texts[0]) == 2 else ''}; liblinear, C = 10"
     if len(kept) < len(texts):
         note += f"; learned from {len(kept):,} of the {len(texts):,} training rows, drawn at random"
         texts = [texts[int(i)] for i in kept]
         truth = truth[kept]
     vectorizer = TfidfVectorizer(sublinear_tf=True, dtype=np.float64, **options)
-    try:
-        features = _features(vectorizer, texts, fit=True)
-    except ValueError as error:  # scikit-learn's only way to say that the vocabulary is empty
-        raise _Skip("the training texts contain no words") from error
-    probabilities = _fit_predict(features, truth, _features(vectorizer, test_texts, fit=False))
+    pairs = len(texts[0]) == 2
+    work = len(texts) * (4 if pairs else 1) + len(test_texts) * (2 if pairs else 1)
+    with progress.track(f"{TFIDF}, counting words", work, "texts") as tracker:
+        try:
+            features = _features(vectorizer, texts, tracker, fit=True)
+        except ValueError as error:  # scikit-learn's only way to say that the vocabulary is empty
+            raise _Skip("the training texts contain no words") from error
+        test_features = _features(vectorizer, test_texts, tracker, fit=False)
+    with progress.track(f"{TFIDF}, learning", len(labels), "labels") as tracker:
+        probabilities = _fit_predict(features, truth, test_features, tracker)
     thresholds = None
     if kind == "single":
         total = probabilities.sum(1, keepdims=True)
@@ -190,12 +201,19 @@ def _tfidf(
     elif tune and len(texts) >= 10:
         order = np.random.default_rng(seed_for(seed, "yardstick thresholds")).permutation(len(texts))
         held, rest = order[: len(texts) // 5], order[len(texts) // 5 :]
-        thresholds = metrics.tune_thresholds(truth[held], _fit_predict(features[rest], truth[rest], features[held]))
+        with progress.track(f"{TFIDF}, learning for thresholds", len(labels), "labels") as tracker:
+            thresholds = metrics.tune_thresholds(truth[held], _fit_predict(features[rest], truth[rest], features[held], tracker))
         note += "; thresholds tuned on a held-out fifth of the training rows"
     return {"probabilities": probabilities, "thresholds": thresholds, "note": note}
 
 
-def _fit_predict(features: Any, truth: NDArray[Any], test_features: Any) -> NDArray[np.float64]:
+def _counted(texts: Sequence[str], tracker: Tracker) -> Iterator[str]:
+    for text in texts:
+        yield text
+        tracker.advance()
+
+
+def _fit_predict(features: Any, truth: NDArray[Any], test_features: Any, tracker: Tracker) -> NDArray[np.float64]:
     """Return float[E of test, C] from one binary regression per label; a label that never varies keeps its share, 0 or 1.
 
     For 10,000 short texts in 77 classes this took 1.6 s on one core where the multinomial model with L-BFGS took 6 s, at
@@ -204,9 +222,11 @@ def _fit_predict(features: Any, truth: NDArray[Any], test_features: Any) -> NDAr
     from sklearn.linear_model import LogisticRegression
 
     probabilities = np.tile(truth.mean(0), (test_features.shape[0], 1))
-    for c in np.flatnonzero(truth.any(0) & ~truth.all(0)):
-        model = LogisticRegression(solver="liblinear", C=10.0, max_iter=50)
-        probabilities[:, c] = model.fit(features, truth[:, c]).predict_proba(test_features)[:, 1]
+    for c in range(truth.shape[1]):
+        if truth[:, c].any() and not truth[:, c].all():
+            model = LogisticRegression(solver="liblinear", C=10.0, max_iter=50)
+            probabilities[:, c] = model.fit(features, truth[:, c]).predict_proba(test_features)[:, 1]
+        tracker.advance()
     return probabilities
 
 

@@ -33,7 +33,7 @@ class Rows:
         for line, row in enumerate(self.rows, 2):
             yield dict(zip(self.columns, row, strict=True)), Source(self.name, line)
 
-    def fingerprint(self):
+    def fingerprint(self, progress=QUIET):
         return str(self.rows)
 
 

@@ -23,6 +23,7 @@ from tunesmith.data.schema import Schema
 from tunesmith.data.table import TokenTable, open_table
 from tunesmith.data.tokens import TextEncoder, Truncation
 from tunesmith.errors import StorageError
+from tunesmith.progress import QUIET, Progress
 
 SCHEMA = Schema(("text",), "label")
 WINDOWS = Truncation("windows", 8, 2, 3)
@@ -192,7 +193,7 @@ def test_a_run_that_dies_leaves_nothing_that_passes_for_a_table(encodings: list[
             yield from list(open_data(rows))[:20]
             raise KeyboardInterrupt
 
-        def fingerprint(self) -> str:
+        def fingerprint(self, progress: Progress = QUIET) -> str:
             return open_data(rows).fingerprint()
 
     with pytest.raises(KeyboardInterrupt):
@@ -269,7 +270,7 @@ class Rows:
     def __iter__(self):
         for i in range(self.count):
             yield {"text": f"{'cat dog bird ' * 12}{i}", "label": "ab"[i % 2]}, Source("memory", i)
-    def fingerprint(self):
+    def fingerprint(self, progress):
         return self.name
 
 peaks = []

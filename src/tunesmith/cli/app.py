@@ -90,6 +90,6 @@ def _run(arguments: list[str]) -> int:
         )
     if message:
         print(f"error: {message}", file=sys.stderr)
-    if status and "--json" in arguments:
+    if message and "--json" in arguments:
         print(json.dumps({"error": message, "exit_code": status}, ensure_ascii=False))
     return status

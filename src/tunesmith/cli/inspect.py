@@ -11,6 +11,7 @@ import typer
 
 from tunesmith.cli.options import takes_settings
 from tunesmith.config import resolve
+from tunesmith.errors import DataError
 from tunesmith.progress import Progress
 
 Json = Annotated[bool, typer.Option("--json", help="End with one line of JSON on stdout.")]
@@ -20,6 +21,9 @@ _COLUMNS = ["task", "text", "text_pair", "label", "encoding", "label_type", "lab
 @takes_settings([*_COLUMNS, "test", "model", "max_length", "stride", "max_windows"])
 def check(
     data: Annotated[str, typer.Argument(metavar="FILE", help="The data file to audit.")],
+    strict: Annotated[
+        bool, typer.Option("--strict", help="End with exit status 3 when an error is among the findings; else it is 0 whatever is found.")
+    ] = False,
     as_json: Json = False,
     settings: dict[str, Any] | None = None,
 ) -> None:
@@ -52,9 +56,12 @@ def check(
         progress=progress,
     )
     print(render_audit(found), file=sys.stderr if as_json else sys.stdout)
+    sentences = findings(found)
     if as_json:
-        sentences = [dataclasses.asdict(finding) for finding in findings(found)]
-        print(json.dumps({**dataclasses.asdict(found), "findings": sentences}, ensure_ascii=False))
+        told = [dataclasses.asdict(finding) for finding in sentences]
+        print(json.dumps({**dataclasses.asdict(found), "findings": told}, ensure_ascii=False))
+    if strict and any(finding.severity == "error" for finding in sentences):
+        raise typer.Exit(DataError.exit_code)
 
 
 @takes_settings([*_COLUMNS, "model", "max_length", "truncation", "stride", "max_windows", "pooling"])

@@ -104,6 +104,7 @@ def evaluate(
     text: TextColumn = None,
     text_pair: SecondColumn = None,
     label: Annotated[str | None, typer.Option("--label", help="Name of the label column, where it is not that of training.")] = None,
+    drop_unlabelled: Annotated[bool, typer.Option("--drop-unlabelled", help="Leave rows without a label out instead of stopping.")] = False,
     encoding: Encoding = None,
     precision: Precision = "fp32",
     as_json: Json = False,
@@ -119,7 +120,13 @@ def evaluate(
 
     bundle = Bundle.load(directory)
     found = bundle.evaluate(
-        source, text=text, text_pair=text_pair, label=label, precision=precision, progress=Progress("quiet" if quiet else "auto")
+        source,
+        text=text,
+        text_pair=text_pair,
+        label=label,
+        drop_unlabelled=drop_unlabelled,
+        precision=precision,
+        progress=Progress("quiet" if quiet else "auto"),
     )
     trained = bundle.description["result"]
     split = {"file": source.name, "rows": found["rows"], "how": "given", "account": found["account"]}

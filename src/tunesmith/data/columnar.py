@@ -12,6 +12,7 @@ from tunesmith.data.files import file_fingerprint
 from tunesmith.data.schema import Row, Source
 from tunesmith.data.values import plain
 from tunesmith.errors import DataError
+from tunesmith.progress import QUIET, Progress
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -103,6 +104,6 @@ class BatchSource:
                 number += 1
                 yield row, Source(self.name, number)
 
-    def fingerprint(self) -> str:
+    def fingerprint(self, progress: Progress = QUIET) -> str:
         """Return a hash of the file's bytes and of how they are read."""
-        return file_fingerprint(self.path, self.name, (self.file_format,))
+        return file_fingerprint(self.path, self.name, (self.file_format,), progress)

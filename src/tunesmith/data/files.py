@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import IO, cast
 
 from tunesmith.errors import DataError, UsageError, did_you_mean, listing
+from tunesmith.progress import QUIET, Progress
 
 FORMATS = {
     ".csv": "csv",
@@ -27,6 +28,7 @@ FORMATS = {
 }
 TEXT_FORMATS = ("csv", "tsv", "jsonl", "txt")
 BINARY_FORMATS = ("parquet", "arrow")
+_PIECE_BYTES = 2**20
 
 _ADVICE = {
     ".json": "JSON must have one object per line and be named .jsonl (`jq -c '.[]' old.json > new.jsonl`)",
@@ -122,9 +124,13 @@ def open_bytes(path: Path) -> IO[bytes]:
     return cast(IO[bytes], gzip.open(path, "rb"))
 
 
-def file_fingerprint(path: Path, name: str, how: tuple[object, ...]) -> str:
+def file_fingerprint(path: Path, name: str, how: tuple[object, ...], progress: Progress = QUIET) -> str:
     """Return a hash, in hexadecimal digits, of the file's bytes and of `how` they are read."""
-    with reading(path, name), open(path, "rb") as file:
-        digest = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=32))
+    digest = hashlib.blake2b(digest_size=32)
+    piece = memoryview(bytearray(_PIECE_BYTES))
+    with reading(path, name), open(path, "rb") as file, progress.track(f"checking {name}", path.stat().st_size / 1e6, "MB") as tracker:
+        while count := file.readinto(piece):
+            digest.update(piece[:count])
+            tracker.advance(count / 1e6)
     digest.update(repr(how).encode())
     return digest.hexdigest()

@@ -19,6 +19,7 @@ from tunesmith.data.readers import open_file
 from tunesmith.data.schema import Row, RowSource, Source
 from tunesmith.data.values import plain
 from tunesmith.errors import DataError, UsageError, listing
+from tunesmith.progress import QUIET, Progress
 
 SUPPORTED = (
     "a path, a list of str, a list of pairs of str, a list of dicts, a dict of columns, a numpy array, a pandas Series or DataFrame, "
@@ -74,16 +75,18 @@ class MemorySource:
         for number, row in enumerate(self._rows(), 1):
             yield row, Source(self.name, number)
 
-    def fingerprint(self) -> str:
+    def fingerprint(self, progress: Progress = QUIET) -> str:
         """Return a hash of column names and rows, the same for every container of the same content."""
         digest = hashlib.blake2b(digest_size=32)
         digest.update(json.dumps(self.columns).encode())
-        for row, _ in self:
-            try:
-                text = json.dumps(row, default=repr)
-            except (TypeError, ValueError):  # keys that JSON has no form for
-                text = repr(row)
-            digest.update(text.encode() + b"\n")
+        with progress.track(f"checking {self.name}", self.length, "rows") as tracker:
+            for row, _ in self:
+                try:
+                    text = json.dumps(row, default=repr)
+                except (TypeError, ValueError):  # keys that JSON has no form for
+                    text = repr(row)
+                digest.update(text.encode() + b"\n")
+                tracker.advance()
         return digest.hexdigest()
 
 

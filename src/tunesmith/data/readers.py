@@ -27,6 +27,7 @@ from tunesmith.data.files import (
 )
 from tunesmith.data.schema import Row, RowSource, Source
 from tunesmith.errors import DataError, UsageError
+from tunesmith.progress import QUIET, Progress
 
 __all__ = ["MAX_CELL_CHARS", "StreamSource", "TextSource", "open_file", "open_stdin"]
 
@@ -75,9 +76,9 @@ class TextSource:
                 raise DataError(f"{self.name}: the file changed while it was in use: its columns are others now. Start again.")
             yield from rows
 
-    def fingerprint(self) -> str:
+    def fingerprint(self, progress: Progress = QUIET) -> str:
         """Return a hash of the file's bytes and of how they are read."""
-        return file_fingerprint(self.path, self.name, (self.file_format, self.encoding))
+        return file_fingerprint(self.path, self.name, (self.file_format, self.encoding), progress)
 
 
 def open_stdin(stream: IO[bytes] | IO[str], file_format: str | None = None, *, encoding: str | None = None) -> StreamSource:
@@ -123,6 +124,6 @@ class StreamSource:
         self._used = True
         return iter(self._rows)
 
-    def fingerprint(self) -> str:
+    def fingerprint(self, progress: Progress = QUIET) -> str:
         """Raise DataError: what is still to come has no hash."""
         raise DataError(f"{self.name}: standard input can be read only once, and this needs to read it again. Save it to a file first.")

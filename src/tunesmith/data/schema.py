@@ -10,6 +10,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from tunesmith.errors import DataError, did_you_mean, listing, setting
+from tunesmith.progress import QUIET, Progress
 
 if TYPE_CHECKING:
     import numpy as np
@@ -48,7 +49,7 @@ class RowSource(Protocol):
 
     def __iter__(self) -> Iterator[tuple[Row, Source]]: ...
 
-    def fingerprint(self) -> str: ...
+    def fingerprint(self, progress: Progress = QUIET) -> str: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,15 +258,17 @@ def _by_length(source: RowSource, columns: list[str]) -> tuple[str | None, str |
     return None, None
 
 
-def texts_of(source: RowSource, schema: Schema, rows: np.ndarray) -> list[tuple[str, ...]]:
+def texts_of(source: RowSource, schema: Schema, rows: np.ndarray, progress: Progress = QUIET) -> list[tuple[str, ...]]:
     """Return the texts of the rows with numbers `rows` (int[E], counted from 0), in that order, by one pass over `source`."""
     wanted = {int(row): place for place, row in enumerate(rows)}
     found: list[tuple[str, ...]] = [()] * len(rows)
     left = len(wanted)
-    for number, (row, place) in enumerate(source):
-        if number in wanted:
-            found[wanted[number]] = schema.parse(row, place).texts
-            left -= 1
-            if left == 0:
-                break
+    with progress.track(f"reading {source.name}", max(wanted, default=-1) + 1, "rows") as tracker:
+        for number, (row, place) in enumerate(source):
+            tracker.advance()
+            if number in wanted:
+                found[wanted[number]] = schema.parse(row, place).texts
+                left -= 1
+                if left == 0:
+                    break
     return found

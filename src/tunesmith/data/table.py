@@ -133,13 +133,15 @@ class TokenTable:
         )
 
 
-def texts_in(table: TokenTable, source: RowSource, schema: Schema, rows: np.ndarray) -> list[tuple[str, ...]] | None:
+def texts_in(
+    table: TokenTable, source: RowSource, schema: Schema, rows: np.ndarray, progress: Progress = QUIET
+) -> list[tuple[str, ...]] | None:
     """Return the texts of the rows with numbers `rows` (int[E]), in that order, read again from the `source` of `table`.
 
     None when the source is gone or holds other texts there than those that were tokenised.
     """
     try:
-        found = texts_of(source, schema, rows)
+        found = texts_of(source, schema, rows, progress)
     except DataError:
         return None
     keys = [_key_of(texts) for texts in found]
@@ -161,7 +163,7 @@ def open_table(source: RowSource, schema: Schema, encoder: TextEncoder, progress
     """
     settings = [_FORMAT, asdict(encoder.truncation), schema.texts, schema.target, schema.group, encoder.fallback_token, encoder.pairs]
     digest = hashlib.blake2b(digest_size=16)
-    for part in (repr(settings), encoder.tokenizer.to_str(), source.fingerprint()):
+    for part in (repr(settings), encoder.tokenizer.to_str(), source.fingerprint(progress)):
         digest.update(part.encode())
     path = cache_directory() / "tables" / digest.hexdigest()
     table = _open(path, source.name)
