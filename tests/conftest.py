@@ -12,6 +12,8 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 # tiny matrices gain nothing from a second thread, and lose much when another process wants the core
 os.environ["OMP_NUM_THREADS"] = "1"
 
+from running import run as run
+
 
 @pytest.fixture(scope="session", autouse=True)
 def _cache(tmp_path_factory: pytest.TempPathFactory) -> None:

@@ -62,6 +62,8 @@ def save_encoder(directory: Path, architecture: str = "bert", seed: int = 0) -> 
     model.save_pretrained(directory)
     names: dict[str, Any] = {"unk_token": "[UNK]", "pad_token": "[PAD]", "mask_token": "[MASK]"}
     names |= {"eos_token": "[SEP]", "bos_token": "[CLS]"} if decoder else {"cls_token": "[CLS]", "sep_token": "[SEP]"}
+    if architecture in ("bert", "electra", "deberta-v2", "albert"):
+        names["model_input_names"] = ["input_ids", "token_type_ids", "attention_mask"]
     if decoder:
         names.pop("pad_token")  # as GPT-2's own
     PreTrainedTokenizerFast(tokenizer_object=tokenizer(special=not decoder), **names).save_pretrained(directory)

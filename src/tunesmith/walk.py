@@ -6,6 +6,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from tunesmith.bundle import DESCRIPTION, Bundle
@@ -104,11 +105,22 @@ def _truncation(encoded: Encoded, encoder: TextEncoder) -> str:
         + (f"; {encoded.lost:,} LOST" if encoded.lost else "; nothing lost"),
     ]
     for i, (ids, offsets) in enumerate(zip(encoded.sequences, encoded.offsets, strict=True)):
-        inside = offsets[offsets[:, 1] > 0]
-        span = f"characters {inside[0, 0]:,} to {inside[-1, 1]:,}" if len(inside) else "no characters"
+        if encoded.borders:
+            border = encoded.borders[i]
+            span = f"first text {_characters(offsets[:border])}, second {_characters(offsets[border:])}; segment 1 from token {border}"
+            if border == len(ids):
+                span = f"{_characters(offsets)}; this encoder's frame of a pair has one segment"
+        else:
+            span = _characters(offsets)
         shown = " ".join(map(str, ids[:12])) + (" ..." if len(ids) > 12 else "")
         lines.append(f"sequence {i + 1}: {len(ids)} tokens, {span}; ids {shown}")
     return _stage("4 truncation", *lines)
+
+
+def _characters(offsets: np.ndarray) -> str:
+    """Say which characters tokens with these offsets, int[n, 2], come from."""
+    inside = offsets[offsets[:, 1] > 0]
+    return f"characters {inside[0, 0]:,} to {inside[-1, 1]:,}" if len(inside) else "no characters"
 
 
 def _network(encoded: Encoded, task: Classification, model: TextModel, origin: str, example: Example) -> list[str]:

@@ -13,7 +13,9 @@ from tunesmith.config import Config
 
 PANELS = {
     "Data": (
+        "task",
         "text",
+        "text_pair",
         "label",
         "group",
         "valid",

@@ -70,7 +70,8 @@ def predict(
             f"{listing(source.columns, 5)!r}. For plain texts, one a line, pass --format txt; else name the column with --text."
         )
     if text is None and schema.texts != bundle.schema.texts:
-        progress.say(f"columns are not named as in training, {bundle.schema}; taken are {schema}.")
+        missing = next(name for name in bundle.schema.texts if name not in schema.texts)
+        progress.say(f"there is no column {missing!r} as in training; the text is taken from {' and '.join(map(repr, schema.texts))}.")
     columns, late = set(source.columns), set[str]()
     out_format = output.suffix.lstrip(".").lower() if output is not None else _stdout_format(source, data)
     names = _added_names(source.columns, progress)
