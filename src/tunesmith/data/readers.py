@@ -14,7 +14,7 @@ from typing import IO, cast
 
 from tunesmith.data.columnar import BatchSource
 from tunesmith.data.decoding import check_encoding, lines_of_text, text_lines
-from tunesmith.data.delimited import MAX_CELL_CHARS, Parser, csv_parser, parse_jsonl, parse_txt
+from tunesmith.data.delimited import MAX_CELL_CHARS, STDIN, Parser, csv_parser, parse_jsonl, parse_txt
 from tunesmith.data.files import (
     BINARY_FORMATS,
     TEXT_FORMATS,
@@ -99,7 +99,7 @@ class StreamSource:
     """A `RowSource` that can be read once."""
 
     def __init__(self, stream: IO[bytes] | IO[str], file_format: str | None, encoding: str | None) -> None:
-        self.name = "<stdin>"
+        self.name = STDIN
         # the bytes below a text stream: decoded here, they give places for wrong ones
         binary = getattr(stream, "buffer", None) if isinstance(stream, io.TextIOBase) else stream
         if binary is None:
