@@ -21,6 +21,7 @@ from tunesmith.data.files import (
     check_format,
     check_readable,
     file_fingerprint,
+    file_stamp,
     format_of,
     open_bytes,
     reading,
@@ -76,6 +77,10 @@ class TextSource:
                 raise DataError(f"{self.name}: the file changed while it was in use: its columns are others now. Start again.")
             yield from rows
 
+    def stamp(self) -> tuple[int, int]:
+        """Return size and time of the last change of the file."""
+        return file_stamp(self.path, self.name)
+
     def fingerprint(self, progress: Progress = QUIET) -> str:
         """Return a hash of the file's bytes and of how they are read."""
         return file_fingerprint(self.path, self.name, (self.file_format, self.encoding), progress)
@@ -123,6 +128,9 @@ class StreamSource:
             raise DataError(f"{self.name}: standard input can be read only once. Save it to a file and name that.")
         self._used = True
         return iter(self._rows)
+
+    def stamp(self) -> None:
+        """Return None: it is no file."""
 
     def fingerprint(self, progress: Progress = QUIET) -> str:
         """Raise DataError: what is still to come has no hash."""
