@@ -111,6 +111,15 @@ def test_missing_files(run: Run, tmp_path: Path) -> None:
     refused(run("train", "data.json"), 3, "the extension .json is none that can be read", ".csv", "jq -c")
 
 
+def test_standard_input_where_a_file_is_needed(run: Run, trained: Path, tmp_path: Path) -> None:
+    (tmp_path / "d.csv").write_text(ROWS)
+    for command, *more in (("train",), ("train", "--test"), ("train", "--valid"), ("check",), ("check", "--test"), ("walk",)):
+        arguments = ["d.csv", more[0], "-"] if more else ["-"]
+        parts = (f"tunesmith {command} reads its data more than once", f"... > rows.csv && tunesmith {command} rows.csv")
+        refused(run(command, *arguments, stdin=ROWS.encode()), 2, *parts)
+    refused(run("evaluate", trained, "-", stdin=ROWS.encode()), 2, "tunesmith evaluate DIR reads its data more than once")
+
+
 def test_missing_and_ambiguous_columns(run: Run, tiny_bert: Path, tmp_path: Path) -> None:
     (tmp_path / "d.csv").write_text("revew,sentiment,stars\na cat,good,1\n")
     refused(

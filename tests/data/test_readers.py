@@ -480,7 +480,7 @@ def test_utf16_faults(write):
         ('{"text": "a"}\n\n[1]\n', 3, ["found an array", "jq -c '.[]'"]),
         ('[{"text": "a"},\n{"text": "b"}]\n', 1, ["jq -c '.[]'"]),
         ('{\n"text": "a"}\n', 1, ["Each object must stand on one line"]),
-        ("text,label\na,b\n", 1, ["not JSON", ".csv or .txt"]),
+        ("text,label\na,b\n", 1, ["not JSON", "extension .csv;", "extension .txt."]),
         ('"a"\n', 1, ["found a string"]),
         ("null\n", 1, ["found null"]),
         ('{"text": "a"}\n3', 2, ["found a number"]),
@@ -551,6 +551,12 @@ def test_stdin_faults():
         open_stdin(io.BytesIO(b""), "jsonll")
     with pytest.raises(DataError, match="gunzip"):
         open_stdin(io.BytesIO(gzip.compress(TABLE.encode())))
+    for texts in (b"text\nwell, yes\n", b"where is it\nwell, yes\n", b"a, b\nyes\n", b"a, b\nc, d, e\n"):
+        with pytest.raises(DataError, match="If this is one text per line and no table, pass --format txt") as caught:
+            list(open_stdin(io.BytesIO(texts)))
+        assert "extension" not in str(caught.value)
+    with pytest.raises(DataError, match="If this is CSV, pass --format csv; if plain text, pass --format txt"):
+        list(open_stdin(io.BytesIO(b'{"text": "a"}\nplain\n')))
     source = open_stdin(io.StringIO(TABLE))
     list(source)
     with pytest.raises(DataError, match="only once"):

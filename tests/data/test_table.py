@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -22,7 +24,7 @@ from tunesmith.data.memory import open_data
 from tunesmith.data.schema import Schema
 from tunesmith.data.table import TokenTable, open_table
 from tunesmith.data.tokens import TextEncoder, Truncation
-from tunesmith.errors import StorageError
+from tunesmith.errors import DataError, StorageError
 from tunesmith.progress import QUIET, Progress
 
 SCHEMA = Schema(("text",), "label")
@@ -153,6 +155,9 @@ def test_the_key_changes_with_whatever_changes_the_table(tmp_path: Path, encodin
     changed = tiny.tokenizer()
     changed.normalizer = None
     keys.append(open_table(open_data(rows), SCHEMA, TextEncoder(changed, WINDOWS)).key)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("tokenizers.__version__", "0.0")
+        keys.append(table_of(rows).key)
     assert len(set(keys)) == len(keys) == len(encodings)
     # and a file by its content, not by its name or age
     one, two = (tiny.write_csv(tmp_path / name, rows) for name in ("one.csv", "two.csv"))
@@ -196,10 +201,35 @@ def test_a_run_that_dies_leaves_nothing_that_passes_for_a_table(encodings: list[
         def fingerprint(self, progress: Progress = QUIET) -> str:
             return open_data(rows).fingerprint()
 
+        def stamp(self) -> None: ...
+
     with pytest.raises(KeyboardInterrupt):
         open_table(Dies(), SCHEMA, encoder())
     assert list(cache.iterdir()) == []
     assert len(table_of(rows)) == 30
+
+
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+def test_a_file_that_changes_while_it_is_read_leaves_nothing(suffix: str, cache: Path, tmp_path: Path) -> None:
+    rows = tiny.rows(30)
+    path = tmp_path / f"d.{suffix}"
+    if suffix == "csv":
+        tiny.write_csv(path, rows)
+    else:
+        pq.write_table(pa.Table.from_pylist(rows), path)
+    source = open_data(path)
+    key = source.fingerprint()
+
+    def fingerprint(progress: Progress) -> str:
+        with open(path, "ab") as file:
+            file.write(b"one more,animal\n" if suffix == "csv" else b"")
+        os.utime(path, (1, 1))
+        return key
+
+    source.fingerprint = fingerprint  # type: ignore[method-assign]
+    with pytest.raises(DataError, match=rf"d\.{suffix}: the file changed while it was read. Start again"):
+        open_table(source, SCHEMA, encoder())
+    assert list(cache.iterdir()) == []
 
 
 def test_rows_that_cannot_be_read_leave_nothing(cache: Path) -> None:
@@ -272,6 +302,8 @@ class Rows:
             yield {"text": f"{'cat dog bird ' * 12}{i}", "label": "ab"[i % 2]}, Source("memory", i)
     def fingerprint(self, progress):
         return self.name
+    def stamp(self):
+        return None
 
 peaks = []
 for count in (2_000, 5_000, 50_000):

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from tunesmith.cli.options import takes_settings
+from tunesmith.cli.options import check_is_no_pipe, takes_settings
 from tunesmith.config import resolve
 from tunesmith.errors import DataError
 from tunesmith.progress import Progress
@@ -29,6 +29,7 @@ def check(
 ) -> None:
     """Audit a data file before any training: labels, duplicates, conflicts, leakage into --test, lengths, what truncation loses."""
     config = resolve({"train": data}, settings if settings is not None else {})
+    check_is_no_pipe("tunesmith check", config.train, config.test)
     from tunesmith.data.audit import audit, findings
     from tunesmith.data.readers import open_file
     from tunesmith.data.schema import guess_schema
@@ -75,6 +76,7 @@ def walk(
     --model may name a model directory that was trained here; with a bare encoder the last stages show an untrained head.
     """
     config = resolve({"train": data}, settings if settings is not None else {})
+    check_is_no_pipe("tunesmith walk", config.train)
     from tunesmith.walk import walk_row
 
     print(walk_row(config, row, Progress()))

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from tunesmith.config import Config
+from tunesmith.errors import UsageError
 
 PANELS = {
     "Data": (
@@ -50,6 +51,15 @@ PANELS = {
     "Choosing the checkpoint": ("metric", "patience", "eval_steps"),
     "Output": ("out", "checkpoint_minutes", "checkpoint_steps"),
 }
+
+
+def check_is_no_pipe(command: str, *names: str | None) -> None:
+    """Raise `UsageError` when one of the files that `command` reads more than once is `-`, standard input."""
+    if "-" in names:
+        raise UsageError(
+            f"{command} reads its data more than once, which standard input does not allow. Save it to a file and name that: "
+            f"... > rows.csv && {command} rows.csv"
+        )
 
 
 def takes_settings(names: list[str] | None = None) -> Callable[[Callable[..., None]], Callable[..., None]]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from tunesmith.cli.options import check_is_no_pipe
 from tunesmith.errors import DataError, UsageError, listing
 from tunesmith.progress import Progress
 
@@ -112,6 +113,7 @@ def evaluate(
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")] = False,
 ) -> None:
     """Test a trained model on labelled rows."""
+    check_is_no_pipe("tunesmith evaluate DIR", data)
     _check_precision(precision)
     from tunesmith.data.readers import open_file
 

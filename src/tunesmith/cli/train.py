@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from tunesmith.cli.options import takes_settings
+from tunesmith.cli.options import check_is_no_pipe, takes_settings
 from tunesmith.config import Config, read_recipe, resolve
 from tunesmith.errors import UsageError
 from tunesmith.progress import Progress
@@ -31,6 +31,7 @@ def train(
     DATA is a file of labelled rows, or a recipe: a TOML file with any of the settings below, which flags override.
     """
     settings = settings if settings is not None else {}
+    check_is_no_pipe("tunesmith train", data, settings.get("valid"), settings.get("test"))
     out = settings.get("out")
     stored = _stored(Path(out)) if resume and out is not None else {}
     layers = [stored]

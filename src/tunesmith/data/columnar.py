@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tunesmith.data.delimited import check_columns
-from tunesmith.data.files import file_fingerprint
+from tunesmith.data.files import file_fingerprint, file_stamp
 from tunesmith.data.schema import Row, Source
 from tunesmith.data.values import plain
 from tunesmith.errors import DataError
@@ -103,6 +103,10 @@ class BatchSource:
             for row in batch_rows(batch):
                 number += 1
                 yield row, Source(self.name, number)
+
+    def stamp(self) -> tuple[int, int]:
+        """Return size and time of the last change of the file."""
+        return file_stamp(self.path, self.name)
 
     def fingerprint(self, progress: Progress = QUIET) -> str:
         """Return a hash of the file's bytes and of how they are read."""

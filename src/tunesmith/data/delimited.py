@@ -16,6 +16,8 @@ from tunesmith.data.values import plain
 from tunesmith.errors import DataError, listing
 
 MAX_CELL_CHARS = 4_194_304
+STDIN = "<stdin>"
+"""The name of standard input, which has no extension that could say its format."""
 _TOO_LARGE = "field larger than field limit"  # how the csv module says it
 
 Parsed = tuple[tuple[str, ...], Iterator[tuple[Row, Source]]]
@@ -25,6 +27,11 @@ _DELIMITERS = ",;\t|"
 _SHOWN = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "vertical bars"}
 _QUOTED = re.compile(r'"(?:[^"]|"")*+"(?!")')
 _QUOTED_OR_OPEN = re.compile(r'"(?:[^"]|"")*"?')
+
+
+def _as_format(file_format: str, name: str) -> str:
+    """Return how to have `name` read in another format."""
+    return f"pass --format {file_format}" if name == STDIN else f"give it the extension .{file_format}"
 
 
 def check_columns(columns: Sequence[str], place: str) -> None:
@@ -140,13 +147,14 @@ class _CsvRows:
         found = listing([repr(cell if len(cell) <= 30 else cell[:29] + "…") for cell in cells], 6)
         if len(cells) > width:
             advice = f"A cell that holds a {shown} must stand in double quotes."
-            if width == 1:
-                advice += " If the file holds one text per line and no table, give it the extension .txt."
         else:
             advice = f"Add what is missing (an empty cell still needs its {shown}), or look for a stray quote or line break above it."
             others = [other for other in _DELIMITERS if other != self.delimiter and self.row_lines[0].count(other) == width - 1]
             if len(cells) == 1 and others:
                 advice = f"This line seems to use {_SHOWN[others[0]]}, the header {_SHOWN[self.delimiter]}: use one of them throughout."
+        # nothing told that standard input is CSV: its first line may be a text like the others, whatever commas are in it
+        if width == 1 or self.name == STDIN:
+            advice += f" If this is one text per line and no table, {_as_format('txt', self.name)}."
         raise DataError(
             f"{self.name}:{begin}: {len(cells)} cell{'s' * (len(cells) != 1)} where the header names {width} "
             f"({listing(columns)}); found {found}. {advice}"
@@ -224,12 +232,13 @@ def _json_objects(lines: Iterator[str], name: str) -> Iterator[tuple[dict[str, A
         try:
             value = json.loads(line)
         except json.JSONDecodeError as error:
-            raise DataError(f"{name}:{number}: column {error.colno}: this is not JSON ({error.msg}). {_json_advice(line)}") from None
+            advice = _json_advice(line, name)
+            raise DataError(f"{name}:{number}: column {error.colno}: this is not JSON ({error.msg}). {advice}") from None
         except (ValueError, RecursionError) as error:  # a number of thousands of digits, thousands of brackets
             raise DataError(f"{name}:{number}: this JSON is beyond what can be read ({error}). Simplify or remove the line.") from None
         if not isinstance(value, dict):
             found = {list: "an array", str: "a string", bool: "true or false", type(None): "null"}.get(type(value), "a number")
-            raise DataError(f"{name}:{number}: found {found} where a JSON object is needed. {_json_advice(line)}")
+            raise DataError(f"{name}:{number}: found {found} where a JSON object is needed. {_json_advice(line, name)}")
         value = plain(value)
         if len(line) > MAX_CELL_CHARS:
             for key, cell in value.items():
@@ -238,14 +247,15 @@ def _json_objects(lines: Iterator[str], name: str) -> Iterator[tuple[dict[str, A
         yield value, Source(name, number)
 
 
-def _json_advice(line: str) -> str:
+def _json_advice(line: str, name: str) -> str:
     start = line.strip()[:1]
     if start == "[":
         return "An array is no JSONL: write each of its objects on a line of its own (`jq -c '.[]' old.json > new.jsonl`)."
     if line.strip() == "{":
         return "Each object must stand on one line (`jq -c . old.json > new.jsonl`)."
     if start != "{":
-        return "Every line must be one JSON object. If the file is CSV or plain text, give it the extension .csv or .txt."
+        others = f"If this is CSV, {_as_format('csv', name)}; if plain text, {_as_format('txt', name)}."
+        return f"Every line must be one JSON object. {others}"
     return 'Every line must be one whole JSON object, such as {"text": "...", "label": "..."}.'
 
 

@@ -124,6 +124,13 @@ def open_bytes(path: Path) -> IO[bytes]:
     return cast(IO[bytes], gzip.open(path, "rb"))
 
 
+def file_stamp(path: Path, name: str) -> tuple[int, int]:
+    """Return size and time of the last change of a file."""
+    with reading(path, name):
+        state = path.stat()
+    return state.st_size, state.st_mtime_ns
+
+
 def file_fingerprint(path: Path, name: str, how: tuple[object, ...], progress: Progress = QUIET) -> str:
     """Return a hash, in hexadecimal digits, of the file's bytes and of `how` they are read."""
     digest = hashlib.blake2b(digest_size=32)

@@ -75,6 +75,9 @@ class MemorySource:
         for number, row in enumerate(self._rows(), 1):
             yield row, Source(self.name, number)
 
+    def stamp(self) -> None:
+        """Return None: it is no file."""
+
     def fingerprint(self, progress: Progress = QUIET) -> str:
         """Return a hash of column names and rows, the same for every container of the same content."""
         digest = hashlib.blake2b(digest_size=32)

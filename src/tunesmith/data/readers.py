@@ -14,13 +14,14 @@ from typing import IO, cast
 
 from tunesmith.data.columnar import BatchSource
 from tunesmith.data.decoding import check_encoding, lines_of_text, text_lines
-from tunesmith.data.delimited import MAX_CELL_CHARS, Parser, csv_parser, parse_jsonl, parse_txt
+from tunesmith.data.delimited import MAX_CELL_CHARS, STDIN, Parser, csv_parser, parse_jsonl, parse_txt
 from tunesmith.data.files import (
     BINARY_FORMATS,
     TEXT_FORMATS,
     check_format,
     check_readable,
     file_fingerprint,
+    file_stamp,
     format_of,
     open_bytes,
     reading,
@@ -76,6 +77,10 @@ class TextSource:
                 raise DataError(f"{self.name}: the file changed while it was in use: its columns are others now. Start again.")
             yield from rows
 
+    def stamp(self) -> tuple[int, int]:
+        """Return size and time of the last change of the file."""
+        return file_stamp(self.path, self.name)
+
     def fingerprint(self, progress: Progress = QUIET) -> str:
         """Return a hash of the file's bytes and of how they are read."""
         return file_fingerprint(self.path, self.name, (self.file_format, self.encoding), progress)
@@ -99,7 +104,7 @@ class StreamSource:
     """A `RowSource` that can be read once."""
 
     def __init__(self, stream: IO[bytes] | IO[str], file_format: str | None, encoding: str | None) -> None:
-        self.name = "<stdin>"
+        self.name = STDIN
         # the bytes below a text stream: decoded here, they give places for wrong ones
         binary = getattr(stream, "buffer", None) if isinstance(stream, io.TextIOBase) else stream
         if binary is None:
@@ -123,6 +128,9 @@ class StreamSource:
             raise DataError(f"{self.name}: standard input can be read only once. Save it to a file and name that.")
         self._used = True
         return iter(self._rows)
+
+    def stamp(self) -> None:
+        """Return None: it is no file."""
 
     def fingerprint(self, progress: Progress = QUIET) -> str:
         """Raise DataError: what is still to come has no hash."""

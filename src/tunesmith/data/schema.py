@@ -41,7 +41,7 @@ class RowSource(Protocol):
 
     `name` is shown to the user; `columns` are the column names in order; iterating yields `(row, source)` pairs, each
     row a mapping from every column to its value (text for CSV; numbers, lists and None where the format has them);
-    `fingerprint()` changes whenever the content does.
+    `fingerprint()` changes whenever the content does, and `stamp()`, which reads nothing, whenever a file was written to.
     """
 
     name: str
@@ -50,6 +50,8 @@ class RowSource(Protocol):
     def __iter__(self) -> Iterator[tuple[Row, Source]]: ...
 
     def fingerprint(self, progress: Progress = QUIET) -> str: ...
+
+    def stamp(self) -> tuple[int, int] | None: ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -161,7 +161,12 @@ def open_table(source: RowSource, schema: Schema, encoder: TextEncoder, progress
 
     Raises `DataError` for rows that cannot be read, `StorageError` when the cache cannot be written.
     """
-    settings = [_FORMAT, asdict(encoder.truncation), schema.texts, schema.target, schema.group, encoder.fallback_token, encoder.pairs]
+    import tokenizers
+
+    # a tokenizer's file means what the library of the day makes of it
+    settings = [_FORMAT, tokenizers.__version__, asdict(encoder.truncation), schema.texts, schema.target, schema.group]
+    settings += [encoder.fallback_token, encoder.pairs]
+    stamp = source.stamp()
     digest = hashlib.blake2b(digest_size=16)
     for part in (repr(settings), encoder.tokenizer.to_str(), source.fingerprint(progress)):
         digest.update(part.encode())
@@ -169,7 +174,7 @@ def open_table(source: RowSource, schema: Schema, encoder: TextEncoder, progress
     table = _open(path, source.name)
     if table is None:
         try:
-            _build(path, source, schema, encoder, progress)
+            _build(path, source, schema, encoder, progress, stamp)
         except StorageError as error:
             raise StorageError(
                 f"{error} This is the cache of tokenised texts; the environment variable TUNESMITH_CACHE names another directory for it."
@@ -195,7 +200,8 @@ def _open(path: Path, name: str) -> TokenTable | None:
     return table
 
 
-def _build(path: Path, source: RowSource, schema: Schema, encoder: TextEncoder, progress: Progress) -> None:
+def _build(path: Path, source: RowSource, schema: Schema, encoder: TextEncoder, progress: Progress, stamp: tuple[int, int] | None) -> None:
+    """Write the table of `source`, whose fingerprint was taken when it had this `stamp`."""
     import pyarrow as pa
 
     kinds = {
@@ -232,6 +238,8 @@ def _build(path: Path, source: RowSource, schema: Schema, encoder: TextEncoder, 
                         rows, size = {name: [] for name in kinds}, 0
                 if rows["line"]:
                     writer.write_batch(_record_batch(rows, fields))
+        if source.stamp() != stamp:
+            raise DataError(f"{source.name}: the file changed while it was read. Start again when nothing writes to it any more.")
         if lists:
             (directory / "labels-are-lists").touch()
 
