@@ -19,22 +19,26 @@ def test_reference_pages_are_what_the_program_says() -> None:
     assert done.returncode == 0, done.stderr
 
 
-def blocks(kind: str) -> list[str]:
-    return re.findall(rf"```{kind}\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.S)
+PAGES = ["README.md", "docs/tasks/pairs.md"]
+
+
+def blocks(page: str, kind: str) -> list[str]:
+    return re.findall(rf"```{kind}\n(.*?)```", (ROOT / page).read_text(encoding="utf-8"), re.S)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-def test_the_commands_and_the_python_of_the_readme_run(tmp_path: Path) -> None:
-    """Every `$ tunesmith ...` line of the README's console blocks, in order, then its Python blocks, in one directory."""
+@pytest.mark.parametrize("page", PAGES)
+def test_the_commands_and_the_python_of_a_page_run(tmp_path: Path, page: str) -> None:
+    """Every `$ tunesmith ...` line of the page's console blocks, in order, then its Python blocks, in one directory."""
     shutil.copytree(ROOT / "examples", tmp_path / "examples")
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "PYTHONWARNINGS": "default"}
-    commands = [line[2:] for block in blocks("console") for line in block.splitlines() if line.startswith("$ ")]
+    commands = [line[2:] for block in blocks(page, "console") for line in block.splitlines() if line.startswith("$ ")]
     assert sum("tunesmith train" in command for command in commands) >= 1
     for command in commands:
         done = subprocess.run(["bash", "-c", command], cwd=tmp_path, capture_output=True, text=True, env=environment)
         assert done.returncode == 0, f"{command}\n{done.stderr}"
-    python = "\n".join(blocks("python"))
+    python = "\n".join(blocks(page, "python"))
     assert python
     done = subprocess.run([sys.executable, "-c", python], cwd=tmp_path, capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr
