@@ -287,6 +287,11 @@ def test_evaluate(run: Run, trained: Path, reviews: Path) -> None:
     assert found["metrics"] == tunesmith.load(trained).evaluate(reviews)["metrics"]
 
 
+def test_evaluate_on_texts_that_are_cut(run: Run, trained: Path, tmp_path: Path) -> None:
+    tiny.write_csv(tmp_path / "d.csv", [{**row, "text": row["text"] * 20} for row in tiny.rows(8)])
+    assert "Texts over 32 tokens were cut" in run("evaluate", trained, "d.csv")[0]
+
+
 def test_evaluate_leaves_unlabelled_rows_out_when_told(run: Run, trained: Path, tmp_path: Path) -> None:
     tiny.write_csv(tmp_path / "d.csv", [*tiny.rows(8), {"text": "a cat", "label": ""}, {"text": "", "label": ""}])
     out, _ = run("evaluate", trained, "d.csv", "--drop-unlabelled")

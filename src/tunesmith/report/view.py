@@ -219,13 +219,13 @@ def limitations(result: Result) -> list[str]:
         )
     if found:
         said += _measured(result, *found)
-    cut = []
+    cut, limits = [], {}
     for split, part in result["data"]["splits"].items():
         if part and (account := part["account"])["rows_truncated"] > 0.01 * account["rows_used"]:
             rows, tokens = share(account["rows_truncated"], account["rows_used"]), share(account["tokens_lost"], account["tokens_read"])
+            limits = account  # one truncation holds for all parts
             cut.append(f"{rows} of the {split_name(split)} rows ({tokens} of the tokens lost)")
     if cut:
-        limits = result["data"]["splits"]["train"]["account"]
         said.append(f"Texts over {count(limits['max_length'])} tokens were cut ({setting(limits['truncation'])}): {', '.join(cut)}.")
     return said + list(result["data"]["notes"])
 
