@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -244,6 +245,14 @@ def test_empty_texts_and_no_rows(run: Run, trained: Path, tmp_path: Path) -> Non
         (tmp_path / "none.csv").write_text("id,text\n")
         run("predict", trained, "none.csv", "-o", f"none.{suffix}.{suffix}")
     assert pq.read_table(tmp_path / "none.parquet.parquet").num_rows == 0
+
+
+def test_one_row_is_no_rows(run: Run, trained: Path, tmp_path: Path) -> None:
+    one = tiny.write_csv(tmp_path / "d.csv", [{"text": "a red cat " * 20, "label": "animal"}])
+    said = run("predict", trained, one, "-o", "o.csv")[1] + "".join(run("evaluate", trained, one)) + "".join(run("check", one))
+    assert "wrote 1 row to" in said and "1 of 1 text was longer" in said and "test, 1 row " in said and "1 of 1 row used" in said
+    assert "d.csv: 1 row," in said
+    assert not re.search(r"\b1 (rows|texts|labels|sequences|steps)\b", said), said
 
 
 def test_several_labels_out(run: Run, several: Path, tmp_path: Path) -> None:

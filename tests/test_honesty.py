@@ -51,8 +51,8 @@ def test_predict_says_what_was_cut_and_what_was_empty(model: Path, tmp_path: Pat
     table = tiny.write_csv(tmp_path / "x.csv", [{"id": i, "text": text} for i, text in enumerate(["a red cat", "old road " * 40, " "])])
     assert run("predict", model, table, "-o", tmp_path / "o.csv") == 0
     said = capsys.readouterr().err
-    assert "1 of 3 texts were longer than the model reads" in said
-    assert "1 rows have no text" in said and "x.csv:4" in said
+    assert "1 of 3 texts was longer than the model reads" in said
+    assert "1 row has no text; what is predicted for it says nothing" in said and "x.csv:4" in said
     assert len(list(csv.DictReader((tmp_path / "o.csv").read_text().splitlines()))) == 3
 
 

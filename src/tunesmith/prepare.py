@@ -17,7 +17,7 @@ from tunesmith.data.split import split_off, units_of
 from tunesmith.data.table import Labels, TokenTable, open_table
 from tunesmith.data.text_faults import script
 from tunesmith.data.tokens import TextEncoder, Truncation
-from tunesmith.errors import DataError, listing, setting
+from tunesmith.errors import DataError, counted, listing, setting
 from tunesmith.metrics import greater_is_better
 from tunesmith.model.encoder import Pretrained, open_pretrained
 from tunesmith.progress import Progress
@@ -106,7 +106,7 @@ def _check_parts(parts: dict[str, Part], dropped: dict[str, int]) -> None:
     for name in ("valid", "test"):
         if name in parts and len(parts[name].rows) == 0:
             raise DataError(
-                f"{parts[name].source.name}: none of its {len(parts[name].rows.table):,} rows has a label. "
+                f"{parts[name].source.name}: none of its {counted(len(parts[name].rows.table), 'row')} has a label. "
                 f"Name another {_WORDS[name]} file, or leave it out."
             )
 
@@ -167,7 +167,8 @@ def _split(parts: dict[str, Part], config: Config, notes: list[str]) -> None:
         if not away.any():
             different, labels = len(np.unique(units[index])), len(np.unique(stratum[index]))
             notes.append(
-                f"{total:,} training rows with {different:,} different texts or groups and {labels:,} labels are too few to split "
+                f"{counted(total, 'training row')} with {counted(different, 'different text or group')} and {counted(labels, 'label')} "
+                "are too few to split "
                 f"{size:.0%} of them off for {_WORDS[name]}, evenly over the labels."
             )
             continue
@@ -192,7 +193,8 @@ def _dedupe(parts: dict[str, Part], config: Config, dropped: dict[str, int], not
             cure = f"the training rows with them are dropped ({setting('dedupe', True)})"
             if not config.dedupe:
                 cure = f"the score on them is flattered; {setting('dedupe', True)} drops them from training"
-            notes.append(f"{inside:,} of {len(others):,} {_WORDS[name]} rows have a text that is also in training: {cure}.")
+            have = "has" if inside == 1 else "have"
+            notes.append(f"{inside:,} of {counted(len(others), f'{_WORDS[name]} row')} {have} a text that is also in training: {cure}.")
             leaked |= np.isin(keys, others)
     if config.dedupe:
         content = np.stack([keys, train.targets.digests()[train.index]], axis=1)
@@ -227,7 +229,7 @@ def _checked_labels(table: TokenTable, config: Config) -> Labels:
         rows = np.flatnonzero(wanting)
         places = listing([f"{table.name}:{table.line[row]}" for row in rows[:5]])
         raise DataError(
-            f"{places}: no label ({len(rows):,} such row{'s' if len(rows) > 1 else ''} of {len(table):,}). "
+            f"{places}: no label ({counted(len(rows), 'such row')} of {len(table):,}). "
             f"Fill them in, or pass {setting('drop_unlabelled', True)} to leave them out."
         )
     return labels
@@ -252,6 +254,6 @@ def _say_data(prepared: Prepared, progress: Progress) -> None:
         drops = "".join(f", {values[key]:,} {key.replace('_', ' ')}" for key in prepared.dropped if values[key])
         cut = f"{values['rows_truncated']:,} truncated ({lost:.1%} of tokens lost)" if values["rows_truncated"] else "none truncated"
         how = part.source.name if part.how == "given" else part.how
-        progress.say(f"{name}: {len(part.rows):,} rows ({how}); {cut}{drops}")
+        progress.say(f"{name}: {counted(len(part.rows), 'row')} ({how}); {cut}{drops}")
     for note in prepared.notes:
         progress.say(f"note: {note}")
