@@ -87,6 +87,13 @@ def test_labels_that_are_measurements_are_named(tiny_bert: Path, tmp_path: Path)
     assert any("look like measured values" in note for note in trained.result["data"]["notes"])
 
 
+def test_labels_that_differ_in_case_and_space_only_are_named(tiny_bert: Path, tmp_path: Path) -> None:
+    rows = [*tiny.rows(60), *({**row, "label": " Animal"} for row in tiny.rows(5)), {"text": "a", "label": "colour-"}]
+    trained = tunesmith.train(tiny.write_csv(tmp_path / "x.csv", rows), out=tmp_path / "m", model=tiny_bert, epochs=1, progress="quiet")
+    (said,) = [note for note in trained.result["data"]["notes"] if "same but for case" in note]
+    assert "'Animal' (5 rows) and 'animal' (30 rows), 'colour-' (1 row) and 'colour' (30 rows). Spell them alike" in said
+
+
 def test_resuming_a_finished_run_with_other_settings_is_refused(model: Path, reviews: Path, tiny_bert: Path) -> None:
     with pytest.raises(UsageError, match="epochs was 1, now 4"):
         tunesmith.train(reviews, out=model, model=tiny_bert, epochs=4, max_length=16, precision="fp32", resume=True, progress="quiet")

@@ -12,6 +12,7 @@ import numpy as np
 
 from tunesmith.bundle import account
 from tunesmith.config import Config
+from tunesmith.data.audit_labels import spellings
 from tunesmith.data.schema import RowSource, Schema, guess_schema
 from tunesmith.data.split import split_off, units_of
 from tunesmith.data.table import Labels, TokenTable, open_table
@@ -78,7 +79,9 @@ def prepare(config: Config, sources: dict[str, RowSource], progress: Progress) -
     blank, missing = train.rows.table.blank, labels["train"].missing
     dropped = {"dropped_empty": int(blank.sum()), "dropped_unlabelled": int((missing & ~blank).sum()), "dropped_duplicates": 0}
     parts["train"] = train.with_index(np.flatnonzero(~blank & ~missing))
-    notes = _remarks(config, pretrained, sources["train"], schema, task)
+    rows = parts["train"].rows
+    counts = rows.targets.counts(rows.index)
+    notes = _remarks(pretrained, sources["train"], schema, task, dict(zip(task.labels, counts.tolist(), strict=True)))
     _split(parts, config, notes)
     _dedupe(parts, config, dropped, notes)
     _check_parts(parts, dropped)
@@ -130,9 +133,16 @@ def _fit_task(config: Config, labels: Labels, progress: Progress) -> Classificat
     return task
 
 
-def _remarks(config: Config, pretrained: Pretrained, source: RowSource, schema: Schema, task: Classification) -> list[str]:
-    """What makes a good model unlikely, whatever the settings; `tunesmith check` says much more."""
+def _remarks(pretrained: Pretrained, source: RowSource, schema: Schema, task: Classification, counts: dict[str, int]) -> list[str]:
+    """What makes a good model unlikely, whatever the settings; `tunesmith check` says much more.
+
+    counts: rows of each label
+    """
     notes = []
+    twice = spellings(dict(sorted(counts.items(), key=lambda item: -item[1])))
+    if twice:
+        pairs = [f"{one.label!r} ({counted(one.rows, 'row')}) and {one.like!r} ({counted(one.like_rows, 'row')})" for one in twice]
+        notes.append(f"labels that are {twice[0].why} are learned apart: {listing(pairs, 3)}. Spell them alike, if they are one.")
     numbers = [label for label in task.labels if re.fullmatch(r"[+-]?\d*[.,]\d+", label)]
     if not task.multi and len(task.labels) > 10 and len(numbers) * 2 > len(task.labels):
         notes.append(
