@@ -25,7 +25,7 @@ from tunesmith.model.heads import HEAD_FILE, PooledHead, TextModel, build_model,
 from tunesmith.progress import QUIET, Progress
 from tunesmith.storage import sync, write_json, writing
 from tunesmith.tasks.base import Prediction
-from tunesmith.tasks.classification import Classification
+from tunesmith.tasks.classification import EMPTY_LIST, Classification
 from tunesmith.training.loop import Rows
 
 DESCRIPTION = "tunesmith.json"
@@ -176,7 +176,7 @@ class Bundle:
             line = table.line[int(np.argmax(wanting))]
             raise DataError(
                 f"{source.name}:{line}: no label ({counted(int(wanting.sum()), 'such row')}). Fill them in or remove the rows, "
-                f"or pass {setting('drop_unlabelled', True)} to leave them out."
+                f"or pass {setting('drop_unlabelled', True)} to leave them out.{EMPTY_LIST if self.task.multi else ''}"
             )
         if labels.missing.all():
             raise DataError(f"{source.name}: none of its {counted(len(table), 'row')} has a label. Name a file of labelled rows.")

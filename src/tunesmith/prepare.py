@@ -22,7 +22,7 @@ from tunesmith.errors import DataError, counted, listing, setting
 from tunesmith.metrics import greater_is_better
 from tunesmith.model.encoder import Pretrained, open_pretrained
 from tunesmith.progress import Progress
-from tunesmith.tasks.classification import Classification, class_weights
+from tunesmith.tasks.classification import EMPTY_LIST, Classification, class_weights, recognise
 from tunesmith.training.loop import Rows
 
 _WORDS = {"valid": "validation", "test": "test"}
@@ -237,10 +237,11 @@ def _checked_labels(table: TokenTable, config: Config) -> Labels:
     wanting = labels.missing & ~table.blank
     if wanting.any() and not config.drop_unlabelled:
         rows = np.flatnonzero(wanting)
+        multi = recognise(labels, config.label_type, config.label_separator)[0] == "multi"
         places = listing([f"{table.name}:{table.line[row]}" for row in rows[:5]])
         raise DataError(
             f"{places}: no label ({counted(len(rows), 'such row')} of {len(table):,}). "
-            f"Fill them in, or pass {setting('drop_unlabelled', True)} to leave them out."
+            f"Fill them in, or pass {setting('drop_unlabelled', True)} to leave them out.{EMPTY_LIST if multi else ''}"
         )
     return labels
 
