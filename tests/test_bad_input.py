@@ -99,6 +99,17 @@ def test_python_is_told_of_settings_and_the_command_line_of_flags(run: Run, tiny
     assert str(caught.value).startswith("metric 'lrap' is not one of those for single-label")
 
 
+def test_empty_cells_where_rows_have_several_labels(run: Run, tiny_bert: Path, tmp_path: Path) -> None:
+    advice = "A row that has none of the labels is written in JSONL, with an empty list []"
+    lines = [f"{text},{label}\n" for text, label in zip("abcdefgh", ["x|y", "x", "y", "y|x"] * 2, strict=True)]
+    (tmp_path / "d.csv").write_text("text,label\n" + "".join(lines) + "i,\n")
+    refused(run("train", "d.csv", "--model", tiny_bert), 3, "d.csv:10: no label (1 such row of 9)", advice)
+    (tmp_path / "d.jsonl").write_text('{"text": "a", "label": ["x"]}\n{"text": "b", "label": ["y"]}\n{"text": "c", "label": null}\n')
+    refused(run("train", "d.jsonl", "--model", tiny_bert), 3, "d.jsonl:3: no label (1 such row of 3)", advice)
+    (tmp_path / "one.csv").write_text(ROWS + "a mouse,\n")
+    assert advice not in refused(run("train", "one.csv", "--model", tiny_bert), 3, "one.csv:6: no label")
+
+
 def test_missing_files(run: Run, tmp_path: Path) -> None:
     (tmp_path / "reviews.csv").write_text(ROWS)
     refused(run("train", "review.csv"), 3, "review.csv: there is no such file", "Did you mean reviews.csv?")

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -246,6 +247,14 @@ def test_empty_texts_and_no_rows(run: Run, trained: Path, tmp_path: Path) -> Non
     assert pq.read_table(tmp_path / "none.parquet.parquet").num_rows == 0
 
 
+def test_one_row_is_no_rows(run: Run, trained: Path, tmp_path: Path) -> None:
+    one = tiny.write_csv(tmp_path / "d.csv", [{"text": "a red cat " * 20, "label": "animal"}])
+    said = run("predict", trained, one, "-o", "o.csv")[1] + "".join(run("evaluate", trained, one)) + "".join(run("check", one))
+    assert "wrote 1 row to" in said and "1 of 1 text was longer" in said and "test, 1 row " in said and "1 of 1 row used" in said
+    assert "d.csv: 1 row," in said
+    assert not re.search(r"\b1 (rows|texts|labels|sequences|steps)\b", said), said
+
+
 def test_several_labels_out(run: Run, several: Path, tmp_path: Path) -> None:
     tiny.write_csv(tmp_path / "new.csv", TABLE)
     predictions = expected(several)
@@ -285,6 +294,11 @@ def test_evaluate(run: Run, trained: Path, reviews: Path) -> None:
     found = one_json_line(out)
     assert found["rows"] == 120 and found["metrics"]["accuracy"] == 1.0 and "accuracy" in err
     assert found["metrics"] == tunesmith.load(trained).evaluate(reviews)["metrics"]
+
+
+def test_evaluate_on_texts_that_are_cut(run: Run, trained: Path, tmp_path: Path) -> None:
+    tiny.write_csv(tmp_path / "d.csv", [{**row, "text": row["text"] * 20} for row in tiny.rows(8)])
+    assert "Texts over 32 tokens were cut" in run("evaluate", trained, "d.csv")[0]
 
 
 def test_evaluate_leaves_unlabelled_rows_out_when_told(run: Run, trained: Path, tmp_path: Path) -> None:

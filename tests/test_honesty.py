@@ -51,8 +51,8 @@ def test_predict_says_what_was_cut_and_what_was_empty(model: Path, tmp_path: Pat
     table = tiny.write_csv(tmp_path / "x.csv", [{"id": i, "text": text} for i, text in enumerate(["a red cat", "old road " * 40, " "])])
     assert run("predict", model, table, "-o", tmp_path / "o.csv") == 0
     said = capsys.readouterr().err
-    assert "1 of 3 texts were longer than the model reads" in said
-    assert "1 rows have no text" in said and "x.csv:4" in said
+    assert "1 of 3 texts was longer than the model reads" in said
+    assert "1 row has no text; what is predicted for it says nothing" in said and "x.csv:4" in said
     assert len(list(csv.DictReader((tmp_path / "o.csv").read_text().splitlines()))) == 3
 
 
@@ -85,6 +85,13 @@ def test_labels_that_are_measurements_are_named(tiny_bert: Path, tmp_path: Path)
     rows = [{**row, "label": f"{i % 20}.5"} for i, row in enumerate(tiny.rows(60))]
     trained = tunesmith.train(tiny.write_csv(tmp_path / "x.csv", rows), out=tmp_path / "m", model=tiny_bert, epochs=1, progress="quiet")
     assert any("look like measured values" in note for note in trained.result["data"]["notes"])
+
+
+def test_labels_that_differ_in_case_and_space_only_are_named(tiny_bert: Path, tmp_path: Path) -> None:
+    rows = [*tiny.rows(60), *({**row, "label": " Animal"} for row in tiny.rows(5)), {"text": "a", "label": "colour-"}]
+    trained = tunesmith.train(tiny.write_csv(tmp_path / "x.csv", rows), out=tmp_path / "m", model=tiny_bert, epochs=1, progress="quiet")
+    (said,) = [note for note in trained.result["data"]["notes"] if "same but for case" in note]
+    assert "'Animal' (5 rows) and 'animal' (30 rows), 'colour-' (1 row) and 'colour' (30 rows). Spell them alike" in said
 
 
 def test_resuming_a_finished_run_with_other_settings_is_refused(model: Path, reviews: Path, tiny_bert: Path) -> None:

@@ -97,7 +97,7 @@ def test_a_line_stands_above_the_bar(capsys: pytest.CaptureFixture[str]) -> None
             inner.advance()
     # what a terminal shows: each line as it was after its last erasure
     lines = [line.split("\x1b[2K")[-1].strip("\r") for line in capsys.readouterr().err.split("\n")]
-    assert lines[0] == "a line" and lines[1].startswith("inner: 1 rows in") and lines[2].startswith("outer: 2 steps in")
+    assert lines[0] == "a line" and lines[1].startswith("inner: 1 row in") and lines[2].startswith("outer: 2 steps in")
     assert lines[3] == ""
 
 

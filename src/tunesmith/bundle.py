@@ -17,7 +17,7 @@ from tunesmith.data.memory import is_pair, open_data
 from tunesmith.data.schema import Row, RowSource, Schema, Source, guess_schema, joined
 from tunesmith.data.table import open_table, texts_in
 from tunesmith.data.tokens import TextEncoder, Texts, Truncation
-from tunesmith.errors import DataError, ModelError, UsageError, listing, setting
+from tunesmith.errors import DataError, ModelError, UsageError, counted, listing, setting
 from tunesmith.evaluate import CHUNK, outputs_of, probabilities_of
 from tunesmith.metrics import evaluation, predicted_labels, scoring_steps
 from tunesmith.model.encoder import load_saved
@@ -25,7 +25,7 @@ from tunesmith.model.heads import HEAD_FILE, PooledHead, TextModel, build_model,
 from tunesmith.progress import QUIET, Progress
 from tunesmith.storage import sync, write_json, writing
 from tunesmith.tasks.base import Prediction
-from tunesmith.tasks.classification import Classification
+from tunesmith.tasks.classification import EMPTY_LIST, Classification
 from tunesmith.training.loop import Rows
 
 DESCRIPTION = "tunesmith.json"
@@ -49,10 +49,14 @@ class Tally:
         said = []
         if self.cut:
             share = self.lost / self.tokens
-            said.append(f"{self.cut:,} of {self.rows:,} texts were longer than the model reads; {share:.1%} of all tokens were cut off.")
+            was = "was" if self.cut == 1 else "were"
+            said.append(
+                f"{self.cut:,} of {counted(self.rows, 'text')} {was} longer than the model reads; {share:.1%} of all tokens were cut off."
+            )
         if self.blank:
             places = listing(self.blank, 5)
-            said.append(f"{len(self.blank):,} rows have no text; what is predicted for them says nothing ({places}).")
+            have, them = ("has", "it") if len(self.blank) == 1 else ("have", "them")
+            said.append(f"{counted(len(self.blank), 'row')} {have} no text; what is predicted for {them} says nothing ({places}).")
         return said
 
 
@@ -191,11 +195,11 @@ class Bundle:
         if wanting.any() and not drop_unlabelled:
             line = table.line[int(np.argmax(wanting))]
             raise DataError(
-                f"{source.name}:{line}: no label ({int(wanting.sum()):,} such rows). Fill them in or remove the rows, "
-                f"or pass {setting('drop_unlabelled', True)} to leave them out."
+                f"{source.name}:{line}: no label ({counted(int(wanting.sum()), 'such row')}). Fill them in or remove the rows, "
+                f"or pass {setting('drop_unlabelled', True)} to leave them out.{EMPTY_LIST if self.task.multi else ''}"
             )
         if labels.missing.all():
-            raise DataError(f"{source.name}: none of its {len(table):,} rows has a label. Name a file of labelled rows.")
+            raise DataError(f"{source.name}: none of its {counted(len(table), 'row')} has a label. Name a file of labelled rows.")
         rows = Rows(table, np.flatnonzero(~labels.missing), self.task.targets(labels, table))
         note = seen_before(self.description.get("seen"), table.text_key[rows.index])
         if note:
@@ -229,8 +233,9 @@ def seen_before(sketch: dict[str, Any] | None, keys: np.ndarray) -> str:
     found = int(np.isin(judged, kept).sum())
     if not found:
         return ""
-    count = f"{found:,} of {len(keys):,} rows have" if whole else f"about {found / len(judged):.0%} of the {len(keys):,} rows have"
-    return f"{count} a text that the model was trained on; the figures are flattered."
+    rows, have = counted(len(keys), "row"), "has" if found == 1 and whole else "have"
+    count = f"{found:,} of {rows}" if whole else f"about {found / len(judged):.0%} of the {rows}"
+    return f"{count} {have} a text that the model was trained on; the figures are flattered."
 
 
 def assess(

@@ -88,6 +88,11 @@ def did_you_mean(word: str, options: Iterable[str]) -> str:
     return f" Did you mean {folded[close[0]]!r}?" if close else ""
 
 
+def counted(number: float, noun: str) -> str:
+    """Return `1 row`, `2,000 rows`: a number with its noun, which takes an s when there are several."""
+    return f"{number:,.0f} {noun}{'' if number == 1 else 's'}"
+
+
 def listing(items: Iterable[object], limit: int = 12) -> str:
     """Join `items` with commas for a message, cut after `limit` with a count of the rest."""
     words = [str(item) for item in items]

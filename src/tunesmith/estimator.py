@@ -15,7 +15,7 @@ from sklearn.utils.validation import check_is_fitted, column_or_1d
 from tunesmith.bundle import Bundle
 from tunesmith.config import Config, resolve
 from tunesmith.data.memory import from_memory
-from tunesmith.errors import DataError
+from tunesmith.errors import DataError, counted
 from tunesmith.evaluate import CHUNK
 from tunesmith.progress import Progress
 from tunesmith.recipe import train
@@ -71,7 +71,9 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
         texts = _texts(X)
         labels, self.classes_, multi = _labels(y)
         if len(texts) != len(labels):
-            raise InvalidInput(f"X has {len(texts):,} texts but y has {len(labels):,} labels. Pass one label for each text.")
+            raise InvalidInput(
+                f"X has {counted(len(texts), 'text')} but y has {counted(len(labels), 'label')}. Pass one label for each text."
+            )
         if not multi and len(self.classes_) == 1:
             raise InvalidInput(f"y has only one class, {self.classes_[0]!r}; at least 2 different ones are needed.")
         self.multilabel_ = multi

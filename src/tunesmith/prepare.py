@@ -12,16 +12,17 @@ import numpy as np
 
 from tunesmith.bundle import account
 from tunesmith.config import Config
+from tunesmith.data.audit_labels import spellings
 from tunesmith.data.schema import RowSource, Schema, guess_schema
 from tunesmith.data.split import split_off, units_of
 from tunesmith.data.table import Labels, TokenTable, open_table
 from tunesmith.data.text_faults import script
 from tunesmith.data.tokens import TextEncoder, Truncation
-from tunesmith.errors import DataError, listing, setting
+from tunesmith.errors import DataError, counted, listing, setting
 from tunesmith.metrics import greater_is_better
 from tunesmith.model.encoder import Pretrained, open_pretrained
 from tunesmith.progress import Progress
-from tunesmith.tasks.classification import Classification, class_weights
+from tunesmith.tasks.classification import EMPTY_LIST, Classification, class_weights, recognise
 from tunesmith.training.loop import Rows
 
 _WORDS = {"valid": "validation", "test": "test"}
@@ -78,7 +79,9 @@ def prepare(config: Config, sources: dict[str, RowSource], progress: Progress) -
     blank, missing = train.rows.table.blank, labels["train"].missing
     dropped = {"dropped_empty": int(blank.sum()), "dropped_unlabelled": int((missing & ~blank).sum()), "dropped_duplicates": 0}
     parts["train"] = train.with_index(np.flatnonzero(~blank & ~missing))
-    notes = _remarks(config, pretrained, sources["train"], schema, task)
+    rows = parts["train"].rows
+    counts = rows.targets.counts(rows.index)
+    notes = _remarks(pretrained, sources["train"], schema, task, dict(zip(task.labels, counts.tolist(), strict=True)))
     _split(parts, config, notes)
     _dedupe(parts, config, dropped, notes)
     _check_parts(parts, dropped)
@@ -106,7 +109,7 @@ def _check_parts(parts: dict[str, Part], dropped: dict[str, int]) -> None:
     for name in ("valid", "test"):
         if name in parts and len(parts[name].rows) == 0:
             raise DataError(
-                f"{parts[name].source.name}: none of its {len(parts[name].rows.table):,} rows has a label. "
+                f"{parts[name].source.name}: none of its {counted(len(parts[name].rows.table), 'row')} has a label. "
                 f"Name another {_WORDS[name]} file, or leave it out."
             )
 
@@ -130,9 +133,16 @@ def _fit_task(config: Config, labels: Labels, progress: Progress) -> Classificat
     return task
 
 
-def _remarks(config: Config, pretrained: Pretrained, source: RowSource, schema: Schema, task: Classification) -> list[str]:
-    """What makes a good model unlikely, whatever the settings; `tunesmith check` says much more."""
+def _remarks(pretrained: Pretrained, source: RowSource, schema: Schema, task: Classification, counts: dict[str, int]) -> list[str]:
+    """What makes a good model unlikely, whatever the settings; `tunesmith check` says much more.
+
+    counts: rows of each label
+    """
     notes = []
+    twice = spellings(dict(sorted(counts.items(), key=lambda item: -item[1])))
+    if twice:
+        pairs = [f"{one.label!r} ({counted(one.rows, 'row')}) and {one.like!r} ({counted(one.like_rows, 'row')})" for one in twice]
+        notes.append(f"labels that are {twice[0].why} are learned apart: {listing(pairs, 3)}. Spell them alike, if they are one.")
     numbers = [label for label in task.labels if re.fullmatch(r"[+-]?\d*[.,]\d+", label)]
     if not task.multi and len(task.labels) > 10 and len(numbers) * 2 > len(task.labels):
         notes.append(
@@ -167,7 +177,8 @@ def _split(parts: dict[str, Part], config: Config, notes: list[str]) -> None:
         if not away.any():
             different, labels = len(np.unique(units[index])), len(np.unique(stratum[index]))
             notes.append(
-                f"{total:,} training rows with {different:,} different texts or groups and {labels:,} labels are too few to split "
+                f"{counted(total, 'training row')} with {counted(different, 'different text or group')} and {counted(labels, 'label')} "
+                "are too few to split "
                 f"{size:.0%} of them off for {_WORDS[name]}, evenly over the labels."
             )
             continue
@@ -192,7 +203,8 @@ def _dedupe(parts: dict[str, Part], config: Config, dropped: dict[str, int], not
             cure = f"the training rows with them are dropped ({setting('dedupe', True)})"
             if not config.dedupe:
                 cure = f"the score on them is flattered; {setting('dedupe', True)} drops them from training"
-            notes.append(f"{inside:,} of {len(others):,} {_WORDS[name]} rows have a text that is also in training: {cure}.")
+            have = "has" if inside == 1 else "have"
+            notes.append(f"{inside:,} of {counted(len(others), f'{_WORDS[name]} row')} {have} a text that is also in training: {cure}.")
             leaked |= np.isin(keys, others)
     if config.dedupe:
         content = np.stack([keys, train.targets.digests()[train.index]], axis=1)
@@ -233,10 +245,11 @@ def _checked_labels(table: TokenTable, config: Config) -> Labels:
     wanting = labels.missing & ~table.blank
     if wanting.any() and not config.drop_unlabelled:
         rows = np.flatnonzero(wanting)
+        multi = recognise(labels, config.label_type, config.label_separator)[0] == "multi"
         places = listing([f"{table.name}:{table.line[row]}" for row in rows[:5]])
         raise DataError(
-            f"{places}: no label ({len(rows):,} such row{'s' if len(rows) > 1 else ''} of {len(table):,}). "
-            f"Fill them in, or pass {setting('drop_unlabelled', True)} to leave them out."
+            f"{places}: no label ({counted(len(rows), 'such row')} of {len(table):,}). "
+            f"Fill them in, or pass {setting('drop_unlabelled', True)} to leave them out.{EMPTY_LIST if multi else ''}"
         )
     return labels
 
@@ -260,6 +273,6 @@ def _say_data(prepared: Prepared, progress: Progress) -> None:
         drops = "".join(f", {values[key]:,} {key.replace('_', ' ')}" for key in prepared.dropped if values[key])
         cut = f"{values['rows_truncated']:,} truncated ({lost:.1%} of tokens lost)" if values["rows_truncated"] else "none truncated"
         how = part.source.name if part.how == "given" else part.how
-        progress.say(f"{name}: {len(part.rows):,} rows ({how}); {cut}{drops}")
+        progress.say(f"{name}: {counted(len(part.rows), 'row')} ({how}); {cut}{drops}")
     for note in prepared.notes:
         progress.say(f"note: {note}")

@@ -133,7 +133,8 @@ class Progress:
         finally:
             took = time.monotonic() - tracker.start
             if took >= _QUIET_S:
-                self.say(f"{what}: {tracker.done:,.0f} {unit} in {_duration(took)} ({_rate(tracker.done / took)} {unit}/s)")
+                units = unit.removesuffix("s") if tracker.done == 1 else unit
+                self.say(f"{what}: {tracker.done:,.0f} {units} in {_duration(took)} ({_rate(tracker.done / took)} {unit}/s)")
             if isinstance(tracker, _BarTracker):
                 tracker.clear()
                 self._bars.remove(tracker)

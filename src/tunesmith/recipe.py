@@ -19,7 +19,7 @@ from tunesmith.bundle import DESCRIPTION, Bundle, assess, gold_of, save_bundle, 
 from tunesmith.config import Config, resolve
 from tunesmith.data.memory import open_data
 from tunesmith.data.table import texts_in
-from tunesmith.errors import DataError, Interrupted, StorageError, UsageError, did_you_mean, listing, setting
+from tunesmith.errors import DataError, Interrupted, StorageError, UsageError, counted, did_you_mean, listing, setting
 from tunesmith.evaluate import probabilities_of
 from tunesmith.metrics import multi_label, scoring_steps, single_label, tune_thresholds
 from tunesmith.model.arithmetic import choose_precision, cpu_name
@@ -166,7 +166,8 @@ def _fit(config: Config, prepared: Prepared, directory: Path, *, resume: bool, p
     steps = config.epochs * steps_per_epoch(train_rows, config)
     if steps < _FEW_STEPS:
         prepared.notes.append(
-            f"only {steps} optimizer steps ({config.epochs} epochs of {len(train_rows):,} rows, {config.batch_size} a step), "
+            f"only {counted(steps, 'optimizer step')} ({counted(config.epochs, 'epoch')} of {counted(len(train_rows), 'row')}, "
+            f"{config.batch_size} a step), "
             f"which often is too few to learn: more epochs, a smaller {setting('batch_size')} or a higher {setting('lr')} may help."
         )
         progress.say(f"note: {prepared.notes[-1]}")
@@ -363,7 +364,7 @@ def _check_metric(metric: str, task: Classification, valid: Part, progress: Prog
     found = listing([f"{label!r} {count:,}" for label, count in zip(task.labels, counts, strict=True) if count], 5) or "none"
     raise DataError(
         f"{valid.source.name}: {setting('metric')} {metric!r} cannot be computed on the validation rows: it needs rows with a label and "
-        f"rows without it, and of {len(gold):,} validation rows the labels are {found}. Choose other validation rows, "
+        f"rows without it, and of {counted(len(gold), 'validation row')} the labels are {found}. Choose other validation rows, "
         f"or another {setting('metric')}: {listing(possible, 40)}."
     )
 

@@ -16,7 +16,7 @@ from tunesmith.data.memory import open_data
 from tunesmith.data.schema import Example, RowSource, Schema, guess_schema
 from tunesmith.data.table import open_table
 from tunesmith.data.tokens import Encoded, TextEncoder
-from tunesmith.errors import DataError
+from tunesmith.errors import DataError, counted
 from tunesmith.model.encoder import open_pretrained
 from tunesmith.model.heads import TextModel, build_model
 from tunesmith.prepare import encoder_of
@@ -39,7 +39,7 @@ def walk_row(config: Config, number: int, progress: Progress) -> str:
     found = next(islice(iter(source), number - 1, None), None)
     if found is None:
         count = sum(1 for _ in source)
-        raise DataError(f"{source.name} has {count:,} rows; there is no row {number:,}.")
+        raise DataError(f"{source.name} has {counted(count, 'row')}; there is no row {number:,}.")
     row, place = found
     example = schema.parse(row, place)
     if bundle is not None:
@@ -84,7 +84,7 @@ def _stage(title: str, *lines: str) -> str:
 
 def _example(example: Example) -> list[str]:
     label = "none" if example.target is None else ", ".join(map(repr, example.target))
-    texts = [f"text: {len(text):,} characters: {text[:200]!r}{' ...' if len(text) > 200 else ''}" for text in example.texts]
+    texts = [f"text: {counted(len(text), 'character')}: {text[:200]!r}{' ...' if len(text) > 200 else ''}" for text in example.texts]
     return [*texts, f"label: {label}"]
 
 
@@ -94,14 +94,14 @@ def _tokens(example: Example, encoded: Encoded, encoder: TextEncoder) -> str:
         full = encoder.tokenizer.encode(text, add_special_tokens=False)
         pieces = [f"{piece}[{a}:{b}]" for piece, (a, b) in zip(full.tokens[:_SHOWN_TOKENS], full.offsets, strict=False)]
         lines.append(" ".join(pieces) + (f" ... and {len(full) - _SHOWN_TOKENS:,} more" if len(full) > _SHOWN_TOKENS else ""))
-    return _stage("3 tokens", f"{encoded.tokens:,} tokens, each with its characters in its text [start:end]:", *lines)
+    return _stage("3 tokens", f"{counted(encoded.tokens, 'token')}, each with its characters in its text [start:end]:", *lines)
 
 
 def _truncation(encoded: Encoded, encoder: TextEncoder) -> str:
     policy = encoder.truncation
     lines = [
         f"policy {policy.policy}, at most {policy.max_length} tokens a sequence, {policy.max_length - encoder.budget} of them special",
-        f"{encoded.tokens - encoded.lost:,} of {encoded.tokens:,} tokens kept; sequences: {len(encoded.sequences)}"
+        f"{encoded.tokens - encoded.lost:,} of {counted(encoded.tokens, 'token')} kept; sequences: {len(encoded.sequences)}"
         + (f"; {encoded.lost:,} LOST" if encoded.lost else "; nothing lost"),
     ]
     for i, (ids, offsets) in enumerate(zip(encoded.sequences, encoded.offsets, strict=True)):
@@ -139,7 +139,8 @@ def _network(encoded: Encoded, task: Classification, model: TextModel, origin: s
     return [
         _stage(
             "5 batch",
-            f"ids int32[{len(batch.ids)}], cu_seqlens {batch.cu_seqlens.tolist()}: {len(batch.lengths)} sequences of 1 example, no padding",
+            f"ids int32[{len(batch.ids)}], cu_seqlens {batch.cu_seqlens.tolist()}: "
+            f"{counted(len(batch.lengths), 'sequence')} of 1 example, no padding",
         ),
         _stage(
             "6 encoder",

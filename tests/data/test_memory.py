@@ -219,9 +219,9 @@ def test_fingerprint_follows_content():
 @pytest.mark.parametrize(
     ("data", "labels", "parts"),
     [
-        (TEXTS, ["pos"], ["<list>: there are 3 rows but 1 labels"]),
-        (Capsule(TABLE.select(["text"])), ["pos"], ["there are 1 labels but at least one row more"]),
-        (Capsule(TABLE.select(["text"])), ["pos"] * 5, ["there are 5 labels but only 3 rows"]),
+        (TEXTS, ["pos"], ["<list>: found 3 rows but 1 label"]),
+        (Capsule(TABLE.select(["text"])), ["pos"], ["found 1 label but at least one row more"]),
+        (Capsule(TABLE.select(["text"])), ["pos"] * 5, ["found 5 labels but only 3 rows"]),
         (TEXTS, iter(LABELS), ["labels must be a sequence", "list(labels)"]),
         (TEXTS, "abc", ["labels must be a sequence", "found a str"]),
         (FRAME, LABELS, ["has a column 'label' already"]),

@@ -346,7 +346,7 @@ def test_few_rows_without_a_mistake_are_not_certain():
     assert "95% intervals of accuracy overlap" in views.verdict(result)
     assert any("labels have fewer than 10 test rows" in sentence for sentence in said)
     test |= metrics.evaluation(gold, np.eye(3)[(gold + 1) % 3], result["labels"], "single")
-    assert "7 rows are few: even with no row right of 7, accuracy may be as high as 0.41 (95% interval)." in views.limitations(result)
+    assert "7 rows are few: even with none of 7 rows right, accuracy may be as high as 0.41 (95% interval)." in views.limitations(result)
     assert "is worse than" in views.verdict(result)
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tunesmith.cli.options import check_is_no_pipe
-from tunesmith.errors import DataError, UsageError, listing
+from tunesmith.errors import DataError, UsageError, counted, listing
 from tunesmith.progress import Progress
 
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ def predict(
     if late:
         progress.say(f"note: not written, as the first row does not have them: {listing(sorted(late))}. Give the first row every key.")
     if output is not None:
-        progress.say(f"wrote {writer.rows:,} rows to {output}")
+        progress.say(f"wrote {counted(writer.rows, 'row')} to {output}")
 
 
 def evaluate(

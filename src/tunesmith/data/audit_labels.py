@@ -132,18 +132,25 @@ def _folded(label: str) -> str:
     return re.sub(r"[\s_\-]+", " ", normalise(label)).strip()
 
 
-def _variants(counts: Mapping[str, int]) -> list[Variant]:
-    """Return pairs of labels that may be one: the same but for case and space, or a rare one a slip away from a frequent one.
-
-    `counts` has the most frequent first. Labels that differ in digits only are different labels.
-    """
+def spellings(counts: Mapping[str, int]) -> list[Variant]:
+    """Return pairs of labels that are the same but for case, space, hyphens or width; `counts` has the most frequent first."""
     found = []
     folded: dict[str, str] = {}
     for label, rows in counts.items():
         like = folded.setdefault(_folded(label), label)
         if like != label:
             found.append(Variant(label, rows, like, counts[like], "the same but for case, space, hyphens or width"))
-    names = list(folded.items())  # by falling frequency
+    return found
+
+
+def _variants(counts: Mapping[str, int]) -> list[Variant]:
+    """Return pairs of labels that may be one: two spellings of it, or a rare one a slip away from a frequent one.
+
+    `counts` has the most frequent first. Labels that differ in digits only are different labels.
+    """
+    found = spellings(counts)
+    told = {variant.label for variant in found}
+    names = [(_folded(label), label) for label in counts if label not in told]  # by falling frequency
     for at, (short, label) in enumerate(names):
         for other, like in names[:at]:
             if counts[label] > _RARE_SHARE * counts[like]:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Mapping
 
 from tunesmith.data.audit_types import Audit, Finding, Issue, Labels, Lengths
-from tunesmith.errors import listing
+from tunesmith.errors import counted, listing
 
 _SEVERITIES = ("error", "warning", "note")
 _IMBALANCE = 10.0  # from this ratio on accuracy says little
@@ -28,7 +28,7 @@ def findings(audit: Audit) -> list[Finding]:
 
 
 def _rows(count: int, kind: str = "row") -> str:
-    return f"{count:,} {kind}" if count == 1 else f"{count:,} {kind}s"
+    return counted(count, kind)
 
 
 def _verb(count: int, singular: str, plural: str) -> str:
@@ -184,11 +184,15 @@ def _labels(audit: Audit, labels: Labels) -> Iterator[Finding]:
     for variant in labels.variants[:10]:
         yield Finding(
             "warning",
-            f"label {variant.label!r} ({_rows(variant.rows)}) may be {variant.like!r} ({variant.like_rows:,} rows): {variant.why}.",
+            f"label {variant.label!r} ({_rows(variant.rows)}) may be {variant.like!r} ({_rows(variant.like_rows)}): {variant.why}.",
             "Spell them alike, unless they are two labels.",
         )
     if len(labels.variants) > 10:
-        yield Finding("warning", f"{len(labels.variants) - 10:,} more pairs of labels look alike.", "--json lists them all.")
+        yield Finding(
+            "warning",
+            f"{_rows(len(labels.variants) - 10, 'more pair')} of labels {_verb(len(labels.variants) - 10, 'looks', 'look')} alike.",
+            "--json lists them all.",
+        )
     if labels.placeholders:
         yield Finding(
             "note",

@@ -18,7 +18,7 @@ from tunesmith.data.delimited import check_columns
 from tunesmith.data.readers import open_file
 from tunesmith.data.schema import Row, RowSource, Source
 from tunesmith.data.values import plain
-from tunesmith.errors import DataError, UsageError, listing
+from tunesmith.errors import DataError, UsageError, counted, listing
 from tunesmith.progress import QUIET, Progress
 
 SUPPORTED = (
@@ -60,7 +60,7 @@ def from_memory(data: Any, labels: Any = None) -> RowSource:
     if count is None or isinstance(labels, str | bytes | Mapping):
         raise DataError(f"labels must be a sequence with one item per row; found {_kind(labels)}. Pass list(labels).")
     if table.length is not None and count != table.length:
-        raise DataError(f"{table.name}: there are {table.length:,} rows but {count:,} labels. Pass one label for each row.")
+        raise DataError(f"{table.name}: found {counted(table.length, 'row')} but {counted(count, 'label')}. Pass one label for each row.")
     return _labelled(table, labels, count)
 
 
@@ -138,8 +138,8 @@ def _labelled(table: MemorySource, labels: Any, count: int) -> MemorySource:
         end = object()
         for number, (row, label) in enumerate(itertools.zip_longest(table, _values(labels), fillvalue=end)):
             if row is end or label is end:  # a table without a length may differ only now
-                what = "at least one row more" if label is end else f"only {number:,} rows"
-                raise DataError(f"{table.name}: there are {count:,} labels but {what}. Pass one label for each row.")
+                what = "at least one row more" if label is end else f"only {counted(number, 'row')}"
+                raise DataError(f"{table.name}: found {counted(count, 'label')} but {what}. Pass one label for each row.")
             yield {**cast(tuple[Row, Source], row)[0], "label": label}
 
     return MemorySource(table.name, (*table.columns, "label"), table.length, rows)

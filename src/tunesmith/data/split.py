@@ -1,4 +1,9 @@
-"""Splitting rows off for validation and test: stratified, whole groups, never the same text on both sides."""
+"""Splitting rows off for validation and test: stratified, whole groups, never the same text on both sides.
+
+A row with several labels counts for its rarest one: that label's share is kept close to even, and its last unit stays in training.
+The shares of its other labels are left to chance, and a label whose every row has a rarer label beside it may be spread unevenly or,
+in very small data, be missing from a part; the training says so when it is missing from training.
+"""
 
 from __future__ import annotations
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 
 from tunesmith.data.audit_types import Audit, Example, Finding, Issue, Labels, Lengths
 from tunesmith.data.findings import findings
+from tunesmith.errors import counted
 from tunesmith.report.view import columns_wide, count, one_line, share, shorten
 
 _WIDTH = 100  # columns
@@ -23,7 +24,7 @@ def render_audit(audit: Audit) -> str:
     Plain text without escape codes, about 100 columns wide, so that it reads the same on a terminal, in a log and in a file.
     """
     found = findings(audit)
-    lines = [f"{audit.name}: {count(audit.rows)} rows, columns {one_line(', '.join(audit.columns), 70)}"]
+    lines = [f"{audit.name}: {counted(audit.rows, 'row')}, columns {one_line(', '.join(audit.columns), 70)}"]
     if audit.rows:
         if audit.labels is not None:
             lines += ["", *_labels(audit.labels, audit.rows)]
@@ -115,7 +116,7 @@ def _texts(audit: Audit) -> Iterator[str]:
     leak = audit.leakage
     if leak is not None:
         yield ""
-        yield f"Test file {leak.name}: {count(leak.rows)} rows"
+        yield f"Test file {leak.name}: {counted(leak.rows, 'row')}"
         for name, issue in (("same text", leak.exact), ("near repeats", leak.near)):
             yield f"  {name:13}  {count(issue.rows):>7}  {share(issue.rows, leak.rows):>6}  of its rows stand in {audit.name}"
             yield from _examples(issue)

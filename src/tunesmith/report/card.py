@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from tunesmith.errors import counted
 from tunesmith.report import view
 
 _PER_LABEL_ROWS = 60
@@ -33,6 +34,7 @@ def model_card(result: view.Result) -> str:
     environment.filters |= {
         "number": view.number,
         "count": view.count,
+        "counted": counted,
         "score": view.score,
         "interval": view.interval,
         "setting": view.setting,

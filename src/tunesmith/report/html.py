@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from tunesmith.errors import counted
 from tunesmith.report import charts, view
 from tunesmith.storage import write_text
 
@@ -32,6 +33,7 @@ def render_html(result: view.Result) -> str:
     environment.filters |= {
         "number": view.number,
         "count": view.count,
+        "counted": counted,
         "score": view.score,
         "interval": view.interval,
         "title_of": view.title,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from tunesmith.errors import counted
 from tunesmith.report import view
 
 
@@ -15,7 +16,7 @@ def render_table(result: view.Result) -> str:
     if found:
         split, evaluation = found
         rivals = view.computed(evaluation)
-        header = [f"{view.split_name(split)}, {view.count(evaluation['rows'])} rows", "model [95% interval]", *(y["name"] for y in rivals)]
+        header = [f"{view.split_name(split)}, {counted(evaluation['rows'], 'row')}", "model [95% interval]", *(y["name"] for y in rivals)]
         rows = [
             [
                 row["name"] + (" *" if row["chosen"] else ""),
@@ -43,7 +44,7 @@ def account_lines(result: view.Result) -> list[str]:
         if not part:
             continue
         account = part["account"]
-        said = [f"{view.count(account['rows_used'])} of {view.count(account['rows_read'])} rows used{view.split_off(result, split)}"]
+        said = [f"{view.count(account['rows_used'])} of {counted(account['rows_read'], 'row')} used{view.split_off(result, split)}"]
         for key, words in (
             ("dropped_empty", "empty dropped"),
             ("dropped_unlabelled", "unlabelled dropped"),

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-from tunesmith.errors import listing
+from tunesmith.errors import counted, listing
 
 Result = dict[str, Any]
 Evaluation = dict[str, Any]
@@ -182,7 +182,9 @@ def verdict(result: Result) -> str:
     split, evaluation = found
     name = headline(result, evaluation)
     value, bounds = evaluation["metrics"][name], evaluation["intervals"].get(name)
-    sentence = f"{title(name)} {number(value)} {interval(bounds)}".rstrip() + f" on {count(evaluation['rows'])} {split_name(split)} rows."
+    sentence = (
+        f"{title(name)} {number(value)} {interval(bounds)}".rstrip() + f" on {counted(evaluation['rows'], f'{split_name(split)} row')}."
+    )
     sign = -1 if name in LOWER_IS_BETTER else 1
     rivals = [y for y in computed(evaluation) if y["metrics"].get(name) is not None]
     if not rivals:
@@ -219,13 +221,13 @@ def limitations(result: Result) -> list[str]:
         )
     if found:
         said += _measured(result, *found)
-    cut = []
+    cut, limits = [], {}
     for split, part in result["data"]["splits"].items():
         if part and (account := part["account"])["rows_truncated"] > 0.01 * account["rows_used"]:
             rows, tokens = share(account["rows_truncated"], account["rows_used"]), share(account["tokens_lost"], account["tokens_read"])
+            limits = account  # one truncation holds for all parts
             cut.append(f"{rows} of the {split_name(split)} rows ({tokens} of the tokens lost)")
     if cut:
-        limits = result["data"]["splits"]["train"]["account"]
         said.append(f"Texts over {count(limits['max_length'])} tokens were cut ({setting(limits['truncation'])}): {', '.join(cut)}.")
     return said + list(result["data"]["notes"])
 
@@ -234,20 +236,21 @@ def _measured(result: Result, split: str, evaluation: Evaluation) -> list[str]:
     said = []
     name = headline(result, evaluation)
     bounds = evaluation["intervals"].get(name)
-    rows, exact = count(evaluation["rows"]), _share_right(evaluation)
+    rows, exact = counted(evaluation["rows"], "row"), _share_right(evaluation)
+    few = f"{rows} {'is' if evaluation['rows'] == 1 else 'are'} few"
     right, exact_bounds = evaluation["metrics"].get(exact), evaluation["intervals"].get(exact)
     if right in (0, 1) and exact_bounds and exact_bounds[1] - exact_bounds[0] > 0.1:
         # the bootstrap is blind here: it can only draw rows like those that were seen
-        found = f"no mistake in {rows} rows" if right else f"no row right of {rows}"
+        found = f"no mistake in {rows}" if right else f"none of {rows} right"
         limit = f"low as {number(exact_bounds[0], 2)}" if right else f"high as {number(exact_bounds[1], 2)}"
-        said.append(f"{rows} rows are few: even with {found}, {title(exact).lower()} may be as {limit} (95% interval).")
+        said.append(f"{few}: even with {found}, {title(exact).lower()} may be as {limit} (95% interval).")
     elif bounds and bounds[1] - bounds[0] > 0.1:
-        said.append(f"{rows} rows are few: {title(name)} may lie anywhere in {interval(bounds)} (95% interval).")
-    few = [row["label"] for row in evaluation["per_label"] if row["support"] < FEW_ROWS]
-    if few:
+        said.append(f"{few}: {title(name)} may lie anywhere in {interval(bounds)} (95% interval).")
+    rare = [row["label"] for row in evaluation["per_label"] if row["support"] < FEW_ROWS]
+    if rare:
         said.append(
-            f"{len(few)} of {len(evaluation['per_label'])} labels have fewer than {FEW_ROWS} {split_name(split)} rows, "
-            f"too few to judge: {listing(few, 8)}."
+            f"{len(rare)} of {len(evaluation['per_label'])} labels have fewer than {FEW_ROWS} {split_name(split)} rows, "
+            f"too few to judge: {listing(rare, 8)}."
         )
     weak = sorted((row for row in evaluation["per_label"] if row["support"] >= FEW_ROWS and row["f1"] < 0.5), key=lambda row: row["f1"])
     if weak:

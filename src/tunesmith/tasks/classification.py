@@ -19,6 +19,9 @@ from tunesmith.errors import DataError, UsageError, did_you_mean, listing, setti
 from tunesmith.metrics import Kind
 from tunesmith.tasks.base import Prediction
 
+EMPTY_LIST = " A row that has none of the labels is written in JSONL, with an empty list [] of them: an empty cell says nothing of them."
+"""For messages on missing labels where a row may have any number of them."""
+
 
 @dataclass(frozen=True)
 class ClassTargets:
