@@ -94,6 +94,20 @@ def test_labels_that_differ_in_case_and_space_only_are_named(tiny_bert: Path, tm
     assert "'Animal' (5 rows) and 'animal' (30 rows), 'colour-' (1 row) and 'colour' (30 rows). Spell them alike" in said
 
 
+def test_groups_that_are_in_training_and_in_a_given_file_are_named(tiny_bert: Path, tmp_path: Path) -> None:
+    rows = [{**row, "customer": f"c{i // 4}"} for i, row in enumerate(tiny.rows(60))]
+    other = [{**row, "customer": who} for row, who in zip(tiny.rows(6, seed=4), ["c3", "c3", "c5", "new", "", "c99"], strict=True)]
+    data, test = tiny.write_csv(tmp_path / "d.csv", rows), tiny.write_csv(tmp_path / "t.csv", other)
+    settings = {"model": tiny_bert, "epochs": 1, "group": "customer", "text": "text", "label": "label", "progress": "quiet"}
+    settings |= {"valid_size": 0}
+    notes = tunesmith.train(data, test=test, out=tmp_path / "a", **settings).result["data"]["notes"]
+    assert any(note.startswith("3 of 6 test rows have a 'customer' that is also in training: the score") for note in notes), notes
+    without = tiny.write_csv(tmp_path / "n.csv", tiny.rows(6, seed=4))
+    for given in (without, None):
+        notes = tunesmith.train(data, test=given, out=tmp_path / str(given is None), **settings).result["data"]["notes"]
+        assert not any("that is also in training: the score on them may" in note for note in notes), notes
+
+
 def test_resuming_a_finished_run_with_other_settings_is_refused(model: Path, reviews: Path, tiny_bert: Path) -> None:
     with pytest.raises(UsageError, match="epochs was 1, now 4"):
         tunesmith.train(reviews, out=model, model=tiny_bert, epochs=4, max_length=16, precision="fp32", resume=True, progress="quiet")

@@ -84,6 +84,7 @@ def prepare(config: Config, sources: dict[str, RowSource], progress: Progress) -
     notes = _remarks(pretrained, sources["train"], schema, task, dict(zip(task.labels, counts.tolist(), strict=True)))
     _split(parts, config, notes)
     _dedupe(parts, config, dropped, notes)
+    _note_shared_groups(parts, config, notes)
     _check_parts(parts, dropped)
     train = parts["train"]
     counts = train.rows.targets.counts(train.rows.index)
@@ -214,6 +215,25 @@ def _dedupe(parts: dict[str, Part], config: Config, dropped: dict[str, int], not
         parts["train"] = parts["train"].with_index(train.index[first & ~leaked])
 
 
+def _note_shared_groups(parts: dict[str, Part], config: Config, notes: list[str]) -> None:
+    """Note rows of validation and test files whose group is in training, too; parts that were split off share none."""
+    known = _groups(parts["train"].rows)
+    for name in ("valid", "test"):
+        groups = _groups(parts[name].rows) if name in parts and parts[name].how == "given" else known[:0]
+        inside = int((np.isin(groups, known) & (groups != 0)).sum())
+        if inside:
+            have = "has" if inside == 1 else "have"
+            notes.append(
+                f"{inside:,} of {counted(len(groups), f'{_WORDS[name]} row')} {have} a {config.group!r} that is also in training: "
+                f"the score on them may be flattered. Part the files by it, or leave {setting(name)} out to have rows split off by it."
+            )
+
+
+def _groups(rows: Rows) -> np.ndarray:
+    """The groups of the rows in use, uint64[E]; empty when there are none."""
+    return rows.table.group[rows.index] if rows.table.group is not None else np.zeros(0, np.uint64)
+
+
 def encoder_of(config: Config, pretrained: Pretrained, schema: Schema, progress: Progress) -> TextEncoder:
     """Return what turns the texts of `schema` into tokens of the encoder."""
     truncation = truncation_of(config, pretrained, progress)
@@ -230,10 +250,11 @@ def truncation_of(config: Config, pretrained: Pretrained, progress: Progress) ->
 
 
 def _fitting(schema: Schema, source: RowSource, name: str) -> Schema:
-    """The training columns must be in every file."""
-    group = schema.group if name == "train" else None
+    """The training columns must be in every file, but for the group, by which only training rows are split."""
+    group = schema.group if name == "train" or schema.group in source.columns else None
     second = schema.texts[1] if schema.pair else None
-    return guess_schema(source, text=schema.texts[0], text_pair=second, label=schema.target, group=group)
+    fitting = guess_schema(source, text=schema.texts[0], text_pair=second, pairs=schema.pair, label=schema.target, group=group)
+    return replace(fitting, needs_group=False) if group is not None and name != "train" else fitting
 
 
 def _checked_labels(table: TokenTable, config: Config) -> Labels:

@@ -149,6 +149,13 @@ def test_cells_that_are_no_label(cell: object) -> None:
         Schema(("t",), "y").parse({"t": "x", "y": cell}, PLACE)
 
 
+def test_a_group_that_may_be_missing() -> None:
+    schema = Schema(("t",), None, "g", needs_group=False)
+    for missing in (None, ""):
+        assert schema.parse({"t": "", "g": missing}, PLACE).group_key == 0
+    assert schema.parse({"t": "", "g": 0}, PLACE).group_key != 0
+
+
 def test_groups() -> None:
     schema = Schema(("t",), None, "g")
     one, same, other = (schema.parse({"t": "", "g": group}, PLACE) for group in (1, "1", "2"))

@@ -142,6 +142,7 @@ def test_the_key_changes_with_whatever_changes_the_table(tmp_path: Path, encodin
     keys.append(table_of([{**row, "text2": row["text"]} for row in rows], Schema(("text2",), "label")).key)
     keys.append(table_of(rows, Schema(("text",))).key)
     keys.append(table_of(rows, Schema(("text",), "label", "label")).key)
+    keys.append(table_of(rows, Schema(("text",), "label", "label", needs_group=False)).key)
     for truncation in (
         Truncation("head", 8, 2, 3),
         Truncation("windows", 9, 2, 3),

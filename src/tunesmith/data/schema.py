@@ -80,18 +80,20 @@ class Example:
 
 @dataclass(frozen=True, slots=True)
 class Schema:
-    """The columns of a table by role: `texts`, and optionally `target` and `group`."""
+    """The columns of a table by role: `texts`, and optionally `target` and `group`, which `needs_group` wants in every row."""
 
     texts: tuple[str, ...]
     target: str | None = None
     group: str | None = None
+    needs_group: bool = True
 
     def parse(self, row: Row, source: Source) -> Example:
         """Read one row. Raises `DataError` for a text or label that is of no usable type."""
         texts = tuple(_text(row.get(name), name, source) for name in self.texts)
         target, is_list = _labels(row.get(self.target), self.target, source) if self.target is not None else (None, False)
         group = row.get(self.group) if self.group is not None else None
-        if self.group is not None and (group is None or group == ""):
+        group = None if group == "" else group
+        if self.group is not None and group is None and self.needs_group:
             raise DataError(
                 f"{source}: column {self.group!r} is empty, but rows are grouped by it. Fill it in, or leave {setting('group')} out."
             )

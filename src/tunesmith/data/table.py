@@ -62,7 +62,7 @@ class TokenTable:
     line: int64[N], where each example's row begins; text_key: uint64[N], equal for equal texts
     tokens, lost: int32[N], tokens of the whole text, and how many are in no sequence
     kept, longest, sequences: int32[N], tokens in all sequences, in the longest, number of sequences
-    group: uint64[N] or None, equal for rows of one group
+    group: uint64[N] or None, equal for rows of one group, 0 for a row without
     blank: bool[N], the text is empty or white space
     """
 
@@ -165,7 +165,7 @@ def open_table(source: RowSource, schema: Schema, encoder: TextEncoder, progress
 
     # a tokenizer's file means what the library of the day makes of it
     settings = [_FORMAT, tokenizers.__version__, asdict(encoder.truncation), schema.texts, schema.target, schema.group]
-    settings += [encoder.fallback_token, encoder.pairs]
+    settings += [schema.needs_group, encoder.fallback_token, encoder.pairs]
     stamp = source.stamp()
     digest = hashlib.blake2b(digest_size=16)
     for part in (repr(settings), encoder.tokenizer.to_str(), source.fingerprint(progress)):
