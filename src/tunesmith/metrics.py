@@ -1,20 +1,16 @@
 """Scores of a classifier, their confidence intervals, and the thresholds of a multi-label one.
 
-Shapes: E examples, C classes (labels), K distinct (gold, predicted) rows, R resamples.
-
-Accuracy, precision, recall, F1 and Matthews correlation of both kinds are functions of three counts per label: true
-positives, times predicted, times gold. One vectorised function computes them for the test set and for all of its bootstrap
-resamples, so an interval always belongs to exactly the number it stands beside. The definitions are scikit-learn's with
-`zero_division=0`; the tests compare each with the scikit-learn call.
+Shapes: E examples, C classes (labels), R resamples. What follows from the predicted labels alone is computed in `counting`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from tunesmith.counting import count_cells, label_scores, point_scores, precision_recall_f1
 from tunesmith.errors import DataError, ModelError, UsageError, did_you_mean, setting
 from tunesmith.seeds import seed_for
 
@@ -76,7 +72,7 @@ def single_label(gold: NDArray[Any], probabilities: NDArray[Any], advance: Advan
         ModelError: a probability is not a finite number.
     """
     gold, probabilities = _checked(gold, probabilities)
-    scores = _point(gold, probabilities.argmax(1), probabilities.shape[1])
+    scores = point_scores(gold, probabilities.argmax(1), probabilities.shape[1])
     columns = _judged_columns(gold, probabilities.shape[1])
     _add_auc(scores, ((gold == column, probabilities[:, column]) for column in columns), advance)
     scores["ece"] = expected_calibration_error(calibration_bins(gold, probabilities))
@@ -108,7 +104,7 @@ def multi_label(
     from sklearn.metrics import label_ranking_average_precision_score
 
     gold, probabilities = _checked(gold, probabilities)
-    scores = _point(gold, probabilities >= thresholds, probabilities.shape[1])
+    scores = point_scores(gold, probabilities >= thresholds, probabilities.shape[1])
     total = 0.0
     for start in range(0, len(gold), _LRAP_ROWS):
         rows = slice(start, start + _LRAP_ROWS)
@@ -128,9 +124,9 @@ def per_label(gold: NDArray[Any], predicted: NDArray[Any], labels: Sequence[str]
         gold, predicted: int[E], or bool[E, C] for multi-label.
         labels: the C names.
     """
-    cells = _cells(gold, predicted, len(labels))
+    cells = count_cells(gold, predicted, len(labels))
     hit, guessed, support = (counts[0] for counts in cells.tally(cells.counts[None])[:3])
-    precision, recall, f1 = _precision_recall_f1(hit, guessed, support)
+    precision, recall, f1 = precision_recall_f1(hit, guessed, support)
     return [
         {"label": label, "precision": float(p), "recall": float(r), "f1": float(f), "support": int(s)}
         for label, p, r, f, s in zip(labels, precision, recall, f1, support, strict=True)
@@ -251,9 +247,9 @@ def intervals(
         seed: any int; equal arguments give equal intervals.
         confidence: in (0, 1).
     """
-    cells = _cells(np.asarray(gold), np.asarray(predicted), n_labels)
+    cells = count_cells(np.asarray(gold), np.asarray(predicted), n_labels)
     rng = np.random.default_rng(seed)
-    parts = [_scores(cells, counts) for counts in _resampled(cells.counts, rng, resamples)]
+    parts = [label_scores(cells, counts) for counts in _resampled(cells.counts, rng, resamples)]
     right, rows = round(float(cells.counts @ cells.exact)), int(cells.counts.sum())
     found = {}
     for name in parts[0]:
@@ -297,83 +293,6 @@ def _resampled(counts: NDArray[np.int64], rng: np.random.Generator, resamples: i
         else:
             draws = (cell_of_row[rng.integers(0, rows, rows)] for _ in range(size))
             yield np.stack([np.bincount(draw, minlength=len(counts)) for draw in draws])
-
-
-# --- counting --------------------------------------------------------------------------------------------------------------
-
-
-class _Cells(NamedTuple):
-    """The distinct (gold, predicted) rows of a test set and how often each occurs: all that label metrics depend on."""
-
-    counts: NDArray[np.int64]  # [K]
-    gold: Any  # sparse [K, C] of 0 and 1, as are the next two
-    predicted: Any
-    hit: Any
-    exact: NDArray[np.float64]  # [K], 1 where the whole row is right
-    single: bool
-
-    def tally(self, counts: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any], NDArray[Any]]:
-        """Return true positives, predicted and gold, each [R, C], and rows that are right [R], for int[R, K] counts."""
-        hit, predicted, gold = ((cells.T @ counts.T).T for cells in (self.hit, self.predicted, self.gold))
-        return hit, predicted, gold, counts @ self.exact
-
-
-def _cells(gold: NDArray[Any], predicted: NDArray[Any], n_labels: int) -> _Cells:
-    from scipy.sparse import csr_array
-
-    gold, predicted = np.asarray(gold), np.asarray(predicted)
-    single = gold.ndim == 1
-    if single:
-        cell, counts = np.unique(gold.astype(np.int64) * n_labels + predicted, return_counts=True)
-        rows, ones = np.arange(len(cell)), np.ones(len(cell))
-        gold_cells = csr_array((ones, (rows, cell // n_labels)), shape=(len(cell), n_labels))
-        predicted_cells = csr_array((ones, (rows, cell % n_labels)), shape=(len(cell), n_labels))
-    else:
-        packed = np.ascontiguousarray(np.packbits(np.hstack([gold, predicted]).astype(bool), axis=1))
-        whole_rows = packed.view(np.dtype((np.void, packed.shape[1]))).ravel()
-        _, index, counts = np.unique(whole_rows, return_index=True, return_counts=True)
-        gold_cells = csr_array(gold[index].astype(np.float64))
-        predicted_cells = csr_array(predicted[index].astype(np.float64))
-    hit = gold_cells * predicted_cells
-    in_gold, in_predicted, in_both = (np.asarray(part.sum(1)).ravel() for part in (gold_cells, predicted_cells, hit))
-    exact = ((in_gold == in_both) & (in_predicted == in_both)).astype(np.float64)
-    return _Cells(counts, gold_cells, predicted_cells, hit, exact, single)
-
-
-def _scores(cells: _Cells, counts: NDArray[Any]) -> dict[str, NDArray[np.float64]]:
-    """Return float[R] for every metric of the predicted labels, from int[R, K] counts that each sum to E."""
-    hit, predicted, gold, exact = cells.tally(counts)
-    rows = counts.sum(1)
-    per_class = _precision_recall_f1(hit, predicted, gold)
-    # scikit-learn averages a single-label score over the classes that occur on either side, a multi-label one over all labels
-    counted = (gold + predicted > 0) if cells.single else np.ones_like(gold)
-    micro = _precision_recall_f1(hit.sum(1), predicted.sum(1), gold.sum(1))
-    scores = {"accuracy" if cells.single else "subset_accuracy": exact / rows}
-    for i, name in ((2, "f1"), (0, "precision"), (1, "recall")):
-        scores[f"{name}_macro"] = _ratio((per_class[i] * counted).sum(1), counted.sum(1))
-        scores[f"{name}_micro"] = micro[i]
-        scores[f"{name}_weighted"] = _ratio((per_class[i] * gold).sum(1), gold.sum(1))
-    if cells.single:
-        # Gorodkin 2004, equation 8, in the counts of each class
-        rows = rows.astype(np.float64)
-        covariance = hit.sum(1) * rows - (gold * predicted).sum(1)
-        spread = (rows**2 - (gold**2).sum(1)) * (rows**2 - (predicted**2).sum(1))
-        scores["matthews"] = _ratio(covariance, np.sqrt(spread))
-    return scores
-
-
-def _point(gold: NDArray[Any], predicted: NDArray[Any], n_labels: int) -> dict[str, float]:
-    cells = _cells(gold, predicted, n_labels)
-    return {name: float(values[0]) for name, values in _scores(cells, cells.counts[None]).items()}
-
-
-def _precision_recall_f1(hit: NDArray[Any], predicted: NDArray[Any], gold: NDArray[Any]) -> tuple[NDArray[Any], ...]:
-    return _ratio(hit, predicted), _ratio(hit, gold), _ratio(2 * hit, predicted + gold)
-
-
-def _ratio(above: NDArray[Any], below: NDArray[Any]) -> NDArray[np.float64]:
-    """Divide, with 0 where the divisor is 0."""
-    return np.divide(above, below, out=np.zeros(np.shape(above)), where=np.asarray(below) != 0)
 
 
 def _judged_columns(gold: NDArray[Any], n_labels: int) -> list[int]:

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import datetime
-import json
-import os
 import resource
-import shlex
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,10 +13,10 @@ import torch
 
 from tunesmith import __version__, yardsticks
 from tunesmith.bundle import DESCRIPTION, Bundle, assess, gold_of, save_bundle, sketch_of
-from tunesmith.config import Config, resolve
+from tunesmith.config import Config
 from tunesmith.data.memory import open_data
 from tunesmith.data.table import texts_in
-from tunesmith.errors import DataError, Interrupted, StorageError, UsageError, counted, did_you_mean, listing, setting
+from tunesmith.errors import DataError, Interrupted, UsageError, counted, did_you_mean, listing, setting
 from tunesmith.evaluate import probabilities_of
 from tunesmith.metrics import multi_label, scoring_steps, single_label, tune_thresholds
 from tunesmith.model.arithmetic import choose_precision, cpu_name
@@ -28,18 +25,16 @@ from tunesmith.model.heads import TextModel, build_model, set_output_bias
 from tunesmith.prepare import Part, Prepared, part_account, prepare
 from tunesmith.progress import QUIET, Progress
 from tunesmith.report import model_card, write_report
+from tunesmith.rundir import CHECKPOINTS, check_same_settings, is_started, output_directory, resume_hint, store_settings
 from tunesmith.seeds import seed_for
-from tunesmith.storage import sweep, write_json
+from tunesmith.storage import sweep
 from tunesmith.tasks.classification import Classification
 from tunesmith.training.loop import run, steps_per_epoch
 from tunesmith.training.optim import build_optimizer
-from tunesmith.training.state import RUN, Checkpoints, TrainState, locked
+from tunesmith.training.state import Checkpoints, TrainState, locked
 
-CHECKPOINTS = "checkpoints"
-_MODEL_PLACE = "model directory"
 _YARDSTICK_ROWS = 50_000
 _FEW_STEPS = 50
-_WRITTEN = ("README.md", "report.html", "config.json", "model.safetensors", "tokenizer.json")
 
 
 class UnknownMetric(UsageError, KeyError):
@@ -105,8 +100,8 @@ def train(
         raise UsageError("no training data: name a file of labelled rows.")
     directory = output_directory(config, given["train"], resume=resume, overwrite=overwrite)
     if resume:
-        _same_settings(directory, config)
-    if resume and (directory / DESCRIPTION).is_file() and not _started(directory):
+        check_same_settings(directory, config)
+    if resume and (directory / DESCRIPTION).is_file() and not is_started(directory):
         progress.say(f"{directory} is finished already; nothing is left to resume.")
         return _finished(directory)
     sources = {
@@ -125,17 +120,11 @@ def train(
         sweep(directory, ".model.*", f".{DESCRIPTION}.*.tmp")
         # the settings of checkpoints stay beside them, whatever this attempt to resume was told
         if not resume or not any(checkpoint_directory.glob("step-*")):
-            stored = {
-                key: str(Path(value).absolute()) if key in data and value is not None else value
-                for key, value in config.model_dump(mode="json").items()
-            }
-            # as it was named, which the report repeats, and where it is when the run goes on from another directory
-            place = str(Path(config.model).absolute()) if Path(config.model).is_dir() else None
-            write_json(checkpoint_directory / RUN, {**stored, "out": None, _MODEL_PLACE: place})
+            store_settings(directory, config)
         try:
             result = _fit(config, prepared, directory, resume=resume, progress=progress)
         except KeyboardInterrupt:
-            raise Interrupted(f"stopped at once; what the last checkpoint holds is saved. {_resume_hint(directory)}") from None
+            raise Interrupted(f"stopped at once; what the last checkpoint holds is saved. {resume_hint(directory)}") from None
     Checkpoints(checkpoint_directory, "", []).remove()
     return TrainResult(directory, result, Bundle.load(directory))
 
@@ -185,7 +174,7 @@ def _fit(config: Config, prepared: Prepared, directory: Path, *, resume: bool, p
             kind=task.kind,
             evaluate=None if valid is None else lambda: _validation_scores(model, task, valid, precision, config, progress),
             progress=progress,
-            resume_hint=_resume_hint(directory),
+            resume_hint=resume_hint(directory),
         )
     if task.multi and valid is not None:
         probabilities = probabilities_of(
@@ -235,101 +224,6 @@ def new_model(config: Config, prepared: Prepared) -> TextModel:
     if bias is not None:
         set_output_bias(model, bias)
     return model
-
-
-def output_directory(config: Config, data: Any, *, resume: bool, overwrite: bool) -> Path:
-    """Return where the model goes: `config.out`, else `runs/NAME` after the data file, numbered when that is taken.
-
-    Raises `UsageError` when there is nothing to resume, `StorageError` when something is there that may not be replaced.
-    """
-    if config.out is not None:
-        directory = Path(config.out)
-    else:
-        stem = Path(data).name.split(".")[0] if isinstance(data, str | Path) else "model"
-        directory, number = Path("runs") / stem, 1
-        unfinished = [path for path in sorted(Path("runs").glob(f"{stem}*")) if resume and _started(path)]
-        if unfinished:
-            return max(unfinished, key=lambda path: (path / CHECKPOINTS).stat().st_mtime)
-        while directory.exists() and not (resume or overwrite):
-            number += 1
-            directory = Path("runs") / f"{stem}-{number}"
-    standing = next(path for path in (directory, *directory.absolute().parents) if path.exists())
-    if not standing.is_dir():
-        raise StorageError(f"{standing} is a file; {setting('out')} must name a directory to write.")
-    if not os.access(standing, os.W_OK):
-        raise StorageError(
-            f"cannot write {directory}: permission denied in {standing}. Choose a place you may write to with {setting('out')}."
-        )
-    if resume and not (directory / DESCRIPTION).is_file() and not (directory / CHECKPOINTS).is_dir():
-        raise UsageError(
-            f"there is nothing to resume in {directory}: it has no checkpoints. Leave {setting('resume')} out to start, "
-            f"or name the right {setting('out')}."
-        )
-    started = _started(directory)
-    # a run that ended before its first checkpoint left nothing worth keeping
-    taken = directory.is_dir() and any(started or path.name != CHECKPOINTS for path in directory.iterdir())
-    if taken and not resume and not overwrite:
-        advice = f"{setting('resume', True)} to go on with the training that was started there, " if started else ""
-        raise StorageError(
-            f"{directory} is not empty. Use {advice}{setting('overwrite', True)} to replace it, or another {setting('out')}."
-        )
-    if taken and overwrite and not (directory / DESCRIPTION).is_file() and not Checkpoints(directory / CHECKPOINTS, "", []).of_a_run():
-        in_the_way = [name for name in _WRITTEN if (directory / name).exists()]
-        if in_the_way:
-            raise StorageError(
-                f"{directory} is no directory that tunesmith wrote, and its {listing(in_the_way)} would be replaced. "
-                f"Choose another {setting('out')}."
-            )
-    return directory
-
-
-def _resume_hint(directory: Path) -> str:
-    how = setting("resume", True)
-    if how.startswith("--"):
-        return f"Go on with: tunesmith train {how} --out {shlex.quote(str(directory))}"
-    return f"Go on with the same call and {how}, {setting('out', str(directory))}."
-
-
-def stored_settings(directory: Path) -> dict[str, Any]:
-    """Return the settings of the run in `directory`, for a resume without any others; empty when they cannot be read."""
-    try:
-        if (directory / DESCRIPTION).is_file() and not _started(directory):
-            values = json.loads((directory / DESCRIPTION).read_text(encoding="utf-8"))["result"]["recipe"]
-        else:
-            values = json.loads((directory / CHECKPOINTS / RUN).read_text(encoding="utf-8"))
-            place = values.pop(_MODEL_PLACE, None)
-            if place is not None and not Path(values["model"]).is_dir():
-                values["model"] = place
-        return resolve({key: value for key, value in values.items() if value is not None}).model_dump(mode="json", exclude_none=True)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, UsageError):
-        return {}
-
-
-def _started(directory: Path) -> bool:
-    """Whether a training with checkpoints is under way in `directory`."""
-    return any((directory / CHECKPOINTS).glob("step-*"))
-
-
-def _same_settings(directory: Path, config: Config) -> None:
-    """Raise `UsageError` when the run in `directory` had other settings than those of the attempt to resume it.
-
-    Settings that cannot be read say nothing here; the checkpoints of an unfinished run then still know that they differ.
-    """
-    stored = stored_settings(directory)
-    if not stored:
-        return
-    before, finished = resolve(stored), not _started(directory)
-    other = config.changes_from(before)
-    # checkpoints know the content of their files, wherever these lie; of a finished run only the places are left to compare
-    for name in ("train", "valid", "test") if finished else ():
-        old, new = getattr(before, name), getattr(config, name)
-        if old is not None and new is not None and Path(old).absolute() != Path(new).absolute():
-            other.append(f"{setting(name)} was {old}, now {new}")
-    if other:
-        raise UsageError(
-            f"{directory} holds {'a finished' if finished else 'an unfinished'} run with other settings: {listing(other)}. "
-            f"Leave them out to go on with it, or use {setting('overwrite', True)} or another {setting('out')}."
-        )
 
 
 def _finished(directory: Path) -> TrainResult:

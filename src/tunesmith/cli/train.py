@@ -84,6 +84,6 @@ def _look_at(config: Config) -> None:
 
 def _stored(out: Path) -> dict[str, Any]:
     """The settings of the run that is to be resumed."""
-    from tunesmith.recipe import stored_settings
+    from tunesmith.rundir import stored_settings
 
     return stored_settings(out)

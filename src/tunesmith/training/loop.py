@@ -100,8 +100,8 @@ def train_steps(
             tokens += len(batch.ids)
         if not np.isfinite(loss_sum):
             raise ModelError(
-                f"the loss of step {step + 1} is {loss_sum}; the weights have left the range of numbers. Lower --lr "
-                f"(it is {config.lr:g}), raise --warmup, or train with --precision fp32."
+                f"the loss of step {step + 1} is {loss_sum}; the weights have left the range of numbers. Lower {setting('lr')} "
+                f"(it is {config.lr:g}), raise {setting('warmup')}, or train with {setting('precision', 'fp32')}."
             )
         norm = clip(parameters, config.max_grad_norm)
         lr = lr_at(step, total, config)
