@@ -35,7 +35,7 @@ class Watch(Progress):
 @pytest.mark.parametrize("kind", ["single", "multi"])
 def test_yardsticks_advance_by_text_and_by_label(kind: metrics.Kind) -> None:
     rows = tiny.rows(40, labels=("animal", "colour", "neither"))
-    texts, labels = [row["text"] for row in rows], ["animal", "colour", "neither"]
+    texts, labels = [(row["text"],) for row in rows], ["animal", "colour", "neither"]
     targets = np.array([labels.index(row["label"]) for row in rows])
     gold = targets if kind == "single" else np.eye(3, dtype=bool)[targets]
     watch = Watch()
@@ -72,7 +72,8 @@ def test_the_fingerprint_of_a_file_advances_by_its_bytes(tmp_path: Path) -> None
     assert found == hashlib.blake2b(content + repr(("csv", None)).encode(), digest_size=32).hexdigest()
 
 
-def test_every_stage_of_a_training_has_a_tracker(tiny_bert: Path, reviews: Path, tmp_path: Path) -> None:
+def test_every_stage_of_a_training_has_a_tracker(tiny_bert: Path, reviews: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TUNESMITH_CACHE", str(tmp_path / "cache"))  # nothing may be tokenised already
     watch = Watch()
     settings = {"train": str(reviews), "model": str(tiny_bert), "epochs": 1, "out": str(tmp_path / "m"), "precision": "fp32"}
     train(resolve(settings), progress=watch)
