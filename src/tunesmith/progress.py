@@ -73,7 +73,8 @@ class _LineTracker(Tracker):
 
     def _show(self) -> None:
         now = time.monotonic()
-        if now - self.start >= _QUIET_S and now - self.shown >= _LINE_EVERY_S:
+        # what is done is told by the closing line
+        if now - self.start >= _QUIET_S and now - self.shown >= _LINE_EVERY_S and self.share < 1:
             self.shown = now
             print(self.line(), file=sys.stderr, flush=True)
 
