@@ -44,7 +44,7 @@ ROWS = (
         1, 5e-5, 16, 128, "accuracy", seeds=(0, 1, 2), encoder="multilingual", first=3_000,
     ),
     Row(
-        "chnsenticorp-all", "ChnSentiCorp (Chinese), all 9,600 rows, multilingual encoder", "chnsenticorp", "train.csv", "test.csv", "text",
+        "chnsenticorp-all", "ChnSentiCorp (Chinese), whole, multilingual encoder", "chnsenticorp", "train.csv", "test.csv", "text",
         "label", 1, 5e-5, 16, 128, "accuracy", encoder="multilingual",
     ),
 )  # fmt: skip
