@@ -41,6 +41,7 @@ RANGES: dict[str, tuple[list[Any], list[Any]]] = {
     "loss": (["cross-entropy", "focal"], ["hinge"]),
     "focal_gamma": ([0, 10], [-0.1, 10.1, math.nan]),
     "label_smoothing": ([0, 0.9], [-0.1, 1]),
+    "clip": ([None, (0, 5), (-1.5, 1)], [[5, 0], [0, 0], [0], "0", "a,b", 3, [0, math.inf], [math.nan, 1]]),
     "class_weights": (
         ["none", "balanced", {"a": 0.1}, "spam=5,ham=1"],
         ["balance", {"a": 0}, {"a": -1}, {"a": math.inf}, {"a": math.nan}, {"a": "x"}, "a=x", 3],
@@ -107,6 +108,8 @@ def test_faults_are_told_in_plain_words() -> None:
     assert faults(lr="fast") == ("lr is 'fast'; it must be a number above 0 and at most 10.",)
     assert faults(warmup=1) == ("warmup is 1; it must be a number of at least 0 and below 1.",)
     assert faults(dedupe="perhaps") == ("dedupe is 'perhaps'; it must be true or false.",)
+    assert faults(clip="5,0") == ("clip: '5,0' is not two numbers, the lesser first. Example: '0,5'",)
+    assert resolve({"clip": "-1, 1"}).clip == (-1, 1)
     assert faults(class_weights=3) == ("class_weights is 3; it must be 'none', 'balanced' or weights by label, such as 'spam=5,ham=1'.",)
     assert faults(class_weights={"a": "x"}) == ("class_weights: the weight of 'a' is 'x'; labels must be text and weights numbers.",)
     assert faults(max_grad_norm=math.inf) == ("max_grad_norm: inf is not a finite number",)

@@ -163,7 +163,7 @@ def test_validation_and_test_in_memory(tmp_path: Path, tiny_bert: Path) -> None:
     trained = tunesmith.train(train, valid=valid, test=test, out=tmp_path / "m", model=tiny_bert, **{**SETTINGS, "valid_size": 0.0})
     splits = trained.result["data"]["splits"]
     assert [splits[name]["rows"] for name in ("train", "valid", "test")] == [16, 16, 16]
-    assert splits["train"]["label_counts"] == splits["valid"]["label_counts"] == splits["test"]["label_counts"] == {"0": 8, "1": 8}
+    assert splits["train"]["targets"] == splits["valid"]["targets"] == splits["test"]["targets"] == {"0": 8, "1": 8}
 
 
 @pytest.mark.parametrize("make", [list, np.array, pd.Series, pa.array], ids=["list", "numpy", "pandas", "arrow"])

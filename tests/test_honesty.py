@@ -83,7 +83,8 @@ def test_few_steps_are_named(model: Path) -> None:
 
 def test_labels_that_are_measurements_are_named(tiny_bert: Path, tmp_path: Path) -> None:
     rows = [{**row, "label": f"{i % 20}.5"} for i, row in enumerate(tiny.rows(60))]
-    trained = tunesmith.train(tiny.write_csv(tmp_path / "x.csv", rows), out=tmp_path / "m", model=tiny_bert, epochs=1, progress="quiet")
+    data = tiny.write_csv(tmp_path / "x.csv", rows)
+    trained = tunesmith.train(data, out=tmp_path / "m", task="classification", model=tiny_bert, epochs=1, progress="quiet")
     assert any("look like measured values" in note for note in trained.result["data"]["notes"])
 
 

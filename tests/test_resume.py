@@ -139,7 +139,7 @@ PLACES = {
     "in the middle of an epoch": (f"{LOOP}:clip", 8),
     "in the middle of writing a checkpoint": (f"{STATE}:write_manifest", 5),
     "a checkpoint written but not renamed": ("pathlib:Path.rename", 7),
-    "at an evaluation": ("tunesmith.recipe:single_label", 4),
+    "at an evaluation": ("tunesmith.tasks.classification:single_label", 4),
     "best weights kept but not yet in a checkpoint": (f"{LOOP}:Checkpoints.save", 3),
     "at the end of an epoch": (f"{LOOP}:Checkpoints.save", 6),
     "at the last checkpoint": (f"{LOOP}:Checkpoints.save", 13),

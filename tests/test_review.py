@@ -65,7 +65,7 @@ def test_empty_texts_do_not_tie_groups_together(tmp_path: Path, tiny_bert: Path)
 def test_labels_that_no_training_row_has_are_named(tmp_path: Path, tiny_bert: Path) -> None:
     data = tiny.write_csv(tmp_path / "data.csv", [*tiny.rows(40), {"text": "", "label": "rare"}])
     result = train(data, tmp_path / "m", tiny_bert).result
-    assert result["data"]["splits"]["train"]["label_counts"]["rare"] == 0
+    assert result["data"]["splits"]["train"]["targets"]["rare"] == 0
     assert any("no training row has 'rare'" in note for note in result["data"]["notes"])
 
 

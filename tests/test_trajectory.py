@@ -11,6 +11,7 @@ import torch
 
 import tunesmith
 from tunesmith import recipe
+from tunesmith.tasks.classification import Classification
 from tunesmith.training import loop
 
 LR = 1e-3
@@ -21,10 +22,10 @@ def test_losses_norms_and_weights_equal_those_of_a_plain_loop(
     tmp_path: Path, tiny_bert: Path, reviews: Path, monkeypatch: pytest.MonkeyPatch, max_tokens: int
 ) -> None:
     batches, records, start = [], [], {}
-    read, steps = loop.Rows.batch, loop.train_steps
+    read, steps = Classification.batch, loop.train_steps
 
-    def batch(rows, chosen):
-        found = read(rows, chosen)
+    def batch(task, rows, chosen, seed):
+        found = read(task, rows, chosen, seed)
         batches.append(found)
         return found
 
@@ -35,7 +36,7 @@ def test_losses_norms_and_weights_equal_those_of_a_plain_loop(
             batches.clear()
             yield record
 
-    monkeypatch.setattr(loop.Rows, "batch", batch)
+    monkeypatch.setattr(Classification, "batch", batch)
     monkeypatch.setattr(loop, "train_steps", train_steps)
     trained = recipe.train(
         tunesmith.config.resolve(

@@ -8,8 +8,12 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+
+from tunesmith.data.batches import PackedBatch
+from tunesmith.model.spec import HeadSpec
 
 COLOURS = ["red", "blue", "green", "yellow", "white", "black"]
 ANIMALS = ["cat", "dog", "horse", "mouse", "bird", "fish"]
@@ -48,6 +52,17 @@ def tokenizer(special: bool = True) -> Tokenizer:
         pair = [("[CLS]", 2), ("[SEP]", 3)]
         result.post_processor = processors.TemplateProcessing("[CLS] $A [SEP]", "[CLS] $A [SEP] $B:1 [SEP]:1", pair)
     return result
+
+
+def labelled(labels: Sequence[str], **settings: Any) -> HeadSpec:
+    """Return a head for one of `labels` a row."""
+    return HeadSpec("sequence-classification", len(labels), tuple(labels), settings.get("problem_type", "single_label_classification"))
+
+
+def targets_only(targets: torch.Tensor) -> PackedBatch:
+    """Return a batch of which a loss needs nothing but the targets."""
+    size = len(targets)
+    return PackedBatch(np.zeros(size, np.int32), np.arange(size + 1, dtype=np.int32), np.arange(size), size, targets.numpy())
 
 
 def save_encoder(directory: Path, architecture: str = "bert", seed: int = 0) -> Path:

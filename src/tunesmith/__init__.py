@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from tunesmith.bundle import Bundle as Bundle
     from tunesmith.estimator import TextClassifier as TextClassifier
     from tunesmith.recipe import TrainResult as TrainResult
-    from tunesmith.tasks.base import Prediction as Prediction
+    from tunesmith.tasks.classification import Prediction as Prediction
 
 _PLACES = {
     "train": "tunesmith.api",
@@ -29,7 +29,7 @@ _PLACES = {
     "Bundle": "tunesmith.bundle",
     "TextClassifier": "tunesmith.estimator",
     "TrainResult": "tunesmith.recipe",
-    "Prediction": "tunesmith.tasks.base",
+    "Prediction": "tunesmith.tasks.classification",
 }
 
 __all__ = ["Bundle", "Prediction", "TextClassifier", "TrainResult", "load", "train"]

@@ -5,32 +5,34 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence, Sized
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from tunesmith import registry
+from tunesmith.config import resolve
 from tunesmith.data.memory import is_pair, open_data
-from tunesmith.data.schema import Row, RowSource, Schema, Source, guess_schema, joined
-from tunesmith.data.table import open_table, texts_in
-from tunesmith.data.tokens import TextEncoder, Texts, Truncation
+from tunesmith.data.schema import Example, Row, RowSource, Schema, Source, guess_schema
+from tunesmith.data.table import open_table
+from tunesmith.data.tokens import Encoded, ExampleEncoder, Truncation
 from tunesmith.errors import DataError, ModelError, UsageError, counted, listing, setting
-from tunesmith.evaluate import CHUNK, outputs_of, probabilities_of
-from tunesmith.metrics import evaluation, predicted_labels, scoring_steps
+from tunesmith.evaluate import CHUNK, outputs_for, outputs_of
 from tunesmith.model.encoder import load_saved
-from tunesmith.model.heads import HEAD_FILE, PooledHead, TextModel, build_model, load_head
+from tunesmith.model.heads import HEAD_FILE, TextModel, build_model, load_head, own_head
+from tunesmith.model.spec import HeadSpec
 from tunesmith.progress import QUIET, Progress
 from tunesmith.storage import sync, write_json, writing
-from tunesmith.tasks.base import Prediction
-from tunesmith.tasks.classification import EMPTY_LIST, Classification
-from tunesmith.training.loop import Rows
+from tunesmith.tasks.base import Task
+from tunesmith.tasks.classification import Classification
+from tunesmith.tasks.rows import Part, Ragged, Rows
 
 DESCRIPTION = "tunesmith.json"
 _FORMAT = 1
-_MISTAKES = 20
 _SKETCH = 2000
 
 
@@ -43,6 +45,14 @@ class Tally:
     tokens: int = 0
     lost: int = 0
     blank: list[str] = field(default_factory=list)
+
+    def add(self, examples: Sequence[Example], encoded: Sequence[Encoded]) -> None:
+        """Count these examples."""
+        self.rows += len(encoded)
+        self.cut += sum(one.lost > 0 for one in encoded)
+        self.tokens += sum(one.tokens for one in encoded)
+        self.lost += sum(one.lost for one in encoded)
+        self.blank.extend(str(example.source) for example in examples if not any(map(str.strip, example.texts)))
 
     def sentences(self) -> list[str]:
         """Return what the user should know, nothing when nothing was lost."""
@@ -69,12 +79,14 @@ class Bundle:
     def __init__(self, directory: Path, description: dict[str, Any], model: TextModel) -> None:
         self.directory, self.description = directory, description
         self.model = model.eval()
-        self.task = Classification.from_dict(description["task"])
-        self.schema = Schema(tuple(description["schema"]["texts"]), description["schema"]["target"])
+        self.family = registry.family(description["task"]["name"])
+        self.task: Task = registry.load(self.family.task).from_dict(description["task"])
+        self.schema = Schema(tuple(description["schema"]["texts"]), description["schema"]["target"], read=self.family.read)
+        self.family = replace(self.family, two_texts=self.schema.pair)
         settings = description["tokens"]
         self.max_tokens = int(settings["max_tokens"])
-        self.text_encoder = TextEncoder(
-            _backend(model), Truncation(**settings["truncation"]), settings["fallback_token"], pairs=self.schema.pair
+        self.encoder = self.task.encoder(
+            _backend(model), Truncation(**settings["truncation"]), settings["fallback_token"], self.schema, **settings["settings"]
         )
 
     @property
@@ -87,31 +99,32 @@ class Bundle:
         """Open a model directory. Raises `ModelError` when it is not one, is unfinished or damaged."""
         directory = Path(directory)
         description = _read_description(directory)
-        encoder = load_saved(directory, description["loads_in_transformers"])
-        pooling, outputs = description["pooling"], len(description["task"]["labels"])
+        head, pooling = HeadSpec(description["head"], int(description["outputs"])), description["pooling"]
+        encoder = load_saved(directory, head.kind if description["loads_in_transformers"] else None)
         if description["loads_in_transformers"]:
-            model = build_model(encoder, outputs=outputs, pooling=pooling, dropout=0.0, seed=0)
+            model = build_model(encoder, head, pooling=pooling, dropout=0.0, seed=0)
             if not model.loads_in_transformers:
                 raise ModelError(
                     f"{directory}: its head does not run as it did when it was trained; the installed transformers differs too much "
                     f"from the one of training ({description['result']['versions']['transformers']}). Install that version, or train again."
                 )
         else:
-            model = TextModel(encoder, PooledHead(encoder.width, outputs, pooling, 0.0, description["last_token"]))
+            model = TextModel(encoder, own_head(encoder.width, head, pooling, 0.0, last=description["last_token"]))
             load_head(model, directory)
         return cls(directory, description, model)
 
     def predict(
         self, data: Any, *, text: str | None = None, text_pair: str | None = None, precision: str = "fp32", progress: Progress = QUIET
     ) -> Any:
-        """Predict texts, or pairs of texts where the model judges pairs.
+        """Predict texts, or pairs of texts where the model takes pairs.
 
         data: one text, or anything `tunesmith.train` takes (a list of texts, a table, a `Path` to a file); for a model of pairs
             one `(first, second)`, a list of such, or a table with both columns
         text, text_pair: names of the text columns where they are not those of training
         precision: fp32, or bf16 (faster on processors that have it, equal to about three digits)
 
-        Returns a `Prediction` for one text or pair, else a list of them, in order. Raises `DataError`.
+        Returns the task's prediction for one text or pair (a `tunesmith.Prediction` from a classifier), else a list of them, in
+        order. Raises `DataError`.
         """
         if isinstance(data, str) or (self.schema.pair and is_pair(data)):
             return self.predict([data], precision=precision)[0]
@@ -119,33 +132,42 @@ class Bundle:
             return []
         if isinstance(data, list | tuple) and isinstance(data[0], str | list | tuple) and is_pair(data[0]) != self.schema.pair:
             wanted = "pairs of texts: pass (first, second), a list of such pairs" if self.schema.pair else "single texts: pass one, a list"
-            raise DataError(f"this model judges {wanted}, or a table.")
+            raise DataError(f"this model takes {wanted}, or a table.")
         source = open_data(data)
         schema = self.schema_for(source, text, text_pair=text_pair)
-        texts = (schema.parse(row, place).texts for row, place in source)
+        examples = (schema.parse(row, place) for row, place in source)
         with progress.track("predicting", None, "rows") as tracker:
             result = []
-            for prediction in self.stream(texts, precision=precision):
+            for prediction in self.stream(examples, precision=precision):
                 result.append(prediction)
                 tracker.advance()
         return result
 
-    def stream(self, texts: Iterable[Texts], *, precision: str = "fp32", chunk: int = CHUNK) -> Iterator[Prediction]:
-        """Yield a `Prediction` for each text or pair, in order, holding no more than `chunk` of them at a time."""
-        texts = iter(texts)
-        while part := list(islice(texts, chunk)):
-            yield from self.task.decode(self.probabilities(part, precision=precision))
+    def stream(
+        self,
+        examples: Iterable[Example | str | tuple[str, ...]],
+        *,
+        precision: str = "fp32",
+        chunk: int = CHUNK,
+        tally: Tally | None = None,
+    ) -> Iterator[Any]:
+        """Yield a prediction for each text, pair or example, in order, at most `chunk` in memory; `tally` counts what was cut."""
+        read = map(_example, examples)
+        while part := list(islice(read, chunk)):
+            encoded, outputs = self._outputs(part, precision)
+            if tally is not None:
+                tally.add(part, encoded)
+            yield from self.task.decode(outputs, part, encoded)
 
-    def probabilities(self, texts: Sequence[Texts], *, precision: str = "fp32", tally: Tally | None = None) -> np.ndarray:
-        """Return float32[E, C], every label's probability for each text or pair; `tally` counts what was cut."""
-        encoded = self.text_encoder.encode(texts)
-        if tally is not None:
-            tally.rows += len(texts)
-            tally.cut += sum(one.lost > 0 for one in encoded)
-            tally.tokens += sum(one.tokens for one in encoded)
-            tally.lost += sum(one.lost for one in encoded)
-        outputs = outputs_of(self.model, self.task, encoded, precision=precision, max_tokens=self.max_tokens)
-        return self.task.probabilities(outputs)
+    def probabilities(self, texts: Sequence[str | tuple[str, ...]], *, precision: str = "fp32") -> np.ndarray:
+        """Return float32[E, C], every label's probability for each text or pair. Raises `UsageError` for a task without labels."""
+        if not isinstance(self.task, Classification):
+            raise UsageError(f"a model for {self.task.name} has no probabilities of labels; use predict.")
+        return self.task.probabilities(self._outputs([_example(text) for text in texts], precision)[1].values)
+
+    def _outputs(self, examples: Sequence[Example], precision: str) -> tuple[list[Encoded], Ragged]:
+        encoded = self.encoder.encode_examples(examples, offsets=self.task.needs_offsets)
+        return encoded, outputs_of(self.model, self.task, encoded, precision=precision, max_tokens=self.max_tokens)
 
     def schema_for(
         self,
@@ -165,7 +187,8 @@ class Bundle:
             raise UsageError(f"{setting('text_pair')} names a second text, but this model was trained on single texts.")
         if need_label and label is None and self.schema.target in source.columns:
             label = self.schema.target
-        return guess_schema(source, text=text, text_pair=text_pair, pairs=self.schema.pair, label=label, group=None, need_label=need_label)
+        need_label = need_label and self.family.needs_target
+        return guess_schema(source, text=text, text_pair=text_pair, label=label, group=None, family=self.family, need_label=need_label)
 
     def evaluate(
         self,
@@ -187,28 +210,36 @@ class Bundle:
         schema = self.schema_for(source, text, label, text_pair=text_pair, need_label=True)
         if (schema.texts, schema.target) != (self.schema.texts, self.schema.target):
             progress.say(f"columns of {source.name}: {schema}")
-        table = open_table(source, schema, self.text_encoder, progress)
-        labels = table.labels()
+        table = open_table(source, schema, self.encoder, progress)
         if len(table) == 0:
             raise DataError(f"{source.name} has no rows.")
-        wanting = labels.missing & ~table.blank
+        missing = table.labels().missing if self.family.needs_target else np.zeros(len(table), np.bool_)
+        wanting = missing & ~table.blank
         if wanting.any() and not drop_unlabelled:
             line = table.line[int(np.argmax(wanting))]
             raise DataError(
                 f"{source.name}:{line}: no label ({counted(int(wanting.sum()), 'such row')}). Fill them in or remove the rows, "
-                f"or pass {setting('drop_unlabelled', True)} to leave them out.{EMPTY_LIST if self.task.multi else ''}"
+                f"or pass {setting('drop_unlabelled', True)} to leave them out."
+                + self.task.advice_on_missing(table, resolve(self.description["result"]["recipe"]))
             )
-        if labels.missing.all():
+        if missing.all():
             raise DataError(f"{source.name}: none of its {counted(len(table), 'row')} has a label. Name a file of labelled rows.")
-        rows = Rows(table, np.flatnonzero(~labels.missing), self.task.targets(labels, table))
+        rows = Rows(table, np.flatnonzero(~missing), self.task.targets(table))
         note = seen_before(self.description.get("seen"), table.text_key[rows.index])
         if note:
             progress.say(f"warning: {note}")
-        result = assess(self.model, self.task, rows, source, schema, precision=precision, max_tokens=self.max_tokens, progress=progress)
+        part = Part(rows, source, schema)
+        result = assess(self.model, self.task, part, precision=precision, max_tokens=self.max_tokens, progress=progress)
         # what has neither label nor text are empty lines of a spreadsheet
-        dropped = {"dropped_empty": int((labels.missing & table.blank).sum()), "dropped_unlabelled": int(wanting.sum())}
-        values = {**account(rows, self.text_encoder), **dropped}
+        dropped = {"dropped_empty": int((missing & table.blank).sum()), "dropped_unlabelled": int(wanting.sum())}
+        values = {**account(rows, self.encoder), **dropped}
         return {**result, "account": values, "notes": [note] if note else []}
+
+
+def _example(given: Example | str | tuple[str, ...]) -> Example:
+    if isinstance(given, Example):
+        return given
+    return Example((given,) if isinstance(given, str) else given, None, False, None, Source("text", 0))
 
 
 def sketch_of(keys: np.ndarray) -> dict[str, Any]:
@@ -240,32 +271,20 @@ def seen_before(sketch: dict[str, Any] | None, keys: np.ndarray) -> str:
 
 def assess(
     model: TextModel,
-    task: Classification,
-    rows: Rows,
-    source: RowSource,
-    schema: Schema,
+    task: Task,
+    part: Part,
     *,
     precision: str = "fp32",
     max_tokens: int = 16384,
     what: str = "testing",
     progress: Progress = QUIET,
 ) -> dict[str, Any]:
-    """Return the evaluation of `model` on `rows` as plain values, the most confident mistakes with their texts included."""
-    probabilities = probabilities_of(model, task, rows, precision=precision, max_tokens=max_tokens, what=what, progress=progress)
-    gold = gold_of(task, rows)
-    with progress.track("scoring", scoring_steps(gold, task.outputs), "steps") as tracker:
-        result = evaluation(gold, probabilities, task.labels, task.kind, task.thresholds, advance=tracker.advance)
-    result["mistakes"] = _mistakes(task, rows, gold, probabilities, source, schema, progress)
-    return result
+    """Return the evaluation of `model` on the rows of `part` as plain values, the worst mistakes with their texts included."""
+    outputs = outputs_for(model, task, part.rows, precision=precision, max_tokens=max_tokens, what=what, progress=progress)
+    return task.evaluation(outputs, part, progress)
 
 
-def gold_of(task: Classification, rows: Rows) -> np.ndarray:
-    """Return the true labels of `rows`: int64[E], or bool[E, C] with several labels a row."""
-    gold = rows.targets.take(rows.index)
-    return gold.astype(bool) if task.multi else gold
-
-
-def account(rows: Rows, encoder: TextEncoder) -> dict[str, Any]:
+def account(rows: Rows, encoder: ExampleEncoder) -> dict[str, Any]:
     """Return how many rows and tokens of `rows` were cut, as plain values."""
     table, index = rows.table, rows.index
     return {
@@ -282,36 +301,6 @@ def account(rows: Rows, encoder: TextEncoder) -> dict[str, Any]:
         "truncation": encoder.truncation.policy,
         "windows": int(table.sequences[index].sum()),
     }
-
-
-def _mistakes(
-    task: Classification, rows: Rows, gold: np.ndarray, probabilities: np.ndarray, source: RowSource, schema: Schema, progress: Progress
-) -> list[dict[str, Any]]:
-    """The wrong predictions of which the model was surest, with place and text."""
-    predicted = predicted_labels(probabilities, task.kind, task.thresholds)
-    if task.multi:
-        wrong = predicted != gold
-        sureness = np.where(wrong, np.where(predicted, probabilities, 1 - probabilities), 0).max(1, initial=0)
-    else:
-        sureness = np.where(predicted != gold, probabilities.max(1), 0)
-    worst = [int(row) for row in np.argsort(-sureness, kind="stable")[:_MISTAKES] if sureness[row] > 0]
-    shown = texts_in(rows.table, source, schema, rows.index[worst], progress) if worst else []
-    if shown is None:
-        shown = [("(not shown: the file has changed since it was read)",)] * len(worst)
-
-    def names(row: np.ndarray | int) -> str:
-        return ", ".join(task.labels[i] for i in np.flatnonzero(row)) if task.multi else task.labels[int(row)]
-
-    return [
-        {
-            "source": f"{source.name}:{rows.table.line[rows.index[row]]}",
-            "text": joined([text[:500] for text in texts]),
-            "gold": names(gold[row]),
-            "predicted": names(predicted[row]),
-            "probability": float(sureness[row]),
-        }
-        for row, texts in zip(worst, shown, strict=True)
-    ]
 
 
 def save_bundle(directory: Path, model: TextModel, description: dict[str, Any], written_by_report: Any) -> None:
@@ -355,10 +344,13 @@ def _read_description(directory: Path) -> dict[str, Any]:
         description = json.loads(path.read_text(encoding="utf-8"))
         if description["format"] > _FORMAT:
             raise ModelError(f"{path} has format {description['format']}; this tunesmith reads up to {_FORMAT}. Update tunesmith.")
-        for key in ("task", "schema", "tokens", "pooling", "loads_in_transformers", "last_token"):
+        for key in ("task", "schema", "tokens", "pooling", "head", "outputs", "loads_in_transformers", "last_token"):
             description[key]
-        if not all(isinstance(label, str) for label in Classification.from_dict(description["task"]).labels):
+        if description["task"]["name"] not in registry.names():
+            raise ModelError(f"{path}: its task {description['task']['name']!r} is unknown here; install or update what brings it.")
+        if not all(isinstance(label, str) for label in description["task"].get("labels", [])):
             raise TypeError("labels must be texts")
+        registry.load(registry.family(description["task"]["name"]).task).from_dict(description["task"])
         Truncation(**description["tokens"]["truncation"])
     except (ValueError, KeyError, TypeError) as error:
         raise ModelError(f"{path} is damaged ({type(error).__name__}: {error}). Restore it from a copy, or train again.") from error
@@ -375,12 +367,15 @@ def _backend(model: TextModel) -> Any:
 
 def stream_rows(
     bundle: Bundle, source: RowSource, schema: Schema, tally: Tally, *, precision: str = "fp32", chunk: int = CHUNK
-) -> Iterator[tuple[Row, Source, Prediction]]:
+) -> Iterator[tuple[Row, Source, Any]]:
     """Yield each row of `source` with its prediction, in order, holding no more than `chunk` rows at a time; `tally` counts losses."""
-    rows = iter(source)
-    while part := list(islice(rows, chunk)):
-        texts = [schema.parse(row, place).texts for row, place in part]
-        tally.blank.extend(str(place) for both, (_, place) in zip(texts, part, strict=True) if not any(map(str.strip, both)))
-        predictions = bundle.task.decode(bundle.probabilities(texts, precision=precision, tally=tally))
-        for (row, place), prediction in zip(part, predictions, strict=True):
-            yield row, place, prediction
+    read: deque[tuple[Row, Source]] = deque()
+
+    def examples() -> Iterator[Example]:
+        for row, place in source:
+            read.append((row, place))
+            yield schema.parse(row, place)
+
+    for prediction in bundle.stream(examples(), precision=precision, chunk=chunk, tally=tally):
+        row, place = read.popleft()
+        yield row, place, prediction

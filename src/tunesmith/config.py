@@ -16,13 +16,13 @@ from typing import Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from tunesmith import registry
 from tunesmith.errors import UsageError, did_you_mean, listing, setting
 
 Truncation = Literal["head", "tail", "head-tail", "windows"]
 Pooling = Literal["cls", "mean", "max", "attention"]
 Aggregation = Literal["mean", "max"]
 Precision = Literal["auto", "fp32", "bf16"]
-TaskName = Literal["auto", "classification", "pair"]
 LabelType = Literal["auto", "single", "multi"]
 
 
@@ -35,7 +35,7 @@ class Config(BaseModel):
     train: str | None = Field(None, description="labelled rows to train on: CSV, TSV, JSONL, Parquet, Arrow")
     valid: str | None = Field(None, description="rows to choose the checkpoint on; without it a part of the training rows is split off")
     test: str | None = Field(None, description="rows for the final test; never used for any choice")
-    task: TaskName = Field("auto", description="what is learned; auto: recognised from the columns, and said")
+    task: str = Field("auto", description="what is learned; auto: recognised from the data, and said")
     text: str | None = Field(None, description="name of the text column")
     text_pair: str | None = Field(None, description="name of the column with the second text, where pairs of texts are judged")
     label: str | None = Field(None, description="name of the label column")
@@ -72,6 +72,7 @@ class Config(BaseModel):
         "cross-entropy", description="training loss (binary cross-entropy for several labels a row)"
     )
     focal_gamma: float = Field(2.0, ge=0, le=10, description="focusing exponent of the focal loss")
+    clip: tuple[float, float] | None = Field(None, description="least and greatest value that regression predicts, such as 0,5")
     label_smoothing: float = Field(0.0, ge=0, lt=1, description="share of the target spread evenly over the labels")
     class_weights: Literal["none", "balanced"] | dict[str, float] = Field(
         "none", description="weight of each label in the loss; balanced: n / (labels x count)"
@@ -107,6 +108,20 @@ class Config(BaseModel):
             raise ValueError(f"{value} is not a finite number")
         return value
 
+    @field_validator("clip", mode="before")
+    @classmethod
+    def _range(cls, value: Any) -> Any:
+        """Read `0,5`, as a range is written on the command line."""
+        if value is None:
+            return None
+        try:
+            low, high = map(float, value.split(",") if isinstance(value, str) else value)
+        except (TypeError, ValueError):
+            low = high = 0.0
+        if not -float("inf") < low < high < float("inf"):
+            raise ValueError(f"{value!r:.80} is not two numbers, the lesser first. Example: '0,5'")
+        return low, high
+
     @field_validator("class_weights", mode="before")
     @classmethod
     def _pairs(cls, value: Any) -> Any:
@@ -139,11 +154,18 @@ class Config(BaseModel):
             raise ValueError(f"{value!r} is not one of {listing(known, 40)}.{did_you_mean(value, known)}")
         return value
 
+    @field_validator("task")
+    @classmethod
+    def _known_task(cls, value: str) -> str:
+        known = ["auto", *registry.names()]
+        if value not in known:
+            raise ValueError(f"{value!r} is not one of {listing(known, 40)}.{did_you_mean(value, known)}")
+        return value
+
     @property
     def columns(self) -> dict[str, Any]:
-        """What `guess_schema` is told of text and label columns; `pairs` None leaves it to the columns how many texts there are."""
-        pairs = {"auto": None, "classification": False, "pair": True}[self.task]
-        return {"text": self.text, "text_pair": self.text_pair, "label": self.label, "pairs": pairs}
+        """What `guess_schema` is told of text and label columns."""
+        return {"text": self.text, "text_pair": self.text_pair, "label": self.label}
 
     def _content(self) -> dict[str, Any]:
         """Every setting that changes the trained weights."""

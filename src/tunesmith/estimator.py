@@ -107,7 +107,7 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
         """Return the most probable label of each text, [E]; with several labels a row a 0/1 matrix int[E, C]."""
         probabilities = self.predict_proba(X)
         if self.multilabel_:
-            limits = self.bundle_.task.thresholds
+            limits = getattr(self.bundle_.task, "thresholds", None)
             chosen = np.asarray(limits)[self.columns_] if limits is not None else 0.5
             return ((probabilities >= chosen) & (self.columns_ >= 0)).astype(int)
         return self.classes_[probabilities.argmax(1)]
@@ -140,6 +140,7 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
             "seed": self.seed,
         }
         base = {"valid_size": 0.0, "test_size": 0.0, "text": "text", "label": "label", "label_type": "multi" if multi else "single"}
+        base["task"] = "pair" if pairs else "classification"
         if pairs:
             base["text_pair"] = "text_pair"
         if self.out is not None:

@@ -13,22 +13,24 @@ from tunesmith.model.arithmetic import arithmetic
 from tunesmith.model.heads import TextModel
 from tunesmith.progress import QUIET, Progress
 from tunesmith.tasks.base import Task
-from tunesmith.training.loop import Rows
+from tunesmith.tasks.rows import Ragged, Rows
 
 CHUNK = 2048
 """Examples that are sorted by length together. Evaluation and prediction share it, so that they agree to the last bit."""
 
 
-def outputs_of(
-    model: TextModel, task: Task, examples: Sequence[Encoded], *, precision: str = "fp32", max_tokens: int = 16384
-) -> np.ndarray:
-    """Return combined outputs float32[E, C] of `examples`, in their order.
+def outputs_of(model: TextModel, task: Task, examples: Sequence[Encoded], *, precision: str = "fp32", max_tokens: int = 16384) -> Ragged:
+    """Return the combined outputs of `examples`, in their order.
 
     max_tokens: most padded tokens in memory at once; a larger example runs alone
     """
+    return Ragged.of(_pieces(model, task, examples, precision, max_tokens), task.head.outputs)
+
+
+def _pieces(model: TextModel, task: Task, examples: Sequence[Encoded], precision: str, max_tokens: int) -> list[np.ndarray]:
     longest = np.array([max(map(len, example.sequences)) for example in examples])
     number = np.array([len(example.sequences) for example in examples])
-    result = np.empty((len(examples), task.outputs), np.float32)
+    result: dict[int, np.ndarray] = {}
     was_training = model.training
     model.eval()
     with torch.inference_mode(), arithmetic(precision):
@@ -36,12 +38,13 @@ def outputs_of(
             for part in split_by_tokens(longest[step], number[step], max_tokens):
                 rows = step[part]
                 batch = pack([examples[row] for row in rows])
-                result[rows] = task.combine(model(batch), batch).float().numpy()
+                values = task.combine(model(batch), batch).float().numpy()
+                result.update(zip(rows.tolist(), np.split(values, np.cumsum(task.sizes(batch))[:-1]), strict=True))
     model.train(was_training)
-    return result
+    return [result[row] for row in range(len(examples))]
 
 
-def probabilities_of(
+def outputs_for(
     model: TextModel,
     task: Task,
     rows: Rows,
@@ -50,15 +53,15 @@ def probabilities_of(
     max_tokens: int = 16384,
     what: str = "evaluating",
     progress: Progress = QUIET,
-) -> np.ndarray:
-    """Return float32[E, C], every label's probability for each of `rows`."""
-    parts = []
+) -> Ragged:
+    """Return the combined outputs for each of `rows`."""
+    pieces: list[np.ndarray] = []
     with progress.track(what, len(rows), "rows") as tracker:
         for chunk in chunks(rows.index):
             examples = [rows.table.example(row) for row in chunk.tolist()]
-            parts.append(task.probabilities(outputs_of(model, task, examples, precision=precision, max_tokens=max_tokens)))
+            pieces += _pieces(model, task, examples, precision, max_tokens)
             tracker.advance(len(chunk))
-    return np.concatenate(parts) if parts else np.zeros((0, task.outputs), np.float32)
+    return Ragged.of(pieces, task.head.outputs)
 
 
 def chunks(index: np.ndarray) -> Iterator[np.ndarray]:

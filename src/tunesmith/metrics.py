@@ -29,18 +29,17 @@ _AVERAGED = {f"{score}_{average}": True for score in ("f1", "precision", "recall
 METRICS: dict[str, dict[str, bool]] = {
     "single": {"accuracy": True, **_AVERAGED, "matthews": True, "roc_auc": True, "ece": False, "log_loss": False},
     "multi": {**_AVERAGED, "subset_accuracy": True, "lrap": True, "roc_auc": True, "ece": False},
+    "regression": {"pearson": True, "spearman": True, "mse": False, "mae": False},
 }
 """Per kind, every metric name and whether greater is better."""
 
 
-def greater_is_better(name: str, kind: Kind) -> bool:
+def greater_is_better(name: str, kind: str) -> bool:
     """Return whether a greater value of metric `name` is better; raise `UsageError` when `kind` has no such metric."""
     known = METRICS[kind]
     if name not in known:
-        what = {"single": "single-label", "multi": "multi-label"}[kind]
-        raise UsageError(
-            f"{setting('metric')} {name!r} is not one of those for {what} classification: {', '.join(known)}.{did_you_mean(name, known)}"
-        )
+        what = {"single": "single-label classification", "multi": "multi-label classification"}.get(kind, kind)
+        raise UsageError(f"{setting('metric')} {name!r} is not one of those for {what}: {', '.join(known)}.{did_you_mean(name, known)}")
     return known[name]
 
 

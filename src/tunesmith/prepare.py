@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -10,36 +9,23 @@ from typing import Any
 
 import numpy as np
 
+from tunesmith import registry
 from tunesmith.bundle import account
 from tunesmith.config import Config
-from tunesmith.data.audit_labels import spellings
-from tunesmith.data.schema import RowSource, Schema, guess_schema
+from tunesmith.data.schema import RowSource, Schema, choose_task, guess_schema
 from tunesmith.data.split import split_off, units_of
-from tunesmith.data.table import Labels, TokenTable, open_table
+from tunesmith.data.table import TokenTable, open_table
 from tunesmith.data.text_faults import script
-from tunesmith.data.tokens import TextEncoder, Truncation
+from tunesmith.data.tokens import ExampleEncoder, Truncation
 from tunesmith.errors import DataError, counted, listing, setting
 from tunesmith.metrics import greater_is_better
 from tunesmith.model.encoder import Pretrained, open_pretrained
 from tunesmith.progress import Progress
-from tunesmith.tasks.classification import EMPTY_LIST, Classification, class_weights, recognise
-from tunesmith.training.loop import Rows
+from tunesmith.registry import Family
+from tunesmith.tasks.base import Task
+from tunesmith.tasks.rows import Part, Rows
 
 _WORDS = {"valid": "validation", "test": "test"}
-
-
-@dataclass(frozen=True)
-class Part:
-    """One part of the data: its rows, where they are from, and how it came to be."""
-
-    rows: Rows
-    source: RowSource
-    schema: Schema
-    how: str
-
-    def with_index(self, index: np.ndarray) -> Part:
-        """Return the same part with other rows of its table."""
-        return replace(self, rows=replace(self.rows, index=index))
 
 
 @dataclass(frozen=True)
@@ -47,8 +33,8 @@ class Prepared:
     """Data made ready: the fitted task, its parts (`train`, and `valid` and `test` where there are any), what is to be said."""
 
     pretrained: Pretrained
-    encoder: TextEncoder
-    task: Classification
+    encoder: ExampleEncoder
+    task: Task
     parts: dict[str, Part]
     dropped: dict[str, int]
     notes: list[str]
@@ -60,43 +46,36 @@ def prepare(config: Config, sources: dict[str, RowSource], progress: Progress) -
     sources: `train`, and `valid` and `test` where files were given for them
     Raises `DataError` and `UsageError`.
     """
-    schema = guess_schema(sources["train"], **config.columns, group=config.group)
+    chosen = choose_task(sources["train"], config.task, **config.columns)
+    family = registry.family(chosen)
+    kind: type[Task] = registry.load(family.task)
+    schema = guess_schema(sources["train"], **config.columns, group=config.group, family=family)
     if None in (config.text, config.label) or (schema.pair and config.text_pair is None):
         progress.say(f"columns of {sources['train'].name}: {schema}")
     pretrained = open_pretrained(config.model)
-    encoder = encoder_of(config, pretrained, schema, progress)
-    schemas = {name: _fitting(schema, source, name) for name, source in sources.items()}
+    encoder = encoder_of(config, kind, pretrained, schema, progress)
+    schemas = {name: _fitting(schema, family, source, name) for name, source in sources.items()}
     tables = {name: open_table(source, schemas[name], encoder, progress) for name, source in sources.items()}
-    labels = {name: _checked_labels(table, config) for name, table in tables.items()}
-    task = _fit_task(config, labels["train"], progress)
+    missing = {name: _missing(table, kind, config, needed=family.needs_target) for name, table in tables.items()}
+    task = _learn(kind, tables["train"], config, progress, told=config.task != "auto")
     parts = {
-        name: Part(
-            Rows(table, np.flatnonzero(~labels[name].missing), task.targets(labels[name], table)), sources[name], schemas[name], "given"
-        )
+        name: Part(Rows(table, np.flatnonzero(~missing[name]), task.targets(table)), sources[name], schemas[name])
         for name, table in tables.items()
     }
     train = parts["train"]
-    blank, missing = train.rows.table.blank, labels["train"].missing
-    dropped = {"dropped_empty": int(blank.sum()), "dropped_unlabelled": int((missing & ~blank).sum()), "dropped_duplicates": 0}
-    parts["train"] = train.with_index(np.flatnonzero(~blank & ~missing))
-    rows = parts["train"].rows
-    counts = rows.targets.counts(rows.index)
-    notes = _remarks(pretrained, sources["train"], schema, task, dict(zip(task.labels, counts.tolist(), strict=True)))
-    _split(parts, config, notes)
+    blank, unlabelled = train.rows.table.blank, missing["train"]
+    dropped = {"dropped_empty": int(blank.sum()), "dropped_unlabelled": int((unlabelled & ~blank).sum()), "dropped_duplicates": 0}
+    parts["train"] = train.with_index(np.flatnonzero(~blank & ~unlabelled))
+    notes = task.remarks(parts["train"].rows) + _remarks(pretrained, sources["train"], schema)
+    _split(parts, config, task.target_word, notes)
     _dedupe(parts, config, dropped, notes)
     _note_shared_groups(parts, config, notes)
     _check_parts(parts, dropped)
-    train = parts["train"]
-    counts = train.rows.targets.counts(train.rows.index)
-    unseen = [label for label, count in zip(task.labels, counts.tolist(), strict=True) if count == 0]
-    if unseen:
-        notes.append(
-            f"no training row has {listing(map(repr, unseen), 8)}, so the model cannot learn it: all its rows were split off or dropped."
-        )
+    notes += task.gaps(parts["train"].rows)
     if "valid" not in parts and (config.patience is not None or config.metric is not None):
         chosen = f"{setting('metric')} and {setting('patience')}"
         notes.append(f"there are no validation rows, so {chosen} choose nothing: the last weights are kept.")
-    task = replace(task, weights=class_weights(config.class_weights, task.labels, counts, task.multi))
+    task = task.settle(parts["train"].rows, config)
     prepared = Prepared(pretrained, encoder, task, parts, dropped, notes)
     _say_data(prepared, progress)
     return prepared
@@ -115,53 +94,21 @@ def _check_parts(parts: dict[str, Part], dropped: dict[str, int]) -> None:
             )
 
 
-def _fit_task(config: Config, labels: Labels, progress: Progress) -> Classification:
-    task = Classification.fit(
-        labels,
-        label_type=config.label_type,
-        separator=config.label_separator,
-        aggregation=config.aggregation,
-        loss_name=config.loss,
-        focal_gamma=config.focal_gamma,
-        label_smoothing=config.label_smoothing,
-    )
-    joined = f", joined by {task.separator!r}" if task.separator is not None else ""
-    several = f"any number of {len(task.labels)} labels a row{joined}" if task.multi else f"one of {len(task.labels)} labels a row"
-    told = "" if config.label_type != "auto" else f" ({setting('label_type', 'single' if task.multi else 'multi')} if that is wrong)"
-    progress.say(f"task: classification, {several}{told}")
-    if config.metric is not None:
-        greater_is_better(config.metric, task.kind)  # raises for a metric of the other kind
-    return task
+def _remarks(pretrained: Pretrained, source: RowSource, schema: Schema) -> list[str]:
+    """What makes a good model unlikely, whatever the task and its settings; `tunesmith check` says much more."""
+    if pretrained.located.kind != "bundled":
+        return []
+    sample = [" ".join(schema.parse(row, place).texts) for row, place in islice(source, 200)]
+    foreign = [name for name in map(script, sample) if name not in ("Latin", "none", "")]
+    if len(foreign) * 2 <= len(sample):
+        return []
+    return [
+        f"most texts are in {Counter(foreign).most_common(1)[0][0]} script, but {pretrained.located.name} knows English; "
+        f"take a model of their language, or a multilingual one, with {setting('model')}."
+    ]
 
 
-def _remarks(pretrained: Pretrained, source: RowSource, schema: Schema, task: Classification, counts: dict[str, int]) -> list[str]:
-    """What makes a good model unlikely, whatever the settings; `tunesmith check` says much more.
-
-    counts: rows of each label
-    """
-    notes = []
-    twice = spellings(dict(sorted(counts.items(), key=lambda item: -item[1])))
-    if twice:
-        pairs = [f"{one.label!r} ({counted(one.rows, 'row')}) and {one.like!r} ({counted(one.like_rows, 'row')})" for one in twice]
-        notes.append(f"labels that are {twice[0].why} are learned apart: {listing(pairs, 3)}. Spell them alike, if they are one.")
-    numbers = [label for label in task.labels if re.fullmatch(r"[+-]?\d*[.,]\d+", label)]
-    if not task.multi and len(task.labels) > 10 and len(numbers) * 2 > len(task.labels):
-        notes.append(
-            f"the {len(task.labels)} labels ({listing(task.labels, 4)}) look like measured values; each is learned as a class of its own. "
-            "Is this the right column?"
-        )
-    if pretrained.located.kind == "bundled":
-        sample = [" ".join(schema.parse(row, place).texts) for row, place in islice(source, 200)]
-        foreign = [name for name in map(script, sample) if name not in ("Latin", "none", "")]
-        if len(foreign) * 2 > len(sample):
-            notes.append(
-                f"most texts are in {Counter(foreign).most_common(1)[0][0]} script, but {pretrained.located.name} knows English; "
-                f"take a model of their language, or a multilingual one, with {setting('model')}."
-            )
-    return notes
-
-
-def _split(parts: dict[str, Part], config: Config, notes: list[str]) -> None:
+def _split(parts: dict[str, Part], config: Config, word: str, notes: list[str]) -> None:
     """Split test and validation rows off the training rows where no file was given for them."""
     train = parts["train"]
     rows = train.rows
@@ -184,7 +131,7 @@ def _split(parts: dict[str, Part], config: Config, notes: list[str]) -> None:
             )
             continue
         grouped = f", groups of {config.group!r} kept together" if config.group is not None else ""
-        how = f"split off {size:.0%} of {train.source.name}, stratified by label{grouped}"
+        how = f"split off {size:.0%} of {train.source.name}, stratified by {word}{grouped}"
         parts[name] = replace(train.with_index(index[away]), how=how)
         index = index[~away]
     parts["train"] = train.with_index(index)
@@ -234,10 +181,10 @@ def _groups(rows: Rows) -> np.ndarray:
     return rows.table.group[rows.index] if rows.table.group is not None else np.zeros(0, np.uint64)
 
 
-def encoder_of(config: Config, pretrained: Pretrained, schema: Schema, progress: Progress) -> TextEncoder:
-    """Return what turns the texts of `schema` into tokens of the encoder."""
+def encoder_of(config: Config, kind: type[Task], pretrained: Pretrained, schema: Schema, progress: Progress) -> ExampleEncoder:
+    """Return what turns the examples of `schema` into tokens of the encoder, as tasks of this kind want them."""
     truncation = truncation_of(config, pretrained, progress)
-    return TextEncoder(pretrained.backend_tokenizer(), truncation, pretrained.fallback_token, pairs=schema.pair)
+    return kind.encoder(pretrained.backend_tokenizer(), truncation, pretrained.fallback_token, schema, **kind.encoding(config))
 
 
 def truncation_of(config: Config, pretrained: Pretrained, progress: Progress) -> Truncation:
@@ -249,30 +196,44 @@ def truncation_of(config: Config, pretrained: Pretrained, progress: Progress) ->
     return Truncation(config.truncation, length, config.stride, config.max_windows)
 
 
-def _fitting(schema: Schema, source: RowSource, name: str) -> Schema:
+def _fitting(schema: Schema, family: Family, source: RowSource, name: str) -> Schema:
     """The training columns must be in every file, but for the group, by which only training rows are split."""
     group = schema.group if name == "train" or schema.group in source.columns else None
     second = schema.texts[1] if schema.pair else None
-    fitting = guess_schema(source, text=schema.texts[0], text_pair=second, pairs=schema.pair, label=schema.target, group=group)
+    family = replace(family, two_texts=schema.pair)
+    fitting = guess_schema(source, text=schema.texts[0], text_pair=second, label=schema.target, group=group, family=family)
     return replace(fitting, needs_group=False) if group is not None and name != "train" else fitting
 
 
-def _checked_labels(table: TokenTable, config: Config) -> Labels:
-    """The table's labels, after a check that there are rows and that each has a label or may be left out."""
+def _learn(kind: type[Task], table: TokenTable, config: Config, progress: Progress, *, told: bool) -> Task:
+    """Fit the task, and say what it is, and how to say that another one is meant."""
+    task = kind.learn(table, config)
+    advice = task.advice(config)
+    if not told and task.name != "classification":
+        advice = listing([*([advice] if advice else []), setting("task", "classification")])
+    progress.say(f"task: {task.sentence()}{f' ({advice} if that is wrong)' if advice else ''}")
+    if config.metric is not None:
+        greater_is_better(config.metric, task.kind)  # raises for a metric of the other kind
+    return task
+
+
+def _missing(table: TokenTable, kind: type[Task], config: Config, *, needed: bool) -> np.ndarray:
+    """Return bool[N], which rows have no target, after a check that there are rows and that those may be left out."""
     if len(table) == 0:
         raise DataError(f"{table.name} has no rows. It needs a header line and one labelled text per line.")
-    labels = table.labels()
+    if not needed:
+        return np.zeros(len(table), np.bool_)
+    missing = table.labels().missing
     # rows without text are dropped anyhow: empty lines of a spreadsheet need no label
-    wanting = labels.missing & ~table.blank
+    wanting = missing & ~table.blank
     if wanting.any() and not config.drop_unlabelled:
         rows = np.flatnonzero(wanting)
-        multi = recognise(labels, config.label_type, config.label_separator)[0] == "multi"
         places = listing([f"{table.name}:{table.line[row]}" for row in rows[:5]])
         raise DataError(
             f"{places}: no label ({counted(len(rows), 'such row')} of {len(table):,}). "
-            f"Fill them in, or pass {setting('drop_unlabelled', True)} to leave them out.{EMPTY_LIST if multi else ''}"
+            f"Fill them in, or pass {setting('drop_unlabelled', True)} to leave them out.{kind.advice_on_missing(table, config)}"
         )
-    return labels
+    return missing
 
 
 def part_account(prepared: Prepared, name: str) -> dict[str, Any]:

@@ -4,31 +4,30 @@ from __future__ import annotations
 
 import datetime
 import resource
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from tunesmith import __version__, yardsticks
-from tunesmith.bundle import DESCRIPTION, Bundle, assess, gold_of, save_bundle, sketch_of
+from tunesmith import __version__
+from tunesmith.bundle import DESCRIPTION, Bundle, assess, save_bundle, sketch_of
 from tunesmith.config import Config
 from tunesmith.data.memory import open_data
-from tunesmith.data.table import texts_in
 from tunesmith.errors import DataError, Interrupted, UsageError, counted, did_you_mean, listing, setting
-from tunesmith.evaluate import probabilities_of
-from tunesmith.metrics import multi_label, scoring_steps, single_label, tune_thresholds
+from tunesmith.evaluate import outputs_for
 from tunesmith.model.arithmetic import choose_precision, cpu_name
 from tunesmith.model.encoder import versions
 from tunesmith.model.heads import TextModel, build_model, set_output_bias
-from tunesmith.prepare import Part, Prepared, part_account, prepare
+from tunesmith.prepare import Prepared, part_account, prepare
 from tunesmith.progress import QUIET, Progress
 from tunesmith.report import model_card, write_report
 from tunesmith.rundir import CHECKPOINTS, check_same_settings, is_started, output_directory, resume_hint, store_settings
 from tunesmith.seeds import seed_for
 from tunesmith.storage import sweep
-from tunesmith.tasks.classification import Classification
+from tunesmith.tasks.base import Task
+from tunesmith.tasks.rows import Part
 from tunesmith.training.loop import run, steps_per_epoch
 from tunesmith.training.optim import build_optimizer
 from tunesmith.training.state import Checkpoints, TrainState, locked
@@ -132,10 +131,10 @@ def train(
 def _fit(config: Config, prepared: Prepared, directory: Path, *, resume: bool, progress: Progress) -> dict[str, Any]:
     """Train, choose, test and save; returns the report's content."""
     task, train_rows = prepared.task, prepared.parts["train"].rows
-    metric = config.metric if config.metric is not None else ("f1_micro" if task.multi else "accuracy")
+    metric = config.metric if config.metric is not None else task.default_metric
     valid = prepared.parts.get("valid")
     if valid is not None:
-        _check_metric(metric, task, valid, progress)
+        _check_metric(metric, task, valid)
     model = new_model(config, prepared)
     precision, reason = choose_precision(config.precision)
     parameters = sum(parameter.numel() for parameter in model.parameters())
@@ -176,11 +175,10 @@ def _fit(config: Config, prepared: Prepared, directory: Path, *, resume: bool, p
             progress=progress,
             resume_hint=resume_hint(directory),
         )
-    if task.multi and valid is not None:
-        probabilities = probabilities_of(
-            model, task, valid.rows, max_tokens=config.max_tokens, what="validating for thresholds", progress=progress
-        )
-        task = replace(task, thresholds=tune_thresholds(gold_of(task, valid.rows), probabilities).tolist())
+    task = task.finish(model)
+    if task.tunes and valid is not None:
+        outputs = outputs_for(model, task, valid.rows, max_tokens=config.max_tokens, what="validating for thresholds", progress=progress)
+        task = task.tune(outputs, valid)
     evaluations = {name: _evaluation(model, task, prepared, name, config, progress) for name in ("valid", "test")}
     result = _result(config, prepared, model, task, state, evaluations, directory, metric, precision, reason)
     description = {
@@ -188,10 +186,13 @@ def _fit(config: Config, prepared: Prepared, directory: Path, *, resume: bool, p
         "schema": prepared.parts["train"].schema.to_dict(),
         "tokens": {
             "truncation": asdict(prepared.encoder.truncation),
-            "fallback_token": prepared.encoder.fallback_token,
+            "fallback_token": prepared.pretrained.fallback_token,
+            "settings": type(task).encoding(config),
             "max_tokens": config.max_tokens,
         },
         "pooling": config.pooling,
+        "head": task.head.kind,
+        "outputs": task.head.outputs,
         "loads_in_transformers": model.loads_in_transformers,
         "last_token": getattr(model.head, "last", False),
         "seen": sketch_of(train_rows.table.text_key[train_rows.index]),
@@ -211,16 +212,14 @@ def new_model(config: Config, prepared: Prepared) -> TextModel:
     """Load the encoder's weights and put a fresh head on it."""
     task = prepared.task
     encoder = prepared.pretrained.load(
-        task.labels,
-        multi_label=task.multi,
+        task.head,
         dropout=config.dropout,
         attention_dropout=config.attention_dropout,
         seed=seed_for(config.seed, "weights"),
     )
     encoder.tokenizer.model_max_length = prepared.encoder.truncation.max_length
-    model = build_model(encoder, outputs=task.outputs, pooling=config.pooling, dropout=config.dropout, seed=seed_for(config.seed, "head"))
-    rows = prepared.parts["train"].rows
-    bias = task.first_bias(rows.targets.counts(rows.index), len(rows))
+    model = build_model(encoder, task.head, pooling=config.pooling, dropout=config.dropout, seed=seed_for(config.seed, "head"))
+    bias = task.first_bias(prepared.parts["train"].rows)
     if bias is not None:
         set_output_bias(model, bias)
     return model
@@ -231,74 +230,60 @@ def _finished(directory: Path) -> TrainResult:
     return TrainResult(directory, bundle.description["result"], bundle)
 
 
-def _validation_scores(
-    model: TextModel, task: Classification, valid: Part, precision: str, config: Config, progress: Progress
-) -> dict[str, float]:
+def _validation_scores(model: TextModel, task: Task, valid: Part, precision: str, config: Config, progress: Progress) -> dict[str, float]:
     """Score the current weights on the validation rows, in the precision of training."""
-    probabilities = probabilities_of(
-        model, task, valid.rows, precision=precision, max_tokens=config.max_tokens, what="validating", progress=progress
-    )
-    return _scores(task, gold_of(task, valid.rows), probabilities, progress)
+    outputs = outputs_for(model, task, valid.rows, precision=precision, max_tokens=config.max_tokens, what="validating", progress=progress)
+    return task.score(outputs, valid, progress)
 
 
-def _scores(task: Classification, gold: np.ndarray, probabilities: np.ndarray, progress: Progress) -> dict[str, float]:
-    with progress.track("scoring", scoring_steps(gold, task.outputs), "steps") as tracker:
-        if not task.multi:
-            return single_label(gold, probabilities, tracker.advance)
-        return multi_label(gold, probabilities, tune_thresholds(gold, probabilities), tracker.advance)
-
-
-def _check_metric(metric: str, task: Classification, valid: Part, progress: Progress) -> None:
+def _check_metric(metric: str, task: Task, valid: Part) -> None:
     """Raise `DataError` when `metric` is undefined on these validation rows, whatever is predicted, before any time is spent."""
-    gold = gold_of(task, valid.rows)
-    possible = _scores(task, gold, np.full((len(gold), task.outputs), 1 / task.outputs), progress)
+    possible = task.computable(valid.rows)
     if metric in possible:
         return
-    counts = valid.rows.targets.counts(valid.rows.index).tolist()
-    found = listing([f"{label!r} {count:,}" for label, count in zip(task.labels, counts, strict=True) if count], 5) or "none"
+    counts = valid.rows.targets.summary(valid.rows.index)
+    found = listing([f"{label!r} {count:,}" for label, count in counts.items() if count], 5) or "none"
     raise DataError(
-        f"{valid.source.name}: {setting('metric')} {metric!r} cannot be computed on the validation rows: it needs rows with a label and "
-        f"rows without it, and of {counted(len(gold), 'validation row')} the labels are {found}. Choose other validation rows, "
-        f"or another {setting('metric')}: {listing(possible, 40)}."
+        f"{valid.source.name}: {setting('metric')} {metric!r} cannot be computed on the validation rows: it needs rows that differ in "
+        f"their {task.target_word}, and of {counted(len(valid.rows), 'validation row')} the {task.target_word}s are {found}. Choose other "
+        f"validation rows, or another {setting('metric')}: {listing(possible, 40)}."
     )
 
 
-def _evaluation(
-    model: TextModel, task: Classification, prepared: Prepared, name: str, config: Config, progress: Progress
-) -> dict[str, Any] | None:
+def _evaluation(model: TextModel, task: Task, prepared: Prepared, name: str, config: Config, progress: Progress) -> dict[str, Any] | None:
     """Evaluate the chosen weights on one part; the yardsticks too, on the part that the report judges by."""
     part = prepared.parts.get(name)
     if part is None or len(part.rows) == 0:
         return None
     what = {"valid": "validating", "test": "testing"}[name]
-    result = assess(model, task, part.rows, part.source, part.schema, max_tokens=config.max_tokens, what=what, progress=progress)
-    if name == "valid" and "test" in prepared.parts:
-        return {**result, "yardsticks": []}
+    result = assess(model, task, part, max_tokens=config.max_tokens, what=what, progress=progress)
+    judged = name == "test" or "test" not in prepared.parts
+    return {**result, "yardsticks": _yardsticks(task, prepared, part, config, progress) if judged else []}
+
+
+def _yardsticks(task: Task, prepared: Prepared, part: Part, config: Config, progress: Progress) -> list[dict[str, Any]]:
+    """What simple methods reach on `part` that learn from the training rows, or from a sample where these are many."""
     train = prepared.parts["train"]
     rows, sample = train.rows, train.rows.index
     if len(sample) > _YARDSTICK_ROWS:
         generator = np.random.default_rng(seed_for(config.seed, "yardstick rows"))
         sample = np.sort(generator.choice(sample, _YARDSTICK_ROWS, replace=False))
-    train_texts = texts_in(rows.table, train.source, train.schema, sample, progress)
-    test_texts = texts_in(part.rows.table, part.source, part.schema, part.rows.index, progress)
-    if train_texts is None or test_texts is None:
-        found = yardsticks.skipped("the data have changed since the training began")
-    else:
-        targets = gold_of(task, replace(rows, index=sample))
-        tune = task.thresholds is not None
-        found = yardsticks.yardsticks(train_texts, targets, test_texts, task.labels, task.kind, config.seed, tune=tune, progress=progress)
-    if len(sample) < len(rows) and train_texts is not None:
+        train = train.with_index(sample)
+    learned, tested = train.examples(progress), part.examples(progress)
+    if learned is None or tested is None:
+        return [{"name": "yardsticks", "note": "skipped: the data have changed since the training began", "metrics": {}, "intervals": {}}]
+    found = task.yardsticks(train, learned, part, tested, prepared.pretrained, config.seed, progress)
+    if len(sample) < len(rows):
         for yardstick in found:
             yardstick["note"] += f"; trained on a random {len(sample):,} of the {len(rows):,} training rows"
-    result["yardsticks"] = yardsticks.scored(found, gold_of(task, part.rows), task.labels, task.kind, progress=progress)
-    return result
+    return found
 
 
 def _result(
     config: Config,
     prepared: Prepared,
     model: TextModel,
-    task: Classification,
+    task: Task,
     state: TrainState,
     evaluations: dict[str, Any],
     directory: Path,
@@ -309,12 +294,11 @@ def _result(
     """Everything that report, model card and `tunesmith.json` say, as plain values."""
     splits: dict[str, Any] = {"train": None, "valid": None, "test": None}
     for name, part in prepared.parts.items():
-        counts = part.rows.targets.counts(part.rows.index)
         splits[name] = {
             "file": part.source.name,
             "rows": len(part.rows),
             "how": part.how,
-            "label_counts": dict(zip(task.labels, counts.tolist(), strict=True)),
+            "targets": part.rows.targets.summary(part.rows.index),
             "account": part_account(prepared, name),
         }
     trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
@@ -325,9 +309,13 @@ def _result(
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "base_model": config.model,
         "pooling": config.pooling,
+        "head": task.head.kind,
+        "outputs": task.head.outputs,
         "loads_in_transformers": model.loads_in_transformers,
+        "sentence": task.sentence(),
+        "hub": asdict(task.hub(prepared.parts["train"].schema)),
         "labels": task.labels,
-        "thresholds": task.thresholds,
+        "thresholds": getattr(task, "thresholds", None),
         "recipe": config.model_dump(mode="json"),
         "versions": {"tunesmith": __version__, **versions()},
         "machine": {"cpu": cpu_name(), "threads": torch.get_num_threads(), "precision": precision, "note": reason},

@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 
+from tunesmith import registry
 from tunesmith.bundle import DESCRIPTION, Bundle
 from tunesmith.config import Config
 from tunesmith.data.batches import pack
 from tunesmith.data.memory import open_data
-from tunesmith.data.schema import Example, RowSource, Schema, guess_schema
+from tunesmith.data.schema import Example, RowSource, Schema, choose_task, guess_schema
 from tunesmith.data.table import open_table
-from tunesmith.data.tokens import Encoded, TextEncoder
+from tunesmith.data.tokens import Encoded, ExampleEncoder
 from tunesmith.errors import DataError, counted
 from tunesmith.model.encoder import open_pretrained
 from tunesmith.model.heads import TextModel, build_model
 from tunesmith.prepare import encoder_of
 from tunesmith.progress import Progress
-from tunesmith.tasks.classification import Classification
+from tunesmith.registry import Family
+from tunesmith.tasks.base import Task
+from tunesmith.tasks.rows import Ragged
 
 _SHOWN_TOKENS = 24
 
@@ -35,7 +38,9 @@ def walk_row(config: Config, number: int, progress: Progress) -> str:
     assert config.train is not None
     source = open_data(config.train, encoding=config.encoding)
     bundle = Bundle.load(config.model) if (Path(config.model) / DESCRIPTION).is_file() else None
-    schema = _schema(source, config, bundle)
+    family = bundle.family if bundle is not None else registry.family(choose_task(source, config.task, **config.columns))
+    kind: type[Task] = registry.load(family.task)
+    schema = _schema(source, config, bundle, family)
     found = next(islice(iter(source), number - 1, None), None)
     if found is None:
         count = sum(1 for _ in source)
@@ -43,7 +48,7 @@ def walk_row(config: Config, number: int, progress: Progress) -> str:
     row, place = found
     example = schema.parse(row, place)
     if bundle is not None:
-        encoder, task, model = bundle.text_encoder, bundle.task, bundle.model
+        encoder, task, model = bundle.encoder, bundle.task, bundle.model
         origin = f"trained model {config.model}"
         unused = sorted(
             config.model_fields_set & {"label_type", "label_separator", "max_length", "truncation", "stride", "max_windows", "pooling"}
@@ -52,14 +57,11 @@ def walk_row(config: Config, number: int, progress: Progress) -> str:
             progress.say(f"not used, as the trained model has its own: {', '.join(unused)}.")
     else:
         pretrained = open_pretrained(config.model)
-        encoder = encoder_of(config, pretrained, schema, progress)
-        labels = open_table(source, schema, encoder, progress).labels()
-        task = Classification.fit(labels, label_type=config.label_type, separator=config.label_separator)
-        model = build_model(
-            pretrained.load(task.labels, multi_label=task.multi), outputs=task.outputs, pooling=config.pooling, dropout=0.0, seed=0
-        )
+        encoder = encoder_of(config, kind, pretrained, schema, progress)
+        task = kind.learn(open_table(source, schema, encoder, progress), config)
+        model = build_model(pretrained.load(task.head), task.head, pooling=config.pooling, dropout=0.0, seed=0)
         origin = f"encoder {config.model} with an UNTRAINED head: the outputs below mean nothing yet"
-    encoded = encoder.encode([example.texts], offsets=True)[0]
+    encoded = encoder.encode_examples([example], offsets=True)[0]
     stages = [
         _stage("1 source", f"{place}, row {number}", *(f"{name} = {value!r:.120}" for name, value in row.items())),
         _stage("2 schema", f"columns: {schema}", *_example(example)),
@@ -70,12 +72,12 @@ def walk_row(config: Config, number: int, progress: Progress) -> str:
     return "\n\n".join(stages)
 
 
-def _schema(source: RowSource, config: Config, bundle: Bundle | None) -> Schema:
+def _schema(source: RowSource, config: Config, bundle: Bundle | None, family: Family) -> Schema:
     if bundle is None:
-        return guess_schema(source, **config.columns, group=None)
+        return guess_schema(source, **config.columns, group=None, family=family)
     schema = bundle.schema_for(source, config.text, config.label, text_pair=config.text_pair)
     target = config.label if config.label is not None else bundle.schema.target
-    return Schema(schema.texts, target if target in source.columns else None)
+    return replace(schema, target=target if target in source.columns else None)
 
 
 def _stage(title: str, *lines: str) -> str:
@@ -88,7 +90,7 @@ def _example(example: Example) -> list[str]:
     return [*texts, f"label: {label}"]
 
 
-def _tokens(example: Example, encoded: Encoded, encoder: TextEncoder) -> str:
+def _tokens(example: Example, encoded: Encoded, encoder: ExampleEncoder) -> str:
     lines = []
     for text in example.texts:
         full = encoder.tokenizer.encode(text, add_special_tokens=False)
@@ -97,7 +99,7 @@ def _tokens(example: Example, encoded: Encoded, encoder: TextEncoder) -> str:
     return _stage("3 tokens", f"{counted(encoded.tokens, 'token')}, each with its characters in its text [start:end]:", *lines)
 
 
-def _truncation(encoded: Encoded, encoder: TextEncoder) -> str:
+def _truncation(encoded: Encoded, encoder: ExampleEncoder) -> str:
     policy = encoder.truncation
     lines = [
         f"policy {policy.policy}, at most {policy.max_length} tokens a sequence, {policy.max_length - encoder.budget} of them special",
@@ -123,19 +125,14 @@ def _characters(offsets: np.ndarray) -> str:
     return f"characters {inside[0, 0]:,} to {inside[-1, 1]:,}" if len(inside) else "no characters"
 
 
-def _network(encoded: Encoded, task: Classification, model: TextModel, origin: str, example: Example) -> list[str]:
+def _network(encoded: Encoded, task: Task, model: TextModel, origin: str, example: Example) -> list[str]:
     batch = pack([encoded])
     model.eval()
     with torch.inference_mode():
         hidden = model.encoder(batch)
         outputs = model(batch)
         combined = task.combine(outputs, batch)
-    probabilities = task.probabilities(combined.numpy())
-    prediction = next(task.decode(probabilities))
-    ranked = sorted(prediction.probabilities.items(), key=lambda item: -item[1])[:10]
-    final: list[str] = [f"{label}: {value:.4f}" for label, value in ranked]
-    if len(task.labels) > len(ranked):
-        final.append(f"... and {len(task.labels) - len(ranked)} more labels")
+    prediction = next(task.decode(Ragged.of([combined.float().numpy()], task.head.outputs), [example], [encoded]))
     return [
         _stage(
             "5 batch",
@@ -148,18 +145,13 @@ def _network(encoded: Encoded, task: Classification, model: TextModel, origin: s
             f"hidden states float[{hidden.shape[0]}, {hidden.shape[1]}], root mean square {float(hidden.square().mean().sqrt()):.3f}",
         ),
         _stage("7 head", f"{type(model.head).__name__}: outputs float{list(outputs.shape)}", *_merged(outputs, combined, task)),
-        _stage("8 prediction", *final, f"label: {prediction.label!r}" + _verdict(prediction.label, example)),
+        _stage("8 prediction", *task.shown(prediction, example)),
     ]
 
 
-def _merged(outputs: torch.Tensor, combined: torch.Tensor, task: Classification) -> list[str]:
+def _merged(outputs: torch.Tensor, combined: torch.Tensor, task: Task) -> list[str]:
     if outputs.shape == combined.shape:
         return []
-    return [f"{task.aggregation} over {outputs.shape[0]} windows: float{list(combined.shape)}"]
-
-
-def _verdict(label: Any, example: Example) -> str:
-    if example.target is None:
-        return ""
-    right = label == example.target[0] if isinstance(label, str) and len(example.target) == 1 else None
-    return {True: " (right)", False: f" (the row says {example.target[0]!r})", None: f" (the row says {example.target})"}[right]
+    if task.head.per_token:
+        return [f"of which the task takes float{list(combined.shape)}"]
+    return [f"{getattr(task, 'aggregation', 'merged')} over {outputs.shape[0]} windows: float{list(combined.shape)}"]

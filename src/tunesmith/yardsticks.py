@@ -103,7 +103,7 @@ def skipped(reason: str) -> list[dict[str, Any]]:
     return [{"name": name, "probabilities": None, "thresholds": None, "note": f"skipped: {reason}"} for name in (MAJORITY, TFIDF)]
 
 
-class _Skip(Exception):
+class Skip(Exception):
     """This yardstick says nothing here; the message is the note."""
 
 
@@ -113,7 +113,7 @@ def _attempt(name: str, compute: Callable[[], dict[str, Any]]) -> dict[str, Any]
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # a yardstick short of convergence is still a yardstick
             return result | compute()
-    except _Skip as reason:
+    except Skip as reason:
         return result | {"note": f"skipped: {reason}"}
     except Exception as error:  # whatever goes wrong here, the trained model must still be saved
         return result | {"note": f"skipped: {type(error).__name__}: {error}"}
@@ -121,7 +121,7 @@ def _attempt(name: str, compute: Callable[[], dict[str, Any]]) -> dict[str, Any]
 
 def _majority(targets: NDArray[Any], rows: int, labels: Sequence[str], kind: metrics.Kind) -> dict[str, Any]:
     if not len(targets):
-        raise _Skip("there are no training rows")
+        raise Skip("there are no training rows")
     if kind == "single":
         share = np.bincount(targets, minlength=len(labels)) / len(targets)
         top = int(share.argmax())
@@ -166,23 +166,47 @@ def _tfidf(
     tune: bool,
     progress: Progress,
 ) -> dict[str, Any]:
-    from sklearn.feature_extraction.text import TfidfVectorizer
-
     targets = np.asarray(targets)
     truth = np.eye(len(labels), dtype=bool)[targets] if kind == "single" else targets.astype(bool)
     if not (truth.any(0) & ~truth.all(0)).any():
-        raise _Skip("no label occurs in some training rows and not in others")
+        raise Skip("no label occurs in some training rows and not in others")
+    kept, features, test_features, note = tfidf(texts, test_texts, seed, progress)
+    note += "; liblinear, C = 10"
+    truth = truth[kept]
+    with progress.track(f"{TFIDF}, learning", len(labels), "labels") as tracker:
+        probabilities = _fit_predict(features, truth, test_features, tracker)
+    thresholds = None
+    if kind == "single":
+        total = probabilities.sum(1, keepdims=True)
+        probabilities = np.where(total > 0, probabilities / np.where(total > 0, total, 1), 1 / len(labels))
+    elif tune and len(kept) >= 10:
+        order = np.random.default_rng(seed_for(seed, "yardstick thresholds")).permutation(len(kept))
+        held, rest = order[: len(kept) // 5], order[len(kept) // 5 :]
+        with progress.track(f"{TFIDF}, learning for thresholds", len(labels), "labels") as tracker:
+            thresholds = metrics.tune_thresholds(truth[held], _fit_predict(features[rest], truth[rest], features[held], tracker))
+        note += "; thresholds tuned on a held-out fifth of the training rows"
+    return {"probabilities": probabilities, "thresholds": thresholds, "note": note}
+
+
+def tfidf(
+    texts: Sequence[tuple[str, ...]], test_texts: Sequence[tuple[str, ...]], seed: int, progress: Progress
+) -> tuple[NDArray[np.int64], Any, Any, str]:
+    """Return which training texts were learned from, their features and those of the test texts (sparse), and a note on how.
+
+    Raises `Skip` when the training texts contain no words.
+    """
+    from sklearn.feature_extraction.text import TfidfVectorizer
+
     joined = [" ".join(example) for example in texts]
     if unspaced(joined):
         how, options = "1-3 characters, as the script has no spaces between words", {"analyzer": "char", "ngram_range": (1, 3)}
     else:
         how, options = "words and word pairs", {"token_pattern": _WORD, "ngram_range": (1, 2)}
     kept = _sample(joined, seed)
-    note = f"on {how}{', of each text, their difference and product' if len(texts[0]) == 2 else ''}; liblinear, C = 10"
+    note = f"on {how}{', of each text, their difference and product' if len(texts[0]) == 2 else ''}"
     if len(kept) < len(texts):
         note += f"; learned from {len(kept):,} of the {len(texts):,} training rows, drawn at random"
         texts = [texts[int(i)] for i in kept]
-        truth = truth[kept]
     vectorizer = TfidfVectorizer(sublinear_tf=True, dtype=np.float64, **options)
     pairs = len(texts[0]) == 2
     work = len(texts) * (4 if pairs else 1) + len(test_texts) * (2 if pairs else 1)
@@ -190,21 +214,9 @@ def _tfidf(
         try:
             features = _features(vectorizer, texts, tracker, fit=True)
         except ValueError as error:  # scikit-learn's only way to say that the vocabulary is empty
-            raise _Skip("the training texts contain no words") from error
+            raise Skip("the training texts contain no words") from error
         test_features = _features(vectorizer, test_texts, tracker, fit=False)
-    with progress.track(f"{TFIDF}, learning", len(labels), "labels") as tracker:
-        probabilities = _fit_predict(features, truth, test_features, tracker)
-    thresholds = None
-    if kind == "single":
-        total = probabilities.sum(1, keepdims=True)
-        probabilities = np.where(total > 0, probabilities / np.where(total > 0, total, 1), 1 / len(labels))
-    elif tune and len(texts) >= 10:
-        order = np.random.default_rng(seed_for(seed, "yardstick thresholds")).permutation(len(texts))
-        held, rest = order[: len(texts) // 5], order[len(texts) // 5 :]
-        with progress.track(f"{TFIDF}, learning for thresholds", len(labels), "labels") as tracker:
-            thresholds = metrics.tune_thresholds(truth[held], _fit_predict(features[rest], truth[rest], features[held], tracker))
-        note += "; thresholds tuned on a held-out fifth of the training rows"
-    return {"probabilities": probabilities, "thresholds": thresholds, "note": note}
+    return kept, features, test_features, note
 
 
 def _counted(texts: Sequence[str], tracker: Tracker) -> Iterator[str]:
@@ -237,3 +249,34 @@ def _sample(texts: Sequence[str], seed: int) -> NDArray[np.int64]:
         return np.arange(len(texts))
     order = np.random.default_rng(seed_for(seed, "yardstick sample")).permutation(len(texts))
     return np.sort(order[np.cumsum(lengths[order]) <= _MAX_CHARACTERS])
+
+
+def measured(
+    name: str, compute: Callable[[], tuple[NDArray[Any], str]], gold: NDArray[Any], of: Sequence[str] | None = None
+) -> dict[str, Any]:
+    """Return name, note, metrics and intervals of predicted numbers; `compute` returns them, float[E], and a note. Never raises.
+
+    of: the metrics that mean something for it; None for all
+    """
+    from tunesmith.regression_metrics import regression, regression_intervals
+
+    result: dict[str, Any] = {"name": name, "note": "", "metrics": {}, "intervals": {}}
+    try:
+        predicted, result["note"] = compute()
+        scores, bounds = regression(gold, predicted), regression_intervals(gold, predicted, seed=seed_for(0, "bootstrap"))
+        result["metrics"] = {key: value for key, value in scores.items() if of is None or key in of}
+        result["intervals"] = {key: value for key, value in bounds.items() if key in result["metrics"]}
+    except Exception as error:  # whatever goes wrong here, the trained model must still be saved
+        result["note"] = f"skipped: {error if isinstance(error, Skip) else f'{type(error).__name__}: {error}'}"
+    return result
+
+
+def ridge(
+    texts: Sequence[tuple[str, ...]], values: NDArray[Any], test_texts: Sequence[tuple[str, ...]], seed: int, progress: Progress
+) -> tuple[NDArray[Any], str]:
+    """Return the predictions, float[E of test], of ridge regression on TF-IDF features, and a note on how."""
+    from sklearn.linear_model import Ridge
+
+    kept, features, test_features, note = tfidf(texts, test_texts, seed, progress)
+    model = Ridge(alpha=1.0).fit(features, values[kept])
+    return model.predict(test_features), f"{note}; alpha = 1"

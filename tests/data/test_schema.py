@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from tunesmith.data.memory import open_data
-from tunesmith.data.schema import Schema, Source, guess_schema, texts_of
+from tunesmith.data.schema import Schema, Source, examples_of, guess_schema
 from tunesmith.errors import DataError
 
 PLACE = Source("rows.csv", 7)
@@ -166,10 +166,12 @@ def test_groups() -> None:
             schema.parse({"t": "", "g": empty}, PLACE)
 
 
-def test_texts_of_chosen_rows_in_the_order_asked_for() -> None:
+def test_examples_of_chosen_rows_in_the_order_asked_for() -> None:
     source = open_data(list("abcdef"))
-    assert texts_of(source, Schema(("text",)), np.array([4, 0, 2])) == [("e",), ("a",), ("c",)]
-    assert texts_of(source, Schema(("text",)), np.array([], int)) == []
+    assert [example.texts for example in examples_of(source, Schema(("text",)), np.array([4, 0, 2]))] == [("e",), ("a",), ("c",)]
+    assert examples_of(source, Schema(("text",)), np.array([], int)) == []
+    with pytest.raises(DataError, match="the file changed while it was in use: it has fewer rows now"):
+        examples_of(source, Schema(("text",)), np.array([9]))
 
 
 def test_schema_to_dict() -> None:

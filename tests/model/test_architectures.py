@@ -63,8 +63,8 @@ def padded(batch: PackedBatch, pad: int) -> tuple[torch.Tensor, torch.Tensor]:
 # 62 is the longest that all the tiny encoders take
 @pytest.mark.parametrize("lengths", [[7], [1], [62], [3, 62, 1, 17, 17, 2], [5, 5, 5]], ids=str)
 def test_packed_equals_padded(architecture: str, encoders: dict[str, Path], lengths: list[int]) -> None:
-    encoder = open_pretrained(str(encoders[architecture])).load(LABELS, seed=1).eval()
-    model = build_model(encoder, outputs=3, pooling="cls", dropout=None, seed=2).eval()
+    encoder = open_pretrained(str(encoders[architecture])).load(tiny.labelled(LABELS), seed=1).eval()
+    model = build_model(encoder, tiny.labelled("abc"), pooling="cls", dropout=None, seed=2).eval()
     batch = random_batch(lengths, seed=sum(lengths))
     ids, mask = padded(batch, encoder.pad_id)
     with torch.no_grad():
@@ -80,7 +80,7 @@ def test_packed_equals_padded(architecture: str, encoders: dict[str, Path], leng
 
 
 def test_packed_sequences_do_not_see_each_other(architecture: str, encoders: dict[str, Path]) -> None:
-    encoder = open_pretrained(str(encoders[architecture])).load(LABELS, seed=1).eval()
+    encoder = open_pretrained(str(encoders[architecture])).load(tiny.labelled(LABELS), seed=1).eval()
     batch = random_batch([4, 9, 1])
     with torch.no_grad():
         together = encoder(batch)
@@ -89,8 +89,8 @@ def test_packed_sequences_do_not_see_each_other(architecture: str, encoders: dic
 
 
 def test_cls_takes_the_head_of_transformers(architecture: str, encoders: dict[str, Path]) -> None:
-    encoder = open_pretrained(str(encoders[architecture])).load(LABELS)
-    model = build_model(encoder, outputs=3, pooling="cls", dropout=None, seed=0)
+    encoder = open_pretrained(str(encoders[architecture])).load(tiny.labelled(LABELS))
+    model = build_model(encoder, tiny.labelled("abc"), pooling="cls", dropout=None, seed=0)
     assert model.loads_in_transformers and isinstance(model.head, CheckpointHead)
     # each parameter once, and by the name that transformers gives it
     assert [name for name, _ in model.named_parameters()] == [f"encoder.hf.{name}" for name, _ in encoder.hf.named_parameters()]
@@ -101,7 +101,7 @@ def test_longest_sequence_fits_the_position_table(architecture: str, encoders: d
     limit = pretrained.max_length
     assert limit == (63 if architecture == "mpnet" else 64)
     with torch.no_grad():
-        hidden = pretrained.load(LABELS).eval()(random_batch([limit]))
+        hidden = pretrained.load(tiny.labelled(LABELS)).eval()(random_batch([limit]))
     assert bool(torch.isfinite(hidden).all())
 
 
@@ -178,7 +178,7 @@ def test_several_labels_a_row_in_transformers(encoders: dict[str, Path], tmp_pat
 def test_incomplete_checkpoint_is_refused(architecture: str, encoders: dict[str, Path], tmp_path: Path) -> None:
     damaged = copy_with(encoders[architecture], tmp_path / "damaged", lambda weights: weights.pop(body_matrix(weights)))
     with pytest.raises(ModelError, match="lack 1 parts of the encoder"):
-        open_pretrained(str(damaged)).load(LABELS)
+        open_pretrained(str(damaged)).load(tiny.labelled(LABELS))
 
 
 def test_checkpoint_of_another_shape_is_refused(architecture: str, encoders: dict[str, Path], tmp_path: Path) -> None:
@@ -188,7 +188,7 @@ def test_checkpoint_of_another_shape_is_refused(architecture: str, encoders: dic
 
     damaged = copy_with(encoders[architecture], tmp_path / "damaged", cut)
     with pytest.raises(ModelError, match="shape"):
-        open_pretrained(str(damaged)).load(LABELS)
+        open_pretrained(str(damaged)).load(tiny.labelled(LABELS))
 
 
 def copy_with(model: Path, to: Path, change: Any) -> Path:
@@ -213,17 +213,17 @@ def test_no_weights_and_pickled_weights_are_refused(encoders: dict[str, Path], t
     (bare / "model.safetensors").unlink()
     torch.save(weights, bare / "pytorch_model.bin")
     with pytest.raises(ModelError, match=r"Pickled weights .* are never read"):
-        open_pretrained(str(bare)).load(LABELS)
+        open_pretrained(str(bare)).load(tiny.labelled(LABELS))
 
 
 def test_head_of_another_task_is_not_reused(architecture: str, encoders: dict[str, Path], tmp_path: Path) -> None:
     """A checkpoint fine-tuned on the same number of labels starts with a fresh head all the same, its body kept."""
-    old = open_pretrained(str(encoders[architecture])).load(["x", "y", "z"], seed=11)
+    old = open_pretrained(str(encoders[architecture])).load(tiny.labelled(["x", "y", "z"]), seed=11)
     with torch.no_grad():
         for parameter in old.hf.parameters():
             parameter.add_(0.25)
     old.save(tmp_path / "old")
-    new = open_pretrained(str(tmp_path / "old")).load(LABELS, seed=12)
+    new = open_pretrained(str(tmp_path / "old")).load(tiny.labelled(LABELS), seed=12)
     body = {id(parameter) for parameter in new.base.parameters()}
     old_values = dict(old.hf.named_parameters())
     heads = 0
@@ -241,7 +241,8 @@ def test_head_of_another_task_is_not_reused(architecture: str, encoders: dict[st
 
 def test_same_seed_same_head(architecture: str, encoders: dict[str, Path]) -> None:
     before = torch.random.get_rng_state()
-    first, again, other = (open_pretrained(str(encoders[architecture])).load(LABELS, seed=seed).hf.state_dict() for seed in (5, 5, 6))
+    encoder_path = str(encoders[architecture])
+    first, again, other = (open_pretrained(encoder_path).load(tiny.labelled(LABELS), seed=seed).hf.state_dict() for seed in (5, 5, 6))
     assert torch.equal(torch.random.get_rng_state(), before)  # the caller's draws are not disturbed
     assert all(torch.equal(first[name], again[name]) for name in first)
     differing = [name for name in first if not torch.equal(first[name], other[name])]
@@ -256,7 +257,7 @@ def test_half_precision_checkpoint_loads_as_float32(encoders: dict[str, Path], t
     for name in ("tokenizer.json", "tokenizer_config.json"):
         (tmp_path / "half" / name).write_bytes((encoders["bert"] / name).read_bytes())
     assert {value.dtype for value in load_file(tmp_path / "half" / "model.safetensors").values()} == {torch.float16}
-    encoder = open_pretrained(str(tmp_path / "half")).load(LABELS)
+    encoder = open_pretrained(str(tmp_path / "half")).load(tiny.labelled(LABELS))
     assert {parameter.dtype for parameter in encoder.parameters()} == {torch.float32}
     short_training(ROWS, tmp_path / "m", tmp_path / "half")
     assert {value.dtype for value in load_file(tmp_path / "m" / "model.safetensors").values()} == {torch.float32}
@@ -268,8 +269,8 @@ def test_dropout_settings_reach_the_modules(architecture: str, encoders: dict[st
     batch = random_batch([9, 4])
 
     def differs(**settings: float) -> bool:
-        encoder = open_pretrained(str(encoders[architecture])).load(LABELS, seed=1, **settings)
-        model = build_model(encoder, outputs=3, pooling="cls", dropout=settings.get("dropout"), seed=0)
+        encoder = open_pretrained(str(encoders[architecture])).load(tiny.labelled(LABELS), seed=1, **settings)
+        model = build_model(encoder, tiny.labelled("abc"), pooling="cls", dropout=settings.get("dropout"), seed=0)
         # larger weights make what attention does visible in a random network
         with torch.no_grad():
             for parameter in model.parameters():
@@ -286,7 +287,7 @@ def test_dropout_settings_reach_the_modules(architecture: str, encoders: dict[st
 
 def test_dropout_stays_the_checkpoints_own_unless_told(encoders: dict[str, Path]) -> None:
     def rates(**settings: float) -> set[float]:
-        encoder = open_pretrained(str(encoders["bert"])).load(LABELS, **settings)
+        encoder = open_pretrained(str(encoders["bert"])).load(tiny.labelled(LABELS), **settings)
         return {module.p for module in encoder.modules() if isinstance(module, torch.nn.Dropout)}
 
     assert rates() == {0.1}
@@ -296,8 +297,8 @@ def test_dropout_stays_the_checkpoints_own_unless_told(encoders: dict[str, Path]
 
 @pytest.mark.parametrize("pooling", ["cls", "attention"])
 def test_the_output_bias_is_that_of_the_last_layer(architecture: str, encoders: dict[str, Path], pooling: str) -> None:
-    encoder = open_pretrained(str(encoders[architecture])).load(LABELS, seed=1)
-    model = build_model(encoder, outputs=3, pooling=pooling, dropout=0.0, seed=1).eval()
+    encoder = open_pretrained(str(encoders[architecture])).load(tiny.labelled(LABELS), seed=1)
+    model = build_model(encoder, tiny.labelled("abc"), pooling=pooling, dropout=0.0, seed=1).eval()
     batch, bias = random_batch([5, 9]), np.array([-2.0, 0.5, 3.0], np.float32)
     with torch.no_grad():
         before = model(batch)

@@ -34,8 +34,8 @@ def test_loading_says_nothing_and_changes_no_global_state(tiny_bert: Path, capfd
     from transformers.utils import logging
 
     level, bars, state = logging.get_verbosity(), logging.is_progress_bar_enabled(), torch.random.get_rng_state()
-    encoder = open_pretrained(str(tiny_bert)).load(LABELS)
-    build_model(encoder, outputs=2, pooling="mean", dropout=None, seed=0)
+    encoder = open_pretrained(str(tiny_bert)).load(tiny.labelled(LABELS))
+    build_model(encoder, tiny.labelled("ab"), pooling="mean", dropout=None, seed=0)
     assert (logging.get_verbosity(), logging.is_progress_bar_enabled()) == (level, bars)
     assert torch.equal(torch.random.get_rng_state(), state)
     assert capfd.readouterr() == ("", "")
@@ -45,7 +45,7 @@ def test_without_labels_the_bare_body_is_loaded(tiny_bert: Path) -> None:
     from transformers import AutoModel
 
     encoder = open_pretrained(str(tiny_bert)).load()
-    assert not encoder.has_classifier and encoder.base is encoder.hf
+    assert not encoder.has_head and encoder.base is encoder.hf
     reference = AutoModel.from_pretrained(tiny_bert).state_dict()
     assert {name: value.tolist() for name, value in encoder.hf.state_dict().items()} == {
         name: value.tolist() for name, value in reference.items()
@@ -53,9 +53,9 @@ def test_without_labels_the_bare_body_is_loaded(tiny_bert: Path) -> None:
 
 
 def test_save_and_load_is_the_identity(tiny_bert: Path, tmp_path: Path) -> None:
-    encoder = open_pretrained(str(tiny_bert)).load(LABELS, seed=3)
+    encoder = open_pretrained(str(tiny_bert)).load(tiny.labelled(LABELS), seed=3)
     encoder.save(tmp_path / "saved")
-    again = load_saved(tmp_path / "saved", has_classifier=True)
+    again = load_saved(tmp_path / "saved", head="sequence-classification")
     ours, theirs = encoder.hf.state_dict(), again.hf.state_dict()
     assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
     assert again.tokenizer.backend_tokenizer.to_str() == encoder.tokenizer.backend_tokenizer.to_str()
@@ -65,19 +65,19 @@ def test_save_and_load_is_the_identity(tiny_bert: Path, tmp_path: Path) -> None:
 def test_damaged_saved_head_is_an_error(tiny_bert: Path, tmp_path: Path) -> None:
     from safetensors.torch import load_file, save_file
 
-    open_pretrained(str(tiny_bert)).load(LABELS).save(tmp_path / "saved")
+    open_pretrained(str(tiny_bert)).load(tiny.labelled(LABELS)).save(tmp_path / "saved")
     weights = load_file(tmp_path / "saved" / "model.safetensors")
     weights.pop("classifier.bias")
     save_file(weights, tmp_path / "saved" / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(ModelError, match=r"lacks classifier\.bias; it is damaged"):
-        load_saved(tmp_path / "saved", has_classifier=True)
+        load_saved(tmp_path / "saved", head="sequence-classification")
 
 
 def test_truncated_weights(copy: Path) -> None:
     weights = (copy / "model.safetensors").read_bytes()
     (copy / "model.safetensors").write_bytes(weights[: len(weights) // 2])
     with pytest.raises(ModelError, match=str(copy)):
-        open_pretrained(str(copy)).load(LABELS)
+        open_pretrained(str(copy)).load(tiny.labelled(LABELS))
 
 
 @pytest.mark.parametrize(
@@ -91,7 +91,7 @@ def test_truncated_weights(copy: Path) -> None:
 def test_unreadable_files(copy: Path, name: str, content: str, message: str) -> None:
     (copy / name).write_text(content)
     with pytest.raises(ModelError, match=message) as caught:
-        open_pretrained(str(copy)).load(LABELS)
+        open_pretrained(str(copy)).load(tiny.labelled(LABELS))
     assert str(copy) in str(caught.value)
 
 
@@ -131,7 +131,7 @@ def test_longest_sequence_of_an_encoder(tiny_bert: Path) -> None:
 
 
 def test_attention_while_training_and_afterwards(tiny_bert: Path) -> None:
-    encoder = open_pretrained(str(tiny_bert)).load(LABELS)
+    encoder = open_pretrained(str(tiny_bert)).load(tiny.labelled(LABELS))
     usual = encoder.config._attn_implementation
     assert usual == "sdpa"
     with encoder.attention_for_training(257):
@@ -154,29 +154,31 @@ def test_decoders_speak_by_their_last_token(tmp_path: Path, architecture: str, m
     monkeypatch.setitem(tiny.ARCHITECTURES, "modernbert-decoder", {**tiny.SIZE, "global_attn_every_n_layers": 2, "local_attention": 16})
     monkeypatch.setitem(tiny.ARCHITECTURES, "llama", {**tiny.SIZE, "num_key_value_heads": 2})
     model = str(tiny.save_encoder(tmp_path / "m", architecture))
-    encoder = open_pretrained(model).load(LABELS).eval()
+    encoder = open_pretrained(model).load(tiny.labelled(LABELS)).eval()
     assert encoder.is_decoder
-    packed = build_model(encoder, outputs=2, pooling="cls", dropout=None, seed=0).eval()
+    packed = build_model(encoder, tiny.labelled("ab"), pooling="cls", dropout=None, seed=0).eval()
     assert packed.loads_in_transformers
     ids = torch.arange(10, 17)[None]
     with torch.no_grad():
         found = packed(collate([ids[0].numpy().astype(np.int32)], np.zeros(1)))
         torch.testing.assert_close(found, encoder.hf(input_ids=ids, attention_mask=torch.ones_like(ids)).logits)
-    assert build_model(open_pretrained(model).load(LABELS), outputs=2, pooling="mean", dropout=None, seed=0).head.last
+    assert build_model(
+        open_pretrained(model).load(tiny.labelled(LABELS)), tiny.labelled("ab"), pooling="mean", dropout=None, seed=0
+    ).head.last
 
 
 def test_encoders_are_no_decoders(tmp_path: Path, tiny_bert: Path) -> None:
-    assert not open_pretrained(str(tiny_bert)).load(LABELS).is_decoder
-    assert not open_pretrained(str(tiny.save_encoder(tmp_path / "m", "deberta-v2"))).load(LABELS).is_decoder
+    assert not open_pretrained(str(tiny_bert)).load(tiny.labelled(LABELS)).is_decoder
+    assert not open_pretrained(str(tiny.save_encoder(tmp_path / "m", "deberta-v2"))).load(tiny.labelled(LABELS)).is_decoder
 
 
 def test_an_encoder_decoder_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     size = {"d_model": 32, "d_kv": 16, "d_ff": 64, "num_layers": 1, "num_heads": 2, "decoder_start_token_id": 0}
     monkeypatch.setitem(tiny.ARCHITECTURES, "t5", size)
-    encoder = open_pretrained(str(tiny.save_encoder(tmp_path / "m", "t5"))).load(LABELS)
+    encoder = open_pretrained(str(tiny.save_encoder(tmp_path / "m", "t5"))).load(tiny.labelled(LABELS))
     for pooling in ("cls", "mean"):
         with pytest.raises(ModelError, match="'t5' cannot be run as a text encoder"):
-            build_model(encoder, outputs=2, pooling=pooling, dropout=None, seed=0)
+            build_model(encoder, tiny.labelled("ab"), pooling=pooling, dropout=None, seed=0)
 
 
 def test_padding_of_a_tokenizer_that_has_none(tmp_path: Path) -> None:
@@ -187,7 +189,7 @@ def test_padding_of_a_tokenizer_that_has_none(tmp_path: Path) -> None:
     edit_config(model, pad_token_id=None)
     pretrained = open_pretrained(str(model))
     assert pretrained.tokenizer.pad_token == "[SEP]"  # its end of text
-    assert pretrained.load(LABELS).config.pad_token_id == pretrained.tokenizer.pad_token_id == 3
+    assert pretrained.load(tiny.labelled(LABELS)).config.pad_token_id == pretrained.tokenizer.pad_token_id == 3
     edit_config(model, pad_token_id=5000)  # names no token
     assert open_pretrained(str(model)).tokenizer.pad_token == "[SEP]"
 

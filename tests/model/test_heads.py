@@ -73,8 +73,8 @@ def test_attention_pooling_survives_large_scores() -> None:
 
 @pytest.mark.parametrize("pooling", ["cls", "mean", "max", "attention"])
 def test_every_parameter_that_is_used_gets_a_gradient(tiny_bert: Path, pooling: str) -> None:
-    encoder = open_pretrained(str(tiny_bert)).load(["a", "b"])
-    model = build_model(encoder, outputs=2, pooling=pooling, dropout=0.0, seed=0).eval()
+    encoder = open_pretrained(str(tiny_bert)).load(tiny.labelled("ab"))
+    model = build_model(encoder, tiny.labelled("ab"), pooling=pooling, dropout=0.0, seed=0).eval()
     batch = batch_of([5, 3, 9])
     batch.ids[:] = np.arange(10, 27)
     torch.nn.functional.cross_entropy(model(batch), torch.tensor([0, 1, 1])).backward()
@@ -128,7 +128,7 @@ def test_predicting_a_long_text_by_windows(tmp_path: Path, tiny_bert: Path, aggr
         progress="quiet",
     )
     text = " ".join(row["text"] for row in rows[:3])
-    ids = trained.bundle.text_encoder.tokenizer.encode(text, add_special_tokens=False).ids
+    ids = trained.bundle.encoder.tokenizer.encode(text, add_special_tokens=False).ids
     outputs = []
     for start in range(0, len(ids), 4):  # six of a window's eight tokens are text, two of them shared
         window = [2, *ids[start : start + 6], 3]
@@ -145,9 +145,9 @@ def test_predicting_a_long_text_by_windows(tmp_path: Path, tiny_bert: Path, aggr
 @pytest.mark.parametrize("pooling", ["cls", "mean", "max", "attention"])
 def test_head_depends_on_its_seed_alone(tiny_bert: Path, pooling: str) -> None:
     def head(seed: int) -> dict[str, torch.Tensor]:
-        encoder = open_pretrained(str(tiny_bert)).load(["a", "b"], seed=seed)
+        encoder = open_pretrained(str(tiny_bert)).load(tiny.labelled("ab"), seed=seed)
         torch.manual_seed(np.random.default_rng().integers(2**31))
-        return build_model(encoder, outputs=2, pooling=pooling, dropout=None, seed=seed).state_dict()
+        return build_model(encoder, tiny.labelled("ab"), pooling=pooling, dropout=None, seed=seed).state_dict()
 
     first, again, other = head(1), head(1), head(2)
     assert all(torch.equal(first[name], again[name]) for name in first)
@@ -178,11 +178,13 @@ def test_an_unknown_head_is_replaced_by_one_of_ours(tiny_bert: Path, monkeypatch
 
     for wrong in (fails, takes_the_last_token, without_dense_layer):
         monkeypatch.setattr(CheckpointHead, "forward", wrong)
-        model = build_model(open_pretrained(str(tiny_bert)).load(["a", "b"]), outputs=2, pooling="cls", dropout=0.0, seed=0)
+        model = build_model(
+            open_pretrained(str(tiny_bert)).load(tiny.labelled("ab")), tiny.labelled("ab"), pooling="cls", dropout=0.0, seed=0
+        )
         assert not model.loads_in_transformers and isinstance(model.head, PooledHead)
     model.save(tmp_path)
     assert (tmp_path / HEAD_FILE).is_file()
-    fresh = build_model(open_pretrained(str(tiny_bert)).load(["a", "b"]), outputs=2, pooling="cls", dropout=0.0, seed=9)
+    fresh = build_model(open_pretrained(str(tiny_bert)).load(tiny.labelled("ab")), tiny.labelled("ab"), pooling="cls", dropout=0.0, seed=9)
     assert not torch.equal(fresh.head.classifier.weight, model.head.classifier.weight)
     load_head(fresh, tmp_path)
     assert torch.equal(fresh.head.classifier.weight, model.head.classifier.weight)

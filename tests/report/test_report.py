@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import re
+from dataclasses import asdict
 from html.parser import HTMLParser
 
 import numpy as np
@@ -12,9 +13,11 @@ import pytest
 import yaml
 
 from tunesmith import metrics
+from tunesmith.data.schema import Schema
 from tunesmith.report import model_card, render_table, write_report
 from tunesmith.report import view as views
 from tunesmith.report.charts import curve, heat_map, reliability
+from tunesmith.tasks.classification import Classification
 from tunesmith.yardsticks import scored
 
 HOSTILE = '<script>alert("1")</script>'
@@ -57,6 +60,7 @@ def evaluation(labels, kind, rows, seed, skill):
 def make(labels=("negative", "neutral", "positive"), kind="single", rows=300, skill=2.0):
     """Build a result with every key that a run writes."""
     labels = list(labels)
+    task = Classification(labels, kind)
     rng = np.random.default_rng(1)
 
     def split(name, how, size):
@@ -75,7 +79,7 @@ def make(labels=("negative", "neutral", "positive"), kind="single", rows=300, sk
             "windows": size,
         }
         counts = {label: size // len(labels) for label in labels}
-        return {"file": f"data/private/{name}.csv", "rows": size, "how": how, "label_counts": counts, "account": account}
+        return {"file": f"data/private/{name}.csv", "rows": size, "how": how, "targets": counts, "account": account}
 
     steps = range(1, 901)
     return {
@@ -86,6 +90,8 @@ def make(labels=("negative", "neutral", "positive"), kind="single", rows=300, sk
         "base_model": "sentence-transformers/all-MiniLM-L6-v2",
         "pooling": "cls",
         "loads_in_transformers": True,
+        "sentence": task.sentence(),
+        "hub": asdict(task.hub(Schema(("review",), "sentiment"))),
         "labels": labels,
         "thresholds": [0.5] * len(labels) if kind == "multi" else None,
         "recipe": {"epochs": 3, "learning_rate": 5e-5, "freeze": None, "layer_decay": 0.0, "warm_start": False, "text": ["review"]},

@@ -23,8 +23,8 @@ from tunesmith.data.schema import Schema
 from tunesmith.data.table import TokenTable, open_table
 from tunesmith.data.tokens import TextEncoder, Truncation
 from tunesmith.errors import DataError, UsageError
-from tunesmith.tasks.base import Prediction
-from tunesmith.tasks.classification import Classification, class_weights
+from tunesmith.tasks.classification import Classification, Prediction, class_weights
+from tunesmith.tasks.rows import Rows
 
 
 def table_of(labels: list[Any]) -> TokenTable:
@@ -39,7 +39,7 @@ def fit(labels: list[Any], **settings: Any) -> Classification:
 def targets(labels: list[Any], task: Classification | None = None, **settings: Any) -> np.ndarray:
     table = table_of(labels)
     task = task if task is not None else Classification.fit(table.labels(), **settings)
-    return task.targets(table.labels(), table).take(np.arange(len(labels)))
+    return task.targets(table).take(np.arange(len(labels)))
 
 
 # what kind of task
@@ -158,7 +158,7 @@ def test_several_targets_equal_scikit_learns(rows: list[list[str]], form: str) -
     data = rows if form == "list" else [f" {form} ".join(row) or None for row in rows]
     expected = MultiLabelBinarizer(classes=list("abcde")).fit_transform([set(row) for row in rows])
     table = table_of(data)
-    found = task.targets(table.labels(), table)
+    found = task.targets(table)
     assert found.take(np.arange(len(rows))).tolist() == expected.tolist()
     assert found.take(np.arange(len(rows))).dtype == np.float32
     backwards = np.arange(len(rows))[::-1][: len(rows) // 2 + 1]
@@ -175,7 +175,7 @@ def test_a_label_named_twice_counts_once() -> None:
     assert fit(["a|a|b", "b| |a", "a"]).labels == ["a", "b"]
     table = table_of([["a", "a", "b"], ["b"]])
     task = Classification.fit(table.labels())
-    found = task.targets(table.labels(), table)
+    found = task.targets(table)
     assert found.take(np.arange(2)).tolist() == [[1, 1], [0, 1]]
     assert found.counts(np.arange(2)).tolist() == [1, 2]
     assert found.digests()[0] != found.digests()[1]
@@ -183,35 +183,35 @@ def test_a_label_named_twice_counts_once() -> None:
 
 def test_stratum_is_the_rarest_label() -> None:
     table = table_of([["a", "b"], ["a"], ["a", "c", "b"], [], ["b"]])
-    assert Classification.fit(table.labels()).targets(table.labels(), table).stratum().tolist() == [1, 0, 2, 3, 1]
+    assert Classification.fit(table.labels()).targets(table).stratum().tolist() == [1, 0, 2, 3, 1]
 
 
 def test_an_unknown_label_is_named_with_its_place(tmp_path: Path) -> None:
     task = fit(["positive", "negative", "neutral"])
     table = table_of(["positive", None, "neutal", "neutal"])
     with pytest.raises(DataError) as caught:
-        task.targets(table.labels(), table)
+        task.targets(table)
     message = str(caught.value)
     assert message.startswith("<dict>:3: label 'neutal' is not one of the training labels: negative, neutral, positive.")
     assert "Did you mean 'neutral'?" in message
     table = table_of([["a"], [], ["a", "b"], ["b", "x"]])
     with pytest.raises(DataError, match="<dict>:4: label 'x' is not one of"):
-        Classification(["a", "b"], "multi").targets(table.labels(), table)
+        Classification(["a", "b"], "multi").targets(table)
     table = table_of(["a|b", "b|x"])
     with pytest.raises(DataError, match="<dict>:2: label 'x' is not one of"):
-        Classification(["a", "b"], "multi", separator="|").targets(table.labels(), table)
+        Classification(["a", "b"], "multi", separator="|").targets(table)
 
 
 @pytest.mark.parametrize(("cell", "count"), [(["a", "b"], 2), ([], 0)])
 def test_other_than_one_label_where_one_is_expected(cell: list[str], count: int) -> None:
     table = table_of([["a"], ["b"], cell])
     with pytest.raises(DataError, match=f"<dict>:3: the row has {count} labels where one is expected. Try label_type=.multi."):
-        Classification(["a", "b"], "single").targets(table.labels(), table)
+        Classification(["a", "b"], "single").targets(table)
 
 
 def test_rows_without_a_label_are_no_error_here() -> None:
     table = table_of(["a", None, "b"])
-    found = Classification.fit(table.labels()).targets(table.labels(), table)
+    found = Classification.fit(table.labels()).targets(table)
     assert found.take(np.array([0, 2])).tolist() == [0, 1] and len(found) == 3
 
 
@@ -248,11 +248,11 @@ WEIGHTS = [0.5, 1.0, 2.0, 3.5]
 
 
 def single(**settings: Any) -> torch.Tensor:
-    return Classification(list("abcd"), "single", **settings).loss(LOGITS, CODES)
+    return Classification(list("abcd"), "single", **settings).loss(LOGITS, tiny.targets_only(CODES))
 
 
 def multi(**settings: Any) -> torch.Tensor:
-    return Classification(list("abcd"), "multi", **settings).loss(LOGITS, MATRIX)
+    return Classification(list("abcd"), "multi", **settings).loss(LOGITS, tiny.targets_only(MATRIX))
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
@@ -293,7 +293,7 @@ def test_losses_stay_finite(loss: str) -> None:
     outputs = torch.tensor([[200.0, -200.0], [-200.0, 200.0]], requires_grad=True)
     for kind, wanted in (("single", torch.tensor([0, 0])), ("multi", torch.tensor([[1.0, 0.0], [1.0, 0.0]]))):
         task = Classification(["a", "b"], kind, loss_name=loss, focal_gamma=0.5)  # a root, whose slope at zero has no bound
-        values = task.loss(outputs, wanted)
+        values = task.loss(outputs, tiny.targets_only(wanted))
         assert bool(torch.isfinite(values).all())
         assert bool(torch.isfinite(torch.autograd.grad(values.sum(), outputs)[0]).all()), (kind, loss)
 
@@ -311,16 +311,16 @@ def test_probabilities() -> None:
 
 def test_decode() -> None:
     values = np.array([[0.25, 0.75], [0.5, 0.5]], np.float32)
-    assert list(Classification(["a", "b"], "single").decode(values)) == [
+    assert list(Classification(["a", "b"], "single").decided(values)) == [
         Prediction("b", 0.75, {"a": 0.25, "b": 0.75}),
         Prediction("a", 0.5, {"a": 0.5, "b": 0.5}),
     ]
-    assert list(Classification(["a", "b"], "multi").decode(values)) == [
+    assert list(Classification(["a", "b"], "multi").decided(values)) == [
         Prediction(["b"], [0.75], {"a": 0.25, "b": 0.75}),
         Prediction(["a", "b"], [0.5, 0.5], {"a": 0.5, "b": 0.5}),
     ]
-    assert [p.label for p in Classification(["a", "b"], "multi", thresholds=[0.2, 0.8]).decode(values)] == [["a"], ["a"]]
-    assert [p.label for p in Classification(["a", "b"], "multi", thresholds=[0.6, 0.9]).decode(values)] == [[], []]
+    assert [p.label for p in Classification(["a", "b"], "multi", thresholds=[0.2, 0.8]).decided(values)] == [["a"], ["a"]]
+    assert [p.label for p in Classification(["a", "b"], "multi", thresholds=[0.6, 0.9]).decided(values)] == [[], []]
 
 
 @pytest.mark.parametrize(
@@ -339,7 +339,10 @@ def test_description_round_trip(task: Classification) -> None:
 
 def test_the_first_bias_says_how_often_a_label_is_there() -> None:
     task = Classification(["a", "b", "c"], "multi")
-    bias = task.first_bias(np.array([10, 0, 500]), 1000)
+    table = table_of([["a"]] * 10 + [["c"]] * 490 + [[]] * 500)
+    bias = task.first_bias(Rows(table, np.arange(1000), task.targets(table)))
     assert bias is not None and bias.dtype == np.float32
-    np.testing.assert_allclose(task.probabilities(bias[None])[0], [10.5 / 1001, 0.5 / 1001, 0.5], atol=1e-4)
-    assert Classification(["a", "b"], "single").first_bias(np.array([1, 9]), 10) is None
+    np.testing.assert_allclose(task.probabilities(bias[None])[0], [10.5 / 1001, 0.5 / 1001, 490.5 / 1001], atol=1e-4)
+    table = table_of(["a"] * 9 + ["b"])
+    task = Classification(["a", "b"], "single")
+    assert task.first_bias(Rows(table, np.arange(10), task.targets(table))) is None

@@ -92,8 +92,8 @@ def test_truncation_takes_from_the_longer_side_and_is_counted(tiny_bert: Path, t
     trained = tunesmith.train(rows, out=tmp_path / "m", model=tiny_bert, epochs=1, max_length=24, progress="quiet")
     account = trained.result["data"]["splits"]["train"]["account"]
     assert account["rows_truncated"] == account["rows_used"] and account["tokens_lost"] > 0
-    encoded = trained.bundle.text_encoder.encode([(rows[0]["premise"], rows[0]["hypothesis"])], offsets=True)[0]
-    whole = trained.bundle.text_encoder.count([rows[0]["premise"]])[0]
+    encoded = trained.bundle.encoder.encode([(rows[0]["premise"], rows[0]["hypothesis"])], offsets=True)[0]
+    whole = trained.bundle.encoder.count([rows[0]["premise"]])[0]
     assert len(encoded.sequences[0]) == 24 and encoded.borders[0] == whole + 2
 
 
@@ -146,12 +146,12 @@ def test_task_classification_takes_one_text_of_a_pair(tiny_bert: Path, data: Pat
 def test_pairs_where_single_texts_are_judged_and_the_other_way_round(
     trained: tunesmith.TrainResult, tiny_bert: Path, reviews: Path, tmp_path: Path
 ) -> None:
-    with pytest.raises(DataError, match="judges pairs of texts: pass"):
+    with pytest.raises(DataError, match="takes pairs of texts: pass"):
         trained.bundle.predict(["one", "two", "three"])
     with pytest.raises(DataError, match="second text of the pair"):
         trained.bundle.predict({"premise": ["a"], "other": ["b"], "third": ["c"]})
     single = tunesmith.train(reviews, out=tmp_path / "m", model=tiny_bert, epochs=1, progress="quiet").bundle
-    with pytest.raises(DataError, match="judges single texts: pass"):
+    with pytest.raises(DataError, match="takes single texts: pass"):
         single.predict([("a", "b")])
     with pytest.raises(UsageError, match="names a second text, but this model"):
         single.predict({"text": ["a"], "b": ["c"]}, text_pair="b")

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from tunesmith import registry
 from tunesmith.cli.options import check_is_no_pipe, takes_settings
 from tunesmith.config import resolve
 from tunesmith.errors import DataError
@@ -32,19 +33,20 @@ def check(
     check_is_no_pipe("tunesmith check", config.train, config.test)
     from tunesmith.data.audit import audit, findings
     from tunesmith.data.readers import open_file
-    from tunesmith.data.schema import guess_schema
+    from tunesmith.data.schema import choose_task, guess_schema
     from tunesmith.report.audit_text import render_audit
 
     progress = Progress()
     source = open_file(data, encoding=config.encoding)
-    schema = guess_schema(source, **config.columns, group=None)
+    family = registry.family(choose_task(source, config.task, **config.columns))
+    schema = guess_schema(source, **config.columns, group=None, family=family)
     if None in (config.text, config.label) or (schema.pair and config.text_pair is None):
         progress.say(f"columns: {schema}")
     other = open_file(config.test, encoding=config.encoding) if config.test is not None else None
     from tunesmith.model.encoder import open_pretrained
     from tunesmith.prepare import encoder_of
 
-    encoder = encoder_of(config, open_pretrained(config.model), schema, progress)
+    encoder = encoder_of(config, registry.load(family.task), open_pretrained(config.model), schema, progress)
     found = audit(
         source,
         schema,

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from tunesmith import registry
 from tunesmith.config import Config
 from tunesmith.errors import UsageError
 
@@ -44,6 +45,7 @@ PANELS = {
         "loss",
         "focal_gamma",
         "label_smoothing",
+        "clip",
         "class_weights",
         "precision",
         "max_tokens",
@@ -97,9 +99,8 @@ def _option(name: str, panel: str) -> Any:
     help_text = f"{text[0].upper()}{text[1:]}{shown}"
     if field.annotation is bool:
         return Annotated[bool | None, typer.Option(f"{flag}/--no-{flag[2:]}", help=help_text, rich_help_panel=panel, show_default=False)]
-    return Annotated[
-        str | None, typer.Option(flag, help=help_text, metavar=metavar(field.annotation), rich_help_panel=panel, show_default=False)
-    ]
+    values = "|".join(["auto", *registry.names()]) if name == "task" else metavar(field.annotation)
+    return Annotated[str | None, typer.Option(flag, help=help_text, metavar=values, rich_help_panel=panel, show_default=False)]
 
 
 def metavar(annotation: Any) -> str:

@@ -14,9 +14,7 @@ from tunesmith.errors import DataError, UsageError, counted, listing
 from tunesmith.progress import Progress
 
 if TYPE_CHECKING:
-    from tunesmith.bundle import Bundle
-    from tunesmith.data.schema import Row
-    from tunesmith.tasks.base import Prediction
+    pass
 
 _STDIN_CHUNK = 64  # rows answered together when they come through a pipe, whose writer may wait for answers
 
@@ -75,9 +73,9 @@ def predict(
         progress.say(f"there is no column {missing!r} as in training; the text is taken from {' and '.join(map(repr, schema.texts))}.")
     columns, late = set(source.columns), set[str]()
     out_format = output.suffix.lstrip(".").lower() if output is not None else _stdout_format(source, data)
-    names = _added_names(source.columns, progress)
-    flat = out_format in ("csv", "tsv")
-    added = [names[key] for key in ("label", "probability", *(["probabilities"] if everything or not flat else []))]
+    task, flat = bundle.task, out_format in ("csv", "tsv")
+    names = _added_names(source.columns, task.added, progress)
+    added = [name for key, name in names.items() if everything or not flat or key not in task.bulky]
     target: Any = output if output is not None else sys.stdout
     chunk = _STDIN_CHUNK if data == "-" else bundles.CHUNK
     tally, notes = bundles.Tally(), progress
@@ -90,7 +88,8 @@ def predict(
     ):
         for row, _, prediction in bundles.stream_rows(bundle, source, schema, tally, precision=precision, chunk=chunk):
             late.update(row.keys() - columns)
-            writer.write({**row, **_columns(bundle, prediction, names, flat)})
+            values = task.columns(prediction, flat=flat)
+            writer.write({**row, **{name: values[key] for key, name in names.items()}})
             tracker.advance()
     for sentence in tally.sentences():
         notes.say(f"note: {sentence}")
@@ -154,10 +153,10 @@ def _stdout_format(source: Any, data: str) -> str:
     return chosen if chosen in ("csv", "tsv", "jsonl") else "jsonl"
 
 
-def _added_names(columns: tuple[str, ...], progress: Progress) -> dict[str, str]:
+def _added_names(columns: tuple[str, ...], added: tuple[str, ...], progress: Progress) -> dict[str, str]:
     """Names of the columns that are added. A column of the input is never overwritten: ours gets a prefix instead."""
     names = {}
-    for name in ("label", "probability", "probabilities"):
+    for name in added:
         free = name
         while free in columns:
             free = f"predicted_{free}"
@@ -165,15 +164,3 @@ def _added_names(columns: tuple[str, ...], progress: Progress) -> dict[str, str]
             progress.say(f"the input has a column {name!r} already; the predicted one is written as {free!r}.")
         names[name] = free
     return names
-
-
-def _columns(bundle: Bundle, prediction: Prediction, names: dict[str, str], flat: bool) -> Row:
-    label, probability = prediction.label, prediction.probability
-    if flat and isinstance(label, list) and isinstance(probability, list):
-        separator = bundle.task.separator if bundle.task.separator is not None else "|"
-        return {
-            names["label"]: separator.join(label),
-            names["probability"]: separator.join(f"{value:.6g}" for value in probability),
-            names["probabilities"]: prediction.probabilities,
-        }
-    return {names["label"]: label, names["probability"]: probability, names["probabilities"]: prediction.probabilities}

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from tunesmith import registry
 from tunesmith.cli.options import check_is_no_pipe, takes_settings
 from tunesmith.config import Config, read_recipe, resolve
 from tunesmith.errors import UsageError
@@ -72,13 +73,16 @@ def train(
 def _look_at(config: Config) -> None:
     """Raise for files, columns and models that are not there before torch is imported, which takes seconds."""
     from tunesmith.data.readers import open_file
-    from tunesmith.data.schema import guess_schema
+    from tunesmith.data.schema import choose_task, guess_schema
     from tunesmith.model.names import locate
 
+    family = None
     for name in (config.train, config.valid, config.test):
         if name is not None:
             source = open_file(name, encoding=config.encoding)
-            guess_schema(source, **config.columns, group=config.group if name == config.train else None)
+            if family is None:
+                family = registry.family(choose_task(source, config.task, **config.columns))
+            guess_schema(source, **config.columns, group=config.group if name == config.train else None, family=family)
     locate(config.model)
 
 

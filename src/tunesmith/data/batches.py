@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -19,8 +19,11 @@ class PackedBatch:
     cu_seqlens: int32[S+1], where each sequence begins; the last entry is T
     example: int32[S], the example of each sequence, in [0, E), not decreasing
     size: E
-    targets: int64[E] or float32[E, C] by task; None at prediction
+    targets: int64[E], float32[E, C] or another shape by task; None at prediction
     borders: int32[S], where segment 1 of each sequence begins, as in a pair of texts; None where all tokens are of segment 0
+    points: int32[P], the places in [0, T) that matter to the task, by example; None for a task without
+    point_counts: int32[E], how many of them each example has
+    units: in how many equal parts the loss of the batch is averaged: E unless the task says otherwise
     """
 
     ids: np.ndarray
@@ -29,6 +32,14 @@ class PackedBatch:
     size: int
     targets: np.ndarray | None = field(default=None)
     borders: np.ndarray | None = field(default=None)
+    points: np.ndarray | None = field(default=None)
+    point_counts: np.ndarray | None = field(default=None)
+    units: int | None = field(default=None)
+
+    @property
+    def parts(self) -> int:
+        """Return in how many parts the loss is averaged: `units`, else E."""
+        return self.size if self.units is None else self.units
 
     @property
     def lengths(self) -> np.ndarray:
@@ -52,7 +63,14 @@ def pack(examples: Sequence[Encoded], targets: np.ndarray | None = None) -> Pack
     sequences = [sequence for example in examples for sequence in example.sequences]
     number = np.repeat(np.arange(len(examples)), [len(example.sequences) for example in examples])
     borders = np.array([border for example in examples for border in example.borders], np.int32)
-    return collate(sequences, number, targets, borders if len(borders) else None)
+    batch = collate(sequences, number, targets, borders if len(borders) else None)
+    counts = np.array([len(example.points) for example in examples], np.int32)
+    if not counts.any():
+        return batch
+    # an example's points count from its first token
+    first = np.searchsorted(number, np.arange(len(examples)))
+    points = np.concatenate([example.points for example in examples]) + np.repeat(batch.cu_seqlens[first], counts)
+    return replace(batch, points=points.astype(np.int32), point_counts=counts)
 
 
 def plan_batches(tokens: np.ndarray, *, batch_size: int, seed: int, epoch: int, shuffle: bool = True) -> list[np.ndarray]:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
+from tunesmith import registry
 from tunesmith.errors import DataError, did_you_mean, listing, setting
 from tunesmith.progress import QUIET, Progress
+from tunesmith.registry import Family
 
 if TYPE_CHECKING:
     import numpy as np
@@ -28,6 +30,7 @@ class Source(NamedTuple):
 
 Row = Mapping[str, Any]
 
+DEFAULT = replace(registry.TASKS["classification"], two_texts=None)
 _BETWEEN = " ‖ "
 
 
@@ -59,9 +62,10 @@ class Example:
     """One row, its columns read by role.
 
     texts: the text, or the two texts of a pair
-    target: the labels as text, surrounding space removed; None where the row has no label
+    target: what is to be learned of the row, as text: its labels, surrounding space removed; None where the row has none
     target_is_list: the value was a list in the file, so the row may have any number of labels
     group: value of the group column as text, None without one
+    spans: ranges [start, end) of characters of the last text that the task is about, such as its words
     """
 
     texts: tuple[str, ...]
@@ -69,6 +73,7 @@ class Example:
     target_is_list: bool
     group: str | None
     source: Source
+    spans: tuple[tuple[int, int], ...] = ()
 
     @property
     def group_key(self) -> int:
@@ -80,24 +85,31 @@ class Example:
 
 @dataclass(frozen=True, slots=True)
 class Schema:
-    """The columns of a table by role: `texts`, and optionally `target` and `group`, which `needs_group` wants in every row."""
+    """The columns of a table by role: `texts`, and optionally `target` and `group`, which `needs_group` wants in every row.
+
+    read: "module:function" that makes an `Example` of a row, by the task's `registry.Family`
+    """
 
     texts: tuple[str, ...]
     target: str | None = None
     group: str | None = None
     needs_group: bool = True
+    read: str = Family.read
 
     def parse(self, row: Row, source: Source) -> Example:
-        """Read one row. Raises `DataError` for a text or label that is of no usable type."""
-        texts = tuple(_text(row.get(name), name, source) for name in self.texts)
-        target, is_list = _labels(row.get(self.target), self.target, source) if self.target is not None else (None, False)
+        """Read one row. Raises `DataError` for a text or target that is of no usable type."""
+        example: Example = registry.load(self.read)(row, self, source)
+        return example
+
+    def group_of(self, row: Row, source: Source) -> str | None:
+        """Return the value of the group column. Raises `DataError` where one is needed and there is none."""
         group = row.get(self.group) if self.group is not None else None
         group = None if group == "" else group
         if self.group is not None and group is None and self.needs_group:
             raise DataError(
                 f"{source}: column {self.group!r} is empty, but rows are grouped by it. Fill it in, or leave {setting('group')} out."
             )
-        return Example(texts, target, is_list, None if group is None else str(group), source)
+        return None if group is None else str(group)
 
     @property
     def pair(self) -> bool:
@@ -118,7 +130,14 @@ class Schema:
         return {"texts": list(self.texts), "target": self.target, "group": self.group}
 
 
-def _text(value: Any, column: str, source: Source) -> str:
+def read_labelled(row: Row, schema: Schema, source: Source) -> Example:
+    """Read a row of one text or two, and labels: a text, a number, or a list of them."""
+    texts = tuple(text_in(row.get(name), name, source) for name in schema.texts)
+    target, is_list = _labels(row.get(schema.target), schema.target, source) if schema.target is not None else (None, False)
+    return Example(texts, target, is_list, schema.group_of(row, source), source)
+
+
+def text_in(value: Any, column: str, source: Source) -> str:
     if value is None:
         return ""
     if isinstance(value, str):
@@ -150,34 +169,24 @@ def _label(value: Any, column: str, source: Source) -> str | None:
     )
 
 
-_TEXT_NAMES = (
-    "text",
-    "sentence",
-    "review",
-    "content",
-    "comment",
-    "body",
-    "message",
-    "document",
-    "question",
-    "title",
-    "headline",
-    "utterance",
-)
-_LABEL_NAMES = ("label", "labels", "category", "class", "target", "sentiment", "intent", "topic", "tag", "tags", "y")
+def choose_task(source: RowSource, task: str, *, text: str | None, text_pair: str | None, label: str | None) -> str:
+    """Return the name of the task of `source`: `task`, or for `auto` the one that its columns or values can only mean.
 
-
-_PAIR_NAMES = (
-    ("premise", "hypothesis"),
-    ("sentence1", "sentence2"),
-    ("sentence_1", "sentence_2"),
-    ("sentence_a", "sentence_b"),
-    ("question1", "question2"),
-    ("text1", "text2"),
-    ("text_1", "text_2"),
-    ("text_a", "text_b"),
-    ("text", "text_pair"),
-)
+    text, text_pair, label: the columns that were named
+    """
+    if task != "auto":
+        registry.family(task)
+        return task
+    found = registry.by_signs(source.columns, label)
+    if found is not None:
+        return found
+    for name in registry.names():
+        values = registry.family(name).values
+        if values is not None and registry.load(values)(source, label):
+            return name
+    if text_pair is None and text is None:
+        text_pair = _pair_by_name([name for name in source.columns if name != label], None, None, DEFAULT)[1]
+    return "classification" if text_pair is None else "pair"
 
 
 def guess_schema(
@@ -187,17 +196,19 @@ def guess_schema(
     label: str | None,
     group: str | None,
     text_pair: str | None = None,
-    pairs: bool | None = None,
+    family: Family = DEFAULT,
     need_label: bool = True,
 ) -> Schema:
     """Return the schema for the named columns, and for those not named the ones that can only be meant.
 
     A column is taken by its name (`text`, `label` and their usual synonyms), else when no other column is left. Two texts are
     taken when `text_pair` names the second, or when two columns have the names of a usual pair (`premise` and `hypothesis`).
-    pairs: True when two texts are needed, False when only one may be taken, None when the columns decide
+    family: of the task, whose `two_texts` is True when two texts are needed, False when only one may be taken, None when the
+        columns decide
 
     Raises `DataError` that lists the columns when one is missing or more than one could be meant.
     """
+    pairs = family.two_texts
     for role, name in (("text", text), ("second text", text_pair), ("label", label if need_label else None), ("group", group)):
         if name is not None and name not in source.columns:
             raise DataError(
@@ -206,14 +217,14 @@ def guess_schema(
             )
     if pairs or (pairs is None and text is None):
         free = [name for name in source.columns if name not in (label, group)]
-        text, text_pair = _pair_by_name(free, text, text_pair)
+        text, text_pair = _pair_by_name(free, text, text_pair, family)
     free = [name for name in source.columns if name not in (text, text_pair, label, group)]
     if pairs and text_pair is None and text is not None and label is not None and len(free) == 1:
         text_pair = free.pop()
     if text is None:
-        text = _by_name(free, _TEXT_NAMES)
+        text = _by_name(free, family.texts)
     if label is None and need_label:
-        label = _by_name([name for name in free if name != text], _LABEL_NAMES)
+        label = _by_name([name for name in free if name != text], family.targets)
     free = [name for name in free if name not in (text, label)]
     if text is None and len(free) == 1 and (label is not None or not need_label):
         text = free[0]
@@ -230,13 +241,13 @@ def guess_schema(
             f"Columns: {listing(source.columns, 40)}."
         )
     texts = (text,) if text_pair is None else (text, text_pair)
-    return Schema(texts, label if need_label else None, group)
+    return Schema(texts, label if need_label else None, group, read=family.read)
 
 
-def _pair_by_name(columns: list[str], text: str | None, text_pair: str | None) -> tuple[str | None, str | None]:
+def _pair_by_name(columns: list[str], text: str | None, text_pair: str | None, family: Family) -> tuple[str | None, str | None]:
     """Return the columns of the one usual pair of names that is there, and agrees with what has been named already."""
     folded = {column.strip().casefold(): column for column in columns}
-    found = [(folded[one], folded[two]) for one, two in _PAIR_NAMES if one in folded and two in folded]
+    found = [(folded[one], folded[two]) for one, two in family.pairs if one in folded and two in folded]
     fitting = [(one, two) for one, two in found if text in (None, one) and text_pair in (None, two)]
     return fitting[0] if len(fitting) == 1 else (text, text_pair)
 
@@ -262,17 +273,19 @@ def _by_length(source: RowSource, columns: list[str]) -> tuple[str | None, str |
     return None, None
 
 
-def texts_of(source: RowSource, schema: Schema, rows: np.ndarray, progress: Progress = QUIET) -> list[tuple[str, ...]]:
-    """Return the texts of the rows with numbers `rows` (int[E], counted from 0), in that order, by one pass over `source`."""
+def examples_of(source: RowSource, schema: Schema, rows: np.ndarray, progress: Progress = QUIET) -> list[Example]:
+    """Return the examples of the rows with numbers `rows` (int[E], counted from 0), in that order, by one pass over `source`."""
     wanted = {int(row): place for place, row in enumerate(rows)}
-    found: list[tuple[str, ...]] = [()] * len(rows)
+    found: dict[int, Example] = {}
     left = len(wanted)
     with progress.track(f"reading {source.name}", max(wanted, default=-1) + 1, "rows") as tracker:
         for number, (row, place) in enumerate(source):
             tracker.advance()
             if number in wanted:
-                found[wanted[number]] = schema.parse(row, place).texts
+                found[wanted[number]] = schema.parse(row, place)
                 left -= 1
                 if left == 0:
                     break
-    return found
+    if left:
+        raise DataError(f"{source.name}: the file changed while it was in use: it has fewer rows now. Start again.")
+    return [found[place] for place in range(len(rows))]

@@ -11,7 +11,7 @@ import os
 import shutil
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,14 +19,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tunesmith.data.duplicates import text_key
-from tunesmith.data.schema import Example, RowSource, Schema, joined, texts_of
-from tunesmith.data.tokens import Encoded
+from tunesmith.data.schema import Example, RowSource, Schema, examples_of, joined
+from tunesmith.data.tokens import NO_POINTS, Encoded
 from tunesmith.errors import DataError, StorageError
 from tunesmith.progress import QUIET, Progress
 from tunesmith.storage import new_directory
 
 if TYPE_CHECKING:
-    from tunesmith.data.tokens import TextEncoder
+    from tunesmith.data.tokens import ExampleEncoder
 
 _FORMAT = 1  # raised whenever the layout or the meaning of a column changes
 _CHUNK_ROWS = 1024
@@ -78,6 +78,7 @@ class TokenTable:
         self._lengths = [_ragged(batch.column("lengths")) for batch in batches]
         # of pairs only, as many as there are lengths
         self._borders = [_ragged(batch.column("borders"))[0] for batch in batches if "borders" in batch.schema.names]
+        self._points = [_ragged(batch.column("points")) for batch in batches if "points" in batch.schema.names]
         self._first = np.cumsum([0] + [batch.num_rows for batch in batches])
         self._batches = batches
 
@@ -107,7 +108,17 @@ class TokenTable:
         sizes = lengths[length_starts[row] : length_starts[row + 1]]
         sequences = np.split(ids[id_starts[row] : id_starts[row + 1]], np.cumsum(sizes)[:-1])
         borders = self._borders[batch][length_starts[row] : length_starts[row + 1]].tolist() if self._borders else []
-        return Encoded(sequences, [], int(self.tokens[index]), int(self.lost[index]), borders)
+        points = self.points(index)
+        return Encoded(sequences, [], int(self.tokens[index]), int(self.lost[index]), borders, points)
+
+    def points(self, index: int) -> np.ndarray:
+        """Return the points of one example, int32[P], none for a task without."""
+        if not self._points:
+            return NO_POINTS
+        batch = int(np.searchsorted(self._first, index, side="right")) - 1
+        points, starts = self._points[batch]
+        row = index - int(self._first[batch])
+        return points[starts[row] : starts[row + 1]]
 
     def labels(self) -> Labels:
         """Read all labels as codes into the list of distinct ones, in order of first appearance."""
@@ -133,18 +144,16 @@ class TokenTable:
         )
 
 
-def texts_in(
-    table: TokenTable, source: RowSource, schema: Schema, rows: np.ndarray, progress: Progress = QUIET
-) -> list[tuple[str, ...]] | None:
-    """Return the texts of the rows with numbers `rows` (int[E]), in that order, read again from the `source` of `table`.
+def examples_in(table: TokenTable, source: RowSource, schema: Schema, rows: np.ndarray, progress: Progress = QUIET) -> list[Example] | None:
+    """Return the examples of the rows with numbers `rows` (int[E]), in that order, read again from the `source` of `table`.
 
     None when the source is gone or holds other texts there than those that were tokenised.
     """
     try:
-        found = texts_of(source, schema, rows, progress)
+        found = examples_of(source, schema, rows, progress)
     except DataError:
         return None
-    keys = [_key_of(texts) for texts in found]
+    keys = [_key_of(example.texts) for example in found]
     return found if np.array_equal(np.array(keys, np.uint64), table.text_key[rows]) else None
 
 
@@ -156,7 +165,7 @@ def _ragged(column: Any) -> tuple[np.ndarray, np.ndarray]:
     return column.values.to_numpy(), column.offsets.to_numpy()
 
 
-def open_table(source: RowSource, schema: Schema, encoder: TextEncoder, progress: Progress = QUIET) -> TokenTable:
+def open_table(source: RowSource, schema: Schema, encoder: ExampleEncoder, progress: Progress = QUIET) -> TokenTable:
     """Return the table of `source`, from the cache when its content, the tokenizer and the settings are those of an earlier run.
 
     Raises `DataError` for rows that cannot be read, `StorageError` when the cache cannot be written.
@@ -164,8 +173,8 @@ def open_table(source: RowSource, schema: Schema, encoder: TextEncoder, progress
     import tokenizers
 
     # a tokenizer's file means what the library of the day makes of it
-    settings = [_FORMAT, tokenizers.__version__, asdict(encoder.truncation), schema.texts, schema.target, schema.group]
-    settings += [schema.needs_group, encoder.fallback_token, encoder.pairs]
+    settings = [_FORMAT, tokenizers.__version__, type(encoder).__name__, *encoder.settings()]
+    settings += [schema.texts, schema.target, schema.group, schema.needs_group, schema.read]
     stamp = source.stamp()
     digest = hashlib.blake2b(digest_size=16)
     for part in (repr(settings), encoder.tokenizer.to_str(), source.fingerprint(progress)):
@@ -200,7 +209,9 @@ def _open(path: Path, name: str) -> TokenTable | None:
     return table
 
 
-def _build(path: Path, source: RowSource, schema: Schema, encoder: TextEncoder, progress: Progress, stamp: tuple[int, int] | None) -> None:
+def _build(
+    path: Path, source: RowSource, schema: Schema, encoder: ExampleEncoder, progress: Progress, stamp: tuple[int, int] | None
+) -> None:
     """Write the table of `source`, whose fingerprint was taken when it had this `stamp`."""
     import pyarrow as pa
 
@@ -220,6 +231,8 @@ def _build(path: Path, source: RowSource, schema: Schema, encoder: TextEncoder, 
     }
     if encoder.pairs:
         kinds["borders"] = pa.list_(pa.int32())
+    if encoder.has_points:
+        kinds["points"] = pa.list_(pa.int32())
     fields = pa.schema(kinds.items(), metadata={"group": "1" if schema.group else "0"})
     lists = False
     with new_directory(path, replace=False) as directory:
@@ -228,7 +241,7 @@ def _build(path: Path, source: RowSource, schema: Schema, encoder: TextEncoder, 
             size = 0
             with progress.track(f"tokenising {source.name}", None, "rows") as tracker:
                 for examples in _chunks(schema.parse(row, place) for row, place in source):
-                    encoded = encoder.encode([example.texts for example in examples])
+                    encoded = encoder.encode_examples(examples)
                     for example, sequences in zip(examples, encoded, strict=True):
                         lists = lists or example.target_is_list
                         size += _append(rows, example, sequences)
@@ -261,6 +274,7 @@ def _append(rows: dict[str, list[Any]], example: Example, encoded: Encoded) -> i
         "lengths": lengths,
         "ids": ids,
         "borders": encoded.borders,
+        "points": encoded.points,
     }
     for name, column in rows.items():
         column.append(values[name])
@@ -273,7 +287,7 @@ def _record_batch(rows: dict[str, list[Any]], fields: Any) -> Any:
     columns = []
     for field in fields:
         values = rows[field.name]
-        if field.name in ("ids", "lengths", "borders"):
+        if field.name in ("ids", "lengths", "borders", "points"):
             starts = np.concatenate([[0], np.cumsum([len(value) for value in values])]).astype(np.int32)
             flat = np.concatenate(values).astype(np.int32)
             columns.append(pa.ListArray.from_arrays(pa.array(starts), pa.array(flat)))

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -14,7 +14,10 @@ from tunesmith.errors import ModelError, UsageError, setting
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
+    from tunesmith.data.schema import Example
+
 Int32 = np.ndarray
+NO_POINTS = np.zeros(0, np.int32)
 Spans = list[tuple[int, int]]
 Texts = str | tuple[str, ...]
 """What an example says: one text, or the two of a pair."""
@@ -29,6 +32,7 @@ class Encoded:
     tokens: how many tokens the whole text, or both texts of a pair, have, special tokens not counted
     lost: how many of them are in no sequence
     borders: for each sequence of a pair the place of the first token of segment 1, its length where it has none; empty without a pair
+    points: int32[P], places in the sequences one behind the other that matter to the task, such as the first token of each word
     """
 
     sequences: list[Int32]
@@ -36,6 +40,7 @@ class Encoded:
     tokens: int
     lost: int
     borders: list[int] = field(default_factory=list)
+    points: Int32 = field(default_factory=lambda: NO_POINTS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +120,31 @@ def _shares(first: int, second: int, budget: int) -> tuple[int, int]:
     return (shares[1], shares[0]) if first > second else shares
 
 
+class ExampleEncoder(Protocol):
+    """Turns examples into token sequences: the one way for training, evaluation and prediction of a task.
+
+    has_points: its examples have `Encoded.points`; budget: room for tokens of text in a sequence, beside the special ones
+    """
+
+    tokenizer: Tokenizer
+    truncation: Truncation
+    budget: int
+    pairs: bool
+    has_points: bool
+
+    def settings(self) -> list[Any]:
+        """Return every setting that changes what `encode_examples` returns, but for the tokenizer, as plain values."""
+        ...
+
+    def encode_examples(self, examples: Sequence[Example], offsets: bool = False) -> list[Encoded]:
+        """Encode examples on all cores, in order; with `offsets` the characters that each token comes from, too."""
+        ...
+
+    def count(self, texts: Sequence[str]) -> list[int]:
+        """Return how many tokens each text has, special tokens not counted."""
+        ...
+
+
 class TextEncoder:
     """Turns texts, or pairs of texts, into `Encoded` with a `tokenizers.Tokenizer`: the one way for training, evaluation, prediction.
 
@@ -129,6 +159,7 @@ class TextEncoder:
         self.truncation = truncation
         self.fallback_token = fallback_token
         self.pairs = pairs
+        self.has_points = False
         self.prefix, self.suffix = _template(tokenizer)
         self.frame = _pair_frame(tokenizer) if pairs else None
         special = self.frame.special if self.frame is not None else len(self.prefix) + len(self.suffix)
@@ -138,6 +169,14 @@ class TextEncoder:
         window = self.budget // (1 + pairs)  # what windows of the longer text of a pair hold at least
         if truncation.policy == "windows" and truncation.stride >= window:
             raise UsageError(f"{setting('stride')} {truncation.stride} must be below the {window} tokens of text that one window holds.")
+
+    def settings(self) -> list[Any]:
+        """Return every setting that changes what is encoded, but for the tokenizer, as plain values."""
+        return [asdict(self.truncation), self.fallback_token, self.pairs]
+
+    def encode_examples(self, examples: Sequence[Example], offsets: bool = False) -> list[Encoded]:
+        """Encode the texts of examples; see `encode`."""
+        return self.encode([example.texts for example in examples], offsets)
 
     def count(self, texts: Sequence[str]) -> list[int]:
         """Return how many tokens each text has, special tokens not counted."""

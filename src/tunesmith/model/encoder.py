@@ -21,20 +21,21 @@ from torch import Tensor, nn
 from tunesmith.data.batches import PackedBatch, collate
 from tunesmith.errors import ModelError, listing
 from tunesmith.model.names import Located, cached_hub_models, locate, not_found, why_unreachable
+from tunesmith.model.spec import HeadKind, HeadSpec
 
 
 class Encoder(nn.Module):
     """A transformers model behind the packed interface: `[T]` token ids in, `[T, H]` hidden states out.
 
     hf: the transformers module; its parameters are the ones that are trained and saved
-    has_classifier: `hf` carries transformers' own sequence-classification head
+    has_head: `hf` carries transformers' own head for the task
     """
 
-    def __init__(self, hf: nn.Module, tokenizer: Any, has_classifier: bool) -> None:
+    def __init__(self, hf: nn.Module, tokenizer: Any, has_head: bool) -> None:
         super().__init__()
         self.hf: Any = hf
         self.tokenizer = tokenizer
-        self.has_classifier = has_classifier
+        self.has_head = has_head
 
     @property
     def config(self) -> Any:
@@ -44,7 +45,7 @@ class Encoder(nn.Module):
     @property
     def base(self) -> Any:
         """The body without a task head."""
-        return getattr(self.hf, self.hf.base_model_prefix, self.hf) if self.has_classifier else self.hf
+        return getattr(self.hf, self.hf.base_model_prefix, self.hf) if self.has_head else self.hf
 
     @property
     def width(self) -> int:
@@ -181,35 +182,37 @@ class Pretrained:
 
     def load(
         self,
-        labels: list[str] | None = None,
+        head: HeadSpec | None = None,
         *,
-        multi_label: bool = False,
         dropout: float | None = None,
         attention_dropout: float | None = None,
         seed: int = 0,
     ) -> Encoder:
         """Load the weights in float32.
 
-        labels: take transformers' sequence-classification model with these outputs and a freshly drawn head;
-            None takes the bare body (as does an architecture that has no such model: see `Encoder.has_classifier`)
+        head: take transformers' model with this head, freshly drawn; None takes the bare body (as does an architecture that
+            has no such model: see `Encoder.has_head`)
         dropout, attention_dropout: in place of the checkpoint's own; None keeps them
         seed: of every weight that the checkpoint does not have
 
         Raises `ModelError` when there are no safetensors weights or they do not fit.
         """
-        from transformers import AutoModel, AutoModelForSequenceClassification
+        from transformers import AutoModel
 
         config = self.config
         _set_dropout(config, dropout, attention_dropout)
         if getattr(config, "pad_token_id", None) is None:
             config.pad_token_id = self.tokenizer.pad_token_id
         kind: Any = AutoModel
-        if labels is not None and type(config) in AutoModelForSequenceClassification._model_mapping:
-            kind = AutoModelForSequenceClassification
-            config.num_labels = len(labels)
-            config.id2label = dict(enumerate(labels))
-            config.label2id = {label: i for i, label in enumerate(labels)}
-            config.problem_type = "multi_label_classification" if multi_label else "single_label_classification"
+        with_head = _auto_class(head.kind) if head is not None else None
+        if head is not None and with_head is not None and type(config) in with_head._model_mapping:
+            kind = with_head
+            if head.labels:
+                config.num_labels = len(head.labels)
+                config.id2label = dict(enumerate(head.labels))
+                config.label2id = {label: i for i, label in enumerate(head.labels)}
+            if head.problem_type is not None:
+                config.problem_type = head.problem_type
             if hasattr(config, "classifier_pooling"):
                 config.classifier_pooling = "cls"
         with _quiet(), torch.random.fork_rng(devices=[]), _explained(self.located):
@@ -222,8 +225,8 @@ class Pretrained:
                 ignore_mismatched_sizes=True,
                 output_loading_info=True,
             )
-            encoder = Encoder(hf, self.tokenizer, kind is AutoModelForSequenceClassification)
-            if encoder.has_classifier:
+            encoder = Encoder(hf, self.tokenizer, kind is not AutoModel)
+            if encoder.has_head and head is not None and head.kind != "masked-lm":
                 body = {id(module) for module in encoder.base.modules()}
                 for module in hf.modules():
                     if id(module) not in body:
@@ -272,21 +275,34 @@ def open_pretrained(name: str) -> Pretrained:
     return Pretrained(located, config, tokenizer)
 
 
-def load_saved(directory: Path, has_classifier: bool) -> Encoder:
-    """Load what `Encoder.save` wrote, head included, unchanged. Raises `ModelError`."""
-    from transformers import AutoModel, AutoModelForSequenceClassification
+def load_saved(directory: Path, head: HeadKind | None) -> Encoder:
+    """Load what `Encoder.save` wrote, with transformers' head of this kind, or without any, unchanged. Raises `ModelError`."""
+    from transformers import AutoModel
 
     located = Located(str(directory), str(directory), "directory")
-    kind = AutoModelForSequenceClassification if has_classifier else AutoModel
+    kind = _auto_class(head) if head is not None else AutoModel
     with _quiet(), torch.random.fork_rng(devices=[]), _explained(located):
         hf, report = kind.from_pretrained(directory, dtype=torch.float32, use_safetensors=True, output_loading_info=True)
     # a body taken out of a classification model may lack the pooler, which a head of ours does not use
-    missing = sorted(name for name in report["missing_keys"] if has_classifier or ".pooler." not in f".{name}")
+    missing = sorted(name for name in report["missing_keys"] if head is not None or ".pooler." not in f".{name}")
     if missing:
         raise ModelError(
             f"{directory}: model.safetensors lacks {', '.join(missing[:3])}; it is damaged. Train again, or restore it from a copy."
         )
-    return Encoder(hf, _load_tokenizer(located, hf.config), has_classifier)
+    return Encoder(hf, _load_tokenizer(located, hf.config), head is not None)
+
+
+def _auto_class(head: HeadKind) -> Any:
+    """Return transformers' factory of models with this head."""
+    import transformers
+
+    names = {
+        "sequence-classification": "AutoModelForSequenceClassification",
+        "token-classification": "AutoModelForTokenClassification",
+        "question-answering": "AutoModelForQuestionAnswering",
+        "masked-lm": "AutoModelForMaskedLM",
+    }
+    return getattr(transformers, names[head])
 
 
 def versions() -> dict[str, str]:

@@ -5,6 +5,7 @@ S sequences, T tokens, E examples, H width, C outputs.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,50 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from tunesmith.data.batches import PackedBatch, collate
+from tunesmith.data.batches import PackedBatch, collate, pack, plan_batches, split_by_tokens
+from tunesmith.data.tokens import Encoded
 from tunesmith.model.encoder import Encoder
+from tunesmith.model.spec import HeadSpec
 
 HEAD_FILE = "head.safetensors"
+
+
+class CheckpointTokenHead(nn.Module):
+    """The head for tokens that transformers puts on this architecture, run on packed hidden states: tags, or starts and ends of answers.
+
+    Its parameters belong to the encoder's transformers module, as those of `CheckpointHead`.
+    """
+
+    def __init__(self, encoder: Encoder) -> None:
+        super().__init__()
+        self._encoder = (encoder,)
+
+    def forward(self, hidden: Tensor, batch: PackedBatch) -> Tensor:
+        """hidden: float[T, H] -> outputs float[T, C]"""
+        hf = self._encoder[0].hf
+        if hasattr(hf, "qa_outputs"):
+            dropout = getattr(hf, "dropout", None)  # DistilBERT
+            return hf.qa_outputs(hidden if dropout is None else dropout(hidden))
+        if hasattr(hf, "head") and hasattr(hf, "drop"):  # ModernBERT
+            return hf.classifier(hf.drop(hf.head(hidden)))
+        if hasattr(hf, "score"):  # most decoders
+            return hf.score(hf.dropout(hidden) if hasattr(hf, "dropout") else hidden)
+        return hf.classifier(hf.dropout(hidden))  # BERT, RoBERTa, DistilBERT, ELECTRA, DeBERTa, MPNet
+
+
+class TokenHead(nn.Module):
+    """One linear layer over each token's hidden state."""
+
+    def __init__(self, width: int, outputs: int, dropout: float) -> None:
+        super().__init__()
+        self.dropout = nn.Dropout(dropout)
+        self.classifier = nn.Linear(width, outputs)
+        nn.init.normal_(self.classifier.weight, std=0.02)
+        nn.init.zeros_(self.classifier.bias)
+
+    def forward(self, hidden: Tensor, batch: PackedBatch) -> Tensor:
+        """hidden: float[T, H] -> outputs float[T, C]"""
+        return self.classifier(self.dropout(hidden.float()))
 
 
 class CheckpointHead(nn.Module):
@@ -88,20 +129,20 @@ class PooledHead(nn.Module):
 
 
 class TextModel(nn.Module):
-    """Encoder and head: a packed batch in, outputs float32[S, C] out."""
+    """Encoder and head: a packed batch in, outputs float32[S, C] out, or float32[T, C] with a head for tokens."""
 
     def __init__(self, encoder: Encoder, head: nn.Module) -> None:
         super().__init__()
         self.encoder, self.head = encoder, head
 
     def forward(self, batch: PackedBatch) -> Tensor:
-        """Return one row of outputs for each sequence of `batch`."""
+        """Return one row of outputs for each sequence, or each token, of `batch`."""
         return self.head(self.encoder(batch), batch).float()
 
     @property
     def loads_in_transformers(self) -> bool:
-        """Whether the saved directory gives the same outputs through `AutoModelForSequenceClassification`."""
-        return isinstance(self.head, CheckpointHead)
+        """Whether the saved directory gives the same outputs through transformers' own model for the task."""
+        return isinstance(self.head, CheckpointHead | CheckpointTokenHead)
 
     def save(self, directory: Path) -> None:
         """Write the encoder as Hugging Face would, and a head of our own beside it as `head.safetensors`."""
@@ -112,30 +153,48 @@ class TextModel(nn.Module):
             save_file({name: value.contiguous() for name, value in self.head.state_dict().items()}, directory / HEAD_FILE)
 
 
-def build_model(encoder: Encoder, *, outputs: int, pooling: str, dropout: float | None, seed: int) -> TextModel:
-    """Put a head on `encoder`: transformers' own for `cls` where it can be run on packed states, else a `PooledHead`.
+def build_model(encoder: Encoder, head: HeadSpec, *, pooling: str, dropout: float | None, seed: int) -> TextModel:
+    """Put a head on `encoder`: transformers' own where it can be run on packed states, else a `PooledHead` or `TokenHead`.
 
-    outputs: C; dropout: None takes the encoder's; seed: of the head's first weights
+    head: that which the encoder was loaded with; pooling: cls for transformers' own, which a head for tokens has no choice of
+    dropout: None takes the encoder's; seed: of the head's first weights
     Raises `ModelError` when the encoder does not run on token ids alone.
     """
     last = encoder.is_decoder
-    if pooling == "cls" and encoder.has_classifier:
-        model = TextModel(encoder, CheckpointHead(encoder))
+    if (head.per_token or pooling == "cls") and encoder.has_head:
+        model = TextModel(encoder, CheckpointTokenHead(encoder) if head.per_token else CheckpointHead(encoder))
         if _same_as_transformers(model):
             return model
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         if dropout is None:
             dropout = float(getattr(encoder.config, "hidden_dropout_prob", 0.1))
-        head = PooledHead(encoder.width, outputs, pooling, dropout, last=last)
-    return TextModel(Encoder(encoder.base, encoder.tokenizer, False), head)
+        own = own_head(encoder.width, head, pooling, dropout, last=last)
+    return TextModel(Encoder(encoder.base, encoder.tokenizer, False), own)
+
+
+def own_head(width: int, head: HeadSpec, pooling: str, dropout: float, *, last: bool) -> nn.Module:
+    """Return a head that is not transformers': see `TokenHead` and `PooledHead`."""
+    return TokenHead(width, head.outputs, dropout) if head.per_token else PooledHead(width, head.outputs, pooling, dropout, last)
+
+
+def embed(encoder: Encoder, examples: Sequence[Encoded], advance: Callable[[int], None], max_tokens: int = 16384) -> np.ndarray:
+    """Return float32[E, H], the mean of each example's hidden states (Reimers and Gurevych 2019, "Sentence-BERT", section 3)."""
+    longest = np.array([max(map(len, example.sequences)) for example in examples])
+    result = np.empty((len(examples), encoder.width), np.float32)
+    with torch.inference_mode():
+        for step in plan_batches(longest, batch_size=64, seed=0, epoch=0, shuffle=False):
+            for part in split_by_tokens(longest[step], np.ones(len(step), np.int64), max_tokens):
+                batch = pack([examples[row] for row in step[part]])
+                lengths = torch.from_numpy(batch.lengths.astype(np.int64))
+                result[step[part]] = torch.segment_reduce(encoder(batch).float(), "mean", lengths=lengths, axis=0).numpy()
+                advance(part.stop - part.start)
+    return result
 
 
 def set_output_bias(model: TextModel, bias: np.ndarray) -> bool:
     """Set the bias of the last layer, which gives the outputs, to `bias` float[C]; False for a head whose last layer has none."""
-    body = set(model.encoder.base.modules())
-    layers = [module for module in model.modules() if isinstance(module, nn.Linear) and module not in body]
-    place: Tensor | None = getattr(layers[-1], "bias", None)
+    place: Tensor | None = _last_layer(model).bias
     if place is None:
         return False
     assert place.shape == bias.shape
@@ -144,8 +203,25 @@ def set_output_bias(model: TextModel, bias: np.ndarray) -> bool:
     return True
 
 
+def rescale_outputs(model: TextModel, scale: float, shift: float) -> bool:
+    """Change the last layer so that every output x becomes `scale` x + `shift`; False, and no change, where it has no bias."""
+    layer = _last_layer(model)
+    bias: Tensor | None = layer.bias
+    if bias is None:
+        return False
+    with torch.no_grad():
+        layer.weight.mul_(scale)
+        bias.mul_(scale).add_(shift)
+    return True
+
+
+def _last_layer(model: TextModel) -> nn.Linear:
+    body = set(model.encoder.base.modules())
+    return [module for module in model.modules() if isinstance(module, nn.Linear) and module not in body][-1]
+
+
 def load_head(model: TextModel, directory: Path) -> None:
-    """Read a `PooledHead`'s weights back."""
+    """Read the weights of a head of our own back."""
     from safetensors.torch import load_file
 
     model.head.load_state_dict(load_file(directory / HEAD_FILE))
@@ -165,9 +241,15 @@ def _same_as_transformers(model: TextModel) -> bool:
     try:
         with torch.no_grad():
             packed = model(collate([np.array(sequence, np.int32) for sequence in sequences], np.arange(2)))
-            original = hf(input_ids=ids, attention_mask=mask).logits
+            original = _outputs_of(hf(input_ids=ids, attention_mask=mask), mask)
     except Exception:  # whatever an unknown head lacks or cannot do, a head of our own takes its place
         return False
     finally:
         model.train(training)
     return packed.shape == original.shape and bool(torch.allclose(packed, original, atol=1e-4))
+
+
+def _outputs_of(found: Any, mask: Tensor) -> Tensor:
+    """Return transformers' outputs as the packed model gives them: float[S, C], or float[T, C] without padded places."""
+    logits = torch.stack([found.start_logits, found.end_logits], dim=-1) if hasattr(found, "start_logits") else found.logits
+    return logits[mask.bool()] if logits.ndim == 3 else logits

@@ -94,8 +94,8 @@ def _base_name(result: view.Result) -> str:
 def _front_matter(result: view.Result, split: str | None, evaluation: view.Evaluation | None) -> str:
     import yaml  # type: ignore[import-untyped]
 
-    tags = ["text-classification", "tunesmith", f"{result['kind']}-label-classification"]
-    matter: dict[str, Any] = {"tags": tags, "pipeline_tag": "text-classification"}
+    hub = result["hub"]
+    matter: dict[str, Any] = {"tags": [hub["pipeline_tag"], "tunesmith", *hub["tags"]], "pipeline_tag": hub["pipeline_tag"]}
     matter["library_name"] = "transformers" if result["loads_in_transformers"] else "tunesmith"
     if _hub_id(result["base_model"]):
         matter["base_model"] = result["base_model"]
@@ -109,7 +109,7 @@ def _front_matter(result: view.Result, split: str | None, evaluation: view.Evalu
             "split": {"valid": "validation"}.get(str(split), split),
         }
         measured = [{"type": _hub_name(row["name"]), "value": round(row["model"], 4), "name": row["title"]} for row in rows]
-        task = {"type": "text-classification", "name": "Text classification"}
+        task = {"type": hub["pipeline_tag"], "name": hub["title"]}
         matter["model-index"] = [{"name": result["name"], "results": [{"task": task, "dataset": dataset, "metrics": measured}]}]
     return yaml.safe_dump(matter, allow_unicode=True, sort_keys=False, width=1000).rstrip("\n")
 

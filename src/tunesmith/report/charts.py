@@ -156,6 +156,24 @@ def reliability(bins: Sequence[dict[str, Any]]) -> Markup | None:
     return frame.done("Reliability diagram: stated probability against observed frequency")
 
 
+def agreement(groups: Sequence[dict[str, Any]]) -> Markup | None:
+    """Draw the groups of `regression_metrics.agreement_bins`: mean prediction against mean true value, with its spread."""
+    if not groups:
+        return None
+    ends = [g["predicted"] for g in groups] + [g["gold"] + sign * g["spread"] for g in groups for sign in (-1, 1)]
+    low, high = min(ends), max(ends)
+    margin = (high - low) * 0.04 or 1.0
+    bounds = (low - margin, high + margin)
+    frame = _Frame(bounds, bounds, "predicted", "true value")
+    frame.line([(bounds[0], bounds[0]), (bounds[1], bounds[1])], "ideal")
+    for g in groups:
+        x, y = frame.x(g["predicted"]), frame.y(g["gold"])
+        words = f"predicted {number(g['predicted'])}, true {number(g['gold'])} ± {number(g['spread'])}, {g['count']:,} rows"
+        frame.add(f'<g><path class="faint" d="M{x:.1f} {frame.y(g["gold"] - g["spread"]):.1f}V{frame.y(g["gold"] + g["spread"]):.1f}"/>')
+        frame.add(f'<circle class="dot" cx="{x:.1f}" cy="{y:.1f}" r="3.5"/><title>{escape(words)}</title></g>')
+    return frame.done("Agreement: mean prediction against mean true value")
+
+
 def heat_map(matrix: Sequence[Sequence[int]], labels: Sequence[str]) -> Markup | None:
     """Draw a confusion matrix, gold in rows; shade is the share of the row, right in one colour and wrong in another.
 

@@ -47,7 +47,7 @@ def render_html(result: view.Result) -> str:
     training = result["training"]
     evaluations = [(point["step"], point["metrics"].get(result["metric"])) for point in training["evaluations"]]
     splits, account = view.account_rows(result)
-    train_counts = result["data"]["splits"]["train"]["label_counts"]
+    train_counts = result["data"]["splits"]["train"]["targets"]
     thresholds = dict(zip(result["labels"], result["thresholds"], strict=True)) if result["thresholds"] else {}
     page = {
         "result": result,
@@ -78,7 +78,8 @@ def render_html(result: view.Result) -> str:
             "heat_map": charts.heat_map(evaluation["confusion"], labels) if evaluation["confusion"] else None,
             "numbered": len(labels) > view.MANY_LABELS,
             "pairs": view.confused_pairs(evaluation, labels),
-            "reliability": charts.reliability(evaluation["calibration"]),
+            "reliability": charts.reliability(evaluation["calibration"]) if evaluation["calibration"] else None,
+            "agreement": charts.agreement(evaluation["agreement"]) if evaluation.get("agreement") else None,
             "mistakes": sorted(evaluation["mistakes"], key=lambda mistake: -mistake["probability"])[:_MISTAKES],
         }
     return environment.get_template("report.html.jinja").render(page)

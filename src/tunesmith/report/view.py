@@ -13,6 +13,7 @@ from datetime import datetime
 from typing import Any
 
 from tunesmith.errors import counted, listing
+from tunesmith.metrics import METRICS
 
 Result = dict[str, Any]
 Evaluation = dict[str, Any]
@@ -30,9 +31,13 @@ _TITLES = {
     "ece": "Calibration error (ECE)",
     "log_loss": "Log loss",
     "loss": "Loss",
+    "pearson": "Pearson correlation",
+    "spearman": "Spearman correlation",
+    "mse": "Mean squared error",
+    "mae": "Mean absolute error",
 }
-_LEADING = ("accuracy", "subset_accuracy", "f1_macro", "f1_micro", "matthews", "roc_auc", "lrap", "ece", "log_loss")
-LOWER_IS_BETTER = ("ece", "log_loss", "loss")
+_LEADING = ("accuracy", "subset_accuracy", "f1_macro", "f1_micro", "matthews", "roc_auc", "lrap", "ece", "log_loss", *METRICS["regression"])
+LOWER_IS_BETTER = ("ece", "log_loss", "loss", *(name for names in METRICS.values() for name, greater in names.items() if not greater))
 _WITHOUT_INTERVAL = ("roc_auc", "lrap", "ece", "log_loss", "loss")
 
 
@@ -170,7 +175,7 @@ def headline(result: Result, evaluation: Evaluation) -> str:
 
 
 def _share_right(evaluation: Evaluation) -> str:
-    """Return the name of the metric that is the share of rows predicted right, which always has an interval."""
+    """Return the name of the metric that is the share of rows predicted right, which always has an interval where there is one."""
     return "accuracy" if "accuracy" in evaluation["metrics"] else "subset_accuracy"
 
 

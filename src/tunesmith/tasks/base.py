@@ -1,88 +1,226 @@
-"""The interface of a task. S sequences, E examples, C outputs."""
+"""What a task is: everything in which one kind of learning differs from another. A task is implemented once and not subclassed.
+
+S sequences, T tokens, E examples, C outputs, R rows of combined outputs (E, or as many as a task takes for its examples).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
+import torch
 from torch import Tensor
 
-from tunesmith.data.batches import PackedBatch
-from tunesmith.metrics import Kind
+from tunesmith.config import Config
+from tunesmith.data.batches import PackedBatch, pack
+from tunesmith.data.schema import Example, Schema
+from tunesmith.data.table import TokenTable
+from tunesmith.data.tokens import Encoded, ExampleEncoder, TextEncoder, Truncation
+from tunesmith.metrics import METRICS
+from tunesmith.model.spec import HeadSpec
+from tunesmith.progress import QUIET, Progress
+from tunesmith.tasks.rows import Part, Ragged, Rows, Targets
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+    from tunesmith.model.encoder import Pretrained
+    from tunesmith.model.heads import TextModel
 
 
-@dataclass(frozen=True, slots=True)
-class Prediction:
-    """What the model says of one text.
+@dataclass(frozen=True)
+class Hub:
+    """What the model card says of a task.
 
-    label: the most probable label; with several labels a row, the list of those at or above their thresholds
-    probability: that label's probability in [0, 1]; with several labels, the list of theirs
-    probabilities: every label's probability, in the model's label order
+    pipeline_tag, title, tags: as the Hugging Face Hub calls it
+    does: what the model was fine-tuned for
+    given, shown: Python for what `predict` is given, and for what is printed of a prediction
+    piped, options: Python for what transformers' pipeline is given, and further arguments to make it; piped is empty where it has none
     """
 
-    label: str | list[str]
-    probability: float | list[float]
-    probabilities: dict[str, float] = field(repr=False)
+    pipeline_tag: str
+    title: str
+    does: str
+    given: str
+    shown: str
+    piped: str = ""
+    options: str = ""
+    tags: list[str] = field(default_factory=list)
 
 
-class Targets(Protocol):
-    """The targets of N examples."""
+class Task(ABC):
+    """One kind of thing to learn, fitted to its training rows.
 
-    def __len__(self) -> int: ...
+    name: what the task is called in recipes, reports and `tunesmith.json`
+    kind: the key of `metrics.METRICS` whose metrics apply
+    labels: the labels in the order of the outputs; empty for a task without
+    head: what is put on the encoder
+    target_word: what a row's target is called in messages
 
-    def take(self, rows: np.ndarray) -> np.ndarray:
-        """Return the targets of examples `rows`, int[E], as the task's loss wants them."""
-        ...
+    added: the columns that prediction adds to a row; bulky: those of them that a flat file has on demand only
+    """
 
-    def stratum(self) -> np.ndarray:
-        """Return int64[N], by which a split spreads the examples evenly."""
-        ...
+    name: str
+    kind: Any
+    labels: list[str]
+    added: ClassVar[tuple[str, ...]]
+    bulky: ClassVar[frozenset[str]] = frozenset()
+    target_word: ClassVar[str] = "label"
 
-    def digests(self) -> np.ndarray:
-        """Return uint64[N], equal for examples with equal targets."""
-        ...
+    # --- the data ----------------------------------------------------------------------------------------------------------
 
-    def counts(self, rows: np.ndarray) -> np.ndarray:
-        """Return int64[C], how many of the examples `rows` have each label."""
-        ...
+    @classmethod
+    def encoding(cls, config: Config) -> dict[str, Any]:
+        """Return the settings that `encoder` takes beside truncation, as plain values, which `tunesmith.json` keeps."""
+        return {}
 
+    @classmethod
+    def encoder(
+        cls, tokenizer: Tokenizer, truncation: Truncation, fallback_token: int | None, schema: Schema, **settings: Any
+    ) -> ExampleEncoder:
+        """Return what turns examples into token sequences; settings: those of `encoding`."""
+        return TextEncoder(tokenizer, truncation, fallback_token, pairs=schema.pair)
 
-class Task(Protocol):
-    """One kind of thing to learn, fitted to its labels."""
+    @classmethod
+    @abstractmethod
+    def learn(cls, table: TokenTable, config: Config) -> Self:
+        """Fit the task to all rows of the training file, and to the settings. Raises `DataError`."""
+
+    @abstractmethod
+    def targets(self, table: TokenTable) -> Targets:
+        """Return the targets of a table's rows. Raises `DataError` that names the row for one that was not learned or is none."""
+
+    def settle(self, rows: Rows, config: Config) -> Self:
+        """Return the task with what is learned of the training rows alone, after the split."""
+        return self
+
+    def remarks(self, rows: Rows) -> list[str]:
+        """Return what the user should know of the training rows before they are split, a sentence or two each."""
+        return []
+
+    def gaps(self, rows: Rows) -> list[str]:
+        """Return what cannot be learned as the training rows that are left after the split lack it."""
+        return []
+
+    @classmethod
+    def advice_on_missing(cls, table: TokenTable, config: Config) -> str:
+        """Return a sentence on how a row without a target is written on purpose; empty when it cannot be."""
+        return ""
+
+    # --- the network -------------------------------------------------------------------------------------------------------
 
     @property
-    def name(self) -> str:
-        """What the task is called in recipes and reports."""
-        ...
+    @abstractmethod
+    def head(self) -> HeadSpec: ...
 
-    @property
-    def kind(self) -> Kind:
-        """Which family of metrics applies."""
-        ...
+    def batch(self, rows: Rows, chosen: np.ndarray, seed: int) -> PackedBatch:
+        """Return the batch of examples `chosen`, int[E] in the table, for training; `seed` is of everything that is drawn."""
+        return pack([rows.table.example(row) for row in chosen.tolist()], rows.targets.take(chosen))
 
-    @property
-    def outputs(self) -> int:
-        """C, how many outputs the head has."""
-        ...
-
+    @abstractmethod
     def combine(self, outputs: Tensor, batch: PackedBatch) -> Tensor:
-        """Merge outputs float[S, C] of an example's sequences into float[E, C]; the same in training and prediction."""
-        ...
+        """Turn the head's outputs, float[S, C] or float[T, C], into float[R, C]; the same in training and prediction."""
 
-    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Return float[E], one value per example, from combined outputs float[E, C]."""
-        ...
+    def sizes(self, batch: PackedBatch) -> np.ndarray:
+        """Return int[E], how many of the R rows of combined outputs each example of `batch` has."""
+        return np.ones(batch.size, np.int64)
 
-    def probabilities(self, outputs: np.ndarray) -> np.ndarray:
-        """Return float[E, C] in [0, 1] from combined outputs float[E, C]."""
-        ...
+    @abstractmethod
+    def loss(self, outputs: Tensor, batch: PackedBatch) -> Tensor:
+        """Return float[n] from combined outputs float[R, C]: values whose sum, divided by `batch.parts`, is the loss of the batch."""
 
-    def decode(self, probabilities: np.ndarray) -> Iterator[Prediction]:
-        """Yield one prediction per row of float[E, C]."""
-        ...
+    def first_bias(self, rows: Rows) -> np.ndarray | None:
+        """Return float32[C], what the last layer's bias should begin with; None to leave it at 0."""
+        return None
 
+    def finish(self, model: TextModel) -> Self:
+        """Change a trained model for good before it is tested and saved, and return the task that goes with it."""
+        return self
+
+    # --- judging -----------------------------------------------------------------------------------------------------------
+
+    @property
+    @abstractmethod
+    def default_metric(self) -> str:
+        """The validation metric that chooses the checkpoint unless another is named."""
+
+    def computable(self, rows: Rows) -> Collection[str]:
+        """Return the metrics that can be computed on `rows` whatever is predicted."""
+        return METRICS[self.kind]
+
+    tunes: ClassVar[bool] = False
+    """Whether `tune` chooses anything."""
+
+    def tune(self, outputs: Ragged, part: Part) -> Self:
+        """Return the task with what is chosen by the validation rows, such as thresholds."""
+        return self
+
+    @abstractmethod
+    def score(self, outputs: Ragged, part: Part, progress: Progress = QUIET) -> dict[str, float]:
+        """Return the metrics of `outputs` for the rows of `part`, by name."""
+
+    @abstractmethod
+    def evaluation(self, outputs: Ragged, part: Part, progress: Progress = QUIET) -> dict[str, Any]:
+        """Return everything that the report says of `outputs` for the rows of `part`, as plain values.
+
+        rows, metrics, intervals, per_label, confusion, calibration, mistakes as `metrics.evaluation` gives them; empty lists
+        and None for what the task does not have.
+        """
+
+    def yardsticks(
+        self, train: Part, train_examples: list[Example], test: Part, test_examples: list[Example], pretrained: Pretrained, seed: int,
+        progress: Progress,
+    ) -> list[dict[str, Any]]:  # fmt: skip
+        """Return name, note, metrics and intervals of what simple methods reach on the test rows; never raises."""
+        return []
+
+    # --- predicting --------------------------------------------------------------------------------------------------------
+
+    needs_offsets: ClassVar[bool] = False
+    """Whether `decode` looks at the characters that tokens come from."""
+
+    @abstractmethod
+    def decode(self, outputs: Ragged, examples: Sequence[Example], encoded: Sequence[Encoded]) -> Iterator[Any]:
+        """Yield one prediction for each example."""
+
+    @abstractmethod
+    def columns(self, prediction: Any, *, flat: bool) -> dict[str, Any]:
+        """Return the values of the `added` columns; `flat` for files whose cells hold text only."""
+
+    @abstractmethod
+    def shown(self, prediction: Any, example: Example) -> list[str]:
+        """Return lines that tell a person what was predicted, and whether it is what the row says."""
+
+    # --- being told and kept -----------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def hub(self, schema: Schema) -> Hub:
+        """Return what the model card says of the task, learned from columns in the roles of `schema`."""
+
+    @abstractmethod
+    def sentence(self) -> str:
+        """Return in a few words what is learned, such as "classification, one of 5 labels a row"."""
+
+    def advice(self, config: Config) -> str:
+        """Return how to say that another task or kind is meant, where it was recognised and not told; empty otherwise."""
+        return ""
+
+    @abstractmethod
     def to_dict(self) -> dict[str, Any]:
-        """Return what `tunesmith.json` keeps to build the task again."""
-        ...
+        """Return what `tunesmith.json` keeps to build the task again; `name` is the registry's."""
+
+    @classmethod
+    @abstractmethod
+    def from_dict(cls, values: dict[str, Any]) -> Self:
+        """Build the task that `to_dict` described."""
+
+
+def merge_windows(outputs: Tensor, batch: PackedBatch, aggregation: str) -> Tensor:
+    """Merge outputs float[S, C] over each example's windows into float[E, C]; aggregation: mean or max."""
+    if outputs.shape[0] == batch.size:
+        return outputs
+    windows = torch.from_numpy(np.bincount(batch.example, minlength=batch.size))
+    return torch.segment_reduce(outputs, aggregation, lengths=windows, axis=0)

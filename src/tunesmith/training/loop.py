@@ -5,7 +5,6 @@ E examples, S sequences, T tokens.
 
 from __future__ import annotations
 
-import hashlib
 import signal
 import threading
 import time
@@ -18,37 +17,17 @@ import numpy as np
 import torch
 
 from tunesmith.config import Config
-from tunesmith.data.batches import PackedBatch, pack, plan_batches, split_by_tokens
-from tunesmith.data.table import TokenTable
+from tunesmith.data.batches import plan_batches, split_by_tokens
 from tunesmith.errors import Interrupted, ModelError, setting
-from tunesmith.metrics import Kind, greater_is_better
+from tunesmith.metrics import greater_is_better
 from tunesmith.model.arithmetic import arithmetic
 from tunesmith.model.heads import TextModel
 from tunesmith.progress import Progress
 from tunesmith.seeds import seed_for
-from tunesmith.tasks.base import Targets, Task
+from tunesmith.tasks.base import Task
+from tunesmith.tasks.rows import Rows
 from tunesmith.training.optim import clip, lr_at, set_lr
 from tunesmith.training.state import Checkpoints, TrainState
-
-
-@dataclass(frozen=True)
-class Rows:
-    """Chosen examples of a table: `index` int64[E] are their numbers in it, `targets` the targets of all of its examples."""
-
-    table: TokenTable
-    index: np.ndarray
-    targets: Targets
-
-    def __len__(self) -> int:
-        return len(self.index)
-
-    def fingerprint(self) -> str:
-        """Return a digest of the table and of which of its rows are chosen, in what order."""
-        return f"{self.table.key}-{hashlib.blake2b(self.index.astype('<i8').tobytes(), digest_size=8).hexdigest()}"
-
-    def batch(self, rows: np.ndarray) -> PackedBatch:
-        """Return the packed batch of the examples with numbers `rows` in the table."""
-        return pack([self.table.example(row) for row in rows.tolist()], self.targets.take(rows))
 
 
 @dataclass(frozen=True)
@@ -74,7 +53,7 @@ def train_steps(
 ) -> Iterator[StepRecord]:
     """Train from optimizer step `start` on, yielding after each step; endlessly correct to stop after any of them.
 
-    A step's gradient is that of the mean loss over its examples, however many parts `config.max_tokens` cuts it into.
+    A step's gradient is that of its mean loss, however many parts `config.max_tokens` cuts it into.
     Raises `ModelError` when the loss is no longer a number.
     """
     per_epoch = steps_per_epoch(rows, config)
@@ -90,12 +69,15 @@ def train_steps(
         model.train()
         optimizer.zero_grad(set_to_none=True)
         loss_sum, tokens = 0.0, 0
-        for part in split_by_tokens(rows.table.longest[chosen], rows.table.sequences[chosen], config.max_tokens):
-            batch = rows.batch(chosen[part])
+        parts = split_by_tokens(rows.table.longest[chosen], rows.table.sequences[chosen], config.max_tokens)
+        drawn = seed_for(config.seed, "batch", epoch, step)
+        batches = [task.batch(rows, chosen[part], drawn) for part in parts]
+        units = max(sum(batch.parts for batch in batches), 1)
+        for batch in batches:
             with arithmetic(precision):
                 outputs = model(batch)
-            loss = task.loss(task.combine(outputs, batch), torch.from_numpy(batch.targets)).sum()
-            (loss / len(chosen)).backward()
+            loss = task.loss(task.combine(outputs, batch), batch).sum()
+            (loss / units).backward()
             loss_sum += float(loss.detach())
             tokens += len(batch.ids)
         if not np.isfinite(loss_sum):
@@ -107,7 +89,7 @@ def train_steps(
         lr = lr_at(step, total, config)
         set_lr(optimizer, lr)
         optimizer.step()
-        yield StepRecord(step + 1, (step + 1) / per_epoch, loss_sum / len(chosen), lr, norm, tokens, position + 1 == per_epoch)
+        yield StepRecord(step + 1, (step + 1) / per_epoch, loss_sum / units, lr, norm, tokens, position + 1 == per_epoch)
 
 
 def run(
@@ -121,7 +103,7 @@ def run(
     checkpoints: Checkpoints,
     precision: str,
     metric: str,
-    kind: Kind,
+    kind: str,
     evaluate: Callable[[], dict[str, float]] | None,
     progress: Progress,
     resume_hint: str,
@@ -181,7 +163,7 @@ def _judge(
     scores: dict[str, float],
     checkpoints: Checkpoints,
     metric: str,
-    kind: Kind,
+    kind: str,
     config: Config,
     progress: Progress,
 ) -> None:

@@ -1,0 +1,100 @@
+"""The tasks by name: which class learns each, and by which columns its data are known. Nothing is imported before it is used.
+
+A task of a third party registers a `Family` as an entry point of the group `tunesmith.tasks`.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+from collections.abc import Collection
+from dataclasses import dataclass
+from importlib.metadata import entry_points
+from typing import Any
+
+from tunesmith.errors import UsageError, did_you_mean, listing, setting
+
+_TEXTS = (
+    "text", "sentence", "review", "content", "comment", "body", "message", "document", "question", "title", "headline", "utterance"
+)  # fmt: skip
+_LABELS = ("label", "labels", "category", "class", "target", "sentiment", "intent", "topic", "tag", "tags", "y")
+_SCORES = ("score", "similarity", "similarity_score", "rating", "label", "target", "y")
+_PAIRS = (
+    ("premise", "hypothesis"),
+    ("sentence1", "sentence2"),
+    ("sentence_1", "sentence_2"),
+    ("sentence_a", "sentence_b"),
+    ("question1", "question2"),
+    ("text1", "text2"),
+    ("text_1", "text_2"),
+    ("text_a", "text_b"),
+    ("text", "text_pair"),
+)
+
+
+@dataclass(frozen=True)
+class Family:
+    """One line of the registry.
+
+    task: "module:Class" of the `tasks.base.Task`
+    two_texts: whether an example has two texts; None where the columns decide
+    texts, pairs, targets: the usual names of the text column, of two text columns, and of the target's, best first
+    read: "module:function" that makes an `Example` of a row
+    needs_target: whether training rows without a target are of no use
+    signs: columns that, all of one of these sets being there, can only mean this task
+    values: "module:function" that tells by a source and the settings whether the values can only mean this task
+    """
+
+    task: str
+    two_texts: bool | None = False
+    texts: tuple[str, ...] = _TEXTS
+    pairs: tuple[tuple[str, str], ...] = _PAIRS
+    targets: tuple[str, ...] = _LABELS
+    read: str = "tunesmith.data.schema:read_labelled"
+    needs_target: bool = True
+    signs: tuple[frozenset[str], ...] = ()
+    values: str | None = None
+
+
+TASKS: dict[str, Family] = {
+    "classification": Family("tunesmith.tasks.classification:Classification"),
+    "pair": Family("tunesmith.tasks.classification:Classification", True),
+    "regression": Family(
+        "tunesmith.tasks.regression:Regression", None, targets=_SCORES, values="tunesmith.data.measured:looks_measured"
+    ),
+}  # fmt: skip
+"""Built-in tasks; `data.schema.choose_task` says which of them `auto` takes."""
+
+
+@functools.cache
+def _others() -> dict[str, Family]:
+    return {point.name: point.load() for point in entry_points(group="tunesmith.tasks")}
+
+
+def names() -> list[str]:
+    """Return the names of all tasks."""
+    return [*TASKS, *(name for name in _others() if name not in TASKS)]
+
+
+def family(name: str) -> Family:
+    """Return the family of task `name`. Raises `UsageError` for an unknown one."""
+    found = TASKS[name] if name in TASKS else _others().get(name)
+    if found is None:
+        raise UsageError(f"{setting('task')} is {name!r}; it must be one of {listing(names(), 40)}.{did_you_mean(name, names())}")
+    return found
+
+
+def by_signs(columns: Collection[str], target: str | None) -> str | None:
+    """Return the one task whose signs are among `columns` and whose targets include the one named, None when there is none."""
+    folded = {column.strip().casefold() for column in columns}
+    for name in names():
+        known = family(name)
+        if any(sign <= folded for sign in known.signs) and (target is None or target.strip().casefold() in known.targets):
+            return name
+    return None
+
+
+def load(path: str) -> Any:
+    """Return what "module:name" names."""
+    module, _, name = path.partition(":")
+    return getattr(importlib.import_module(module), name)

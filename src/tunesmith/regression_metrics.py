@@ -1,0 +1,93 @@
+"""Scores of predicted numbers, their confidence intervals, and how predictions agree with true values along their range.
+
+E examples.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tunesmith.errors import DataError, ModelError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+_RESAMPLES = 1000
+_SPEARMAN_CELLS = 20_000_000  # ranking every resample of more rows than this allows would take minutes
+
+
+def regression(gold: NDArray[Any], predicted: NDArray[Any]) -> dict[str, float]:
+    """Return the values of `metrics.METRICS["regression"]`: Pearson and Spearman correlation, mean squared and mean absolute error.
+
+    gold, predicted: float[E]. A correlation with a constant is undefined and left out.
+    Raises `DataError` without rows, `ModelError` when a prediction is not a finite number.
+    """
+    gold, predicted = np.asarray(gold, np.float64), np.asarray(predicted, np.float64)
+    if not len(gold):
+        raise DataError("there are no rows with a value to evaluate on.")
+    wrong = int((~np.isfinite(predicted)).sum())
+    if wrong:
+        raise ModelError(f"{wrong:,} of {len(gold):,} predictions are not finite numbers, so training diverged. Use a lower learning rate.")
+    scores = {}
+    if varies(gold) and varies(predicted):
+        scores = {"pearson": float(_correlation(gold, predicted)), "spearman": float(_correlation(_ranks(gold), _ranks(predicted)))}
+    error = predicted - gold
+    return {**scores, "mse": float(np.square(error).mean()), "mae": float(np.abs(error).mean())}
+
+
+def varies(values: NDArray[Any]) -> bool:
+    """Whether the values are not all the same."""
+    return bool(len(values) and (values != values[0]).any())
+
+
+def regression_intervals(gold: NDArray[Any], predicted: NDArray[Any], *, seed: int, confidence: float = 0.95) -> dict[str, list[float]]:
+    """Return [low, high] of each metric that has a value, by percentile bootstrap over rows (Efron and Tibshirani 1993, section 13.3).
+
+    Spearman's is left out for test sets so large that ranking every resample would take minutes.
+    """
+    gold, predicted = np.asarray(gold, np.float64), np.asarray(predicted, np.float64)
+    rng = np.random.default_rng(seed)
+    found: dict[str, list[float]] = {"pearson": [], "spearman": [], "mse": [], "mae": []}
+    ranked = len(gold) * _RESAMPLES <= _SPEARMAN_CELLS
+    for _ in range(_RESAMPLES):
+        rows = rng.integers(0, len(gold), len(gold))
+        one, two = gold[rows], predicted[rows]
+        if varies(one) and varies(two):
+            found["pearson"].append(_correlation(one, two))
+            if ranked:
+                found["spearman"].append(_correlation(_ranks(one), _ranks(two)))
+        found["mse"].append(np.square(two - one).mean())
+        found["mae"].append(np.abs(two - one).mean())
+    tail = 50 * (1 - confidence)
+    bounds = {name: np.percentile(values, [tail, 100 - tail]).tolist() for name, values in found.items() if values}
+    whole = regression(gold, predicted)
+    # resamples that are all alike have no width, which would be false certainty
+    return {name: pair for name, pair in bounds.items() if name in whole and pair[1] - pair[0] > 1e-12}
+
+
+def agreement_bins(gold: NDArray[Any], predicted: NDArray[Any], bins: int = 10) -> list[dict[str, Any]]:
+    """Return mean prediction, and mean, deviation and count of the true values, of groups of rows that are alike in prediction."""
+    order = np.argsort(predicted, kind="stable")
+    groups = [rows for rows in np.array_split(order, min(bins, len(order))) if len(rows)]
+    return [
+        {
+            "predicted": float(np.mean(predicted[rows])),
+            "gold": float(np.mean(gold[rows])),
+            "spread": float(np.std(gold[rows])),
+            "count": len(rows),
+        }
+        for rows in groups
+    ]
+
+
+def _correlation(one: NDArray[Any], two: NDArray[Any]) -> float:
+    one, two = one - one.mean(), two - two.mean()
+    return (one @ two) / np.sqrt((one @ one) * (two @ two))
+
+
+def _ranks(values: NDArray[Any]) -> NDArray[Any]:
+    from scipy.stats import rankdata
+
+    return rankdata(values)
