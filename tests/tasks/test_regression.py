@@ -245,3 +245,26 @@ def test_the_loss_is_that_of_the_standardised_value() -> None:
 @pytest.mark.parametrize("task", [Regression(), Regression(1.5, 2.5, (0, 5), "max")])
 def test_description_round_trip(task: Regression) -> None:
     assert Regression.from_dict(task.to_dict()) == task
+
+
+# the audit
+
+
+@pytest.mark.parametrize(
+    ("scores", "says"),
+    [
+        ([str(i / 8) for i in range(30)], "Values: 30 different in column 'score', least 0, mean 1.812, greatest 3.625"),
+        (["high", *(str(i / 8) for i in range(29))], "error    column 'score' holds what is not a number: 'high' (1)."),
+        (["1.5"] * 30, "error    all values of column 'score' are the same."),
+    ],
+)
+def test_the_audit_speaks_of_numbers(run: Run, tmp_path: Path, scores: list[str], says: str) -> None:
+    tiny.write_csv(tmp_path / "x.csv", [{"text": f"red cat {i}", "score": score} for i, score in enumerate(scores)])
+    done = run("check", "x.csv", "--task", "regression")
+    assert done.code == 0 and says in done.out, done.out
+
+
+def test_the_audit_of_labels_names_measured_values(run: Run, tmp_path: Path) -> None:
+    tiny.write_csv(tmp_path / "x.csv", [{"text": f"red cat {i}", "label": str(i / 8)} for i in range(30)])
+    done = run("check", "x.csv", "--task", "classification")
+    assert "it is a measured value, not a class" in done.out and "--task regression" in done.out
