@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from tunesmith.data.batches import PackedBatch, collate
 from tunesmith.errors import ModelError, listing
 from tunesmith.model.names import Located, cached_hub_models, locate, not_found, why_unreachable
+from tunesmith.model.packed import Packed
 from tunesmith.model.spec import HeadKind, HeadSpec
 
 
@@ -79,6 +80,15 @@ class Encoder(nn.Module):
         return [token for token in range(min(int(self.config.vocab_size), count + 3)) if token != self.pad_id][-count:]
 
     def forward(self, batch: PackedBatch) -> Tensor:
+        """Return hidden states [T, H] for the packed tokens: by the fast forward where there is one for the architecture."""
+        return self.padded(batch) if self.packed is None else self.packed(batch, self.token_segments(batch))
+
+    @functools.cached_property
+    def packed(self) -> Packed | None:
+        """The fast forward, None where the architecture has none."""
+        return Packed.of(self.base)
+
+    def padded(self, batch: PackedBatch) -> Tensor:
         """Return hidden states float[T, H] for the packed tokens, by padding, running the original and packing again."""
         lengths = torch.from_numpy(batch.lengths.astype("int64"))
         mask = torch.arange(int(lengths.max()))[None, :] < lengths[:, None]
@@ -93,6 +103,13 @@ class Encoder(nn.Module):
             return {}
         border = torch.from_numpy(batch.borders.astype("int64"))
         return {"token_type_ids": ((torch.arange(mask.shape[1])[None, :] >= border[:, None]) & mask).long()}
+
+    def token_segments(self, batch: PackedBatch) -> Tensor | None:
+        """Return int64[T], the segment of each token, for a batch of pairs and an encoder that tells segments apart; else None."""
+        if batch.borders is None or not self._tells_segments_apart:
+            return None
+        places = np.arange(len(batch.ids)) - np.repeat(batch.cu_seqlens[:-1], batch.lengths)
+        return torch.from_numpy((places >= np.repeat(batch.borders, batch.lengths)).astype(np.int64))
 
     @functools.cached_property
     def _tells_segments_apart(self) -> bool:

@@ -1,0 +1,192 @@
+"""A faster forward for the BERT family, over the very modules that transformers built: no padding, few casts, cheap dropout.
+
+The parameters stay those of the transformers model. What is faster is the road: linear layers, norms and activations run on the packed
+tokens [T, H]; queries, keys and values come from one matrix product; attention runs by groups of sequences of like length.
+
+T tokens, H width.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from tunesmith.data.batches import PackedBatch
+from tunesmith.model.attention import Bias, Group, Plan, attend, plan
+from tunesmith.model.chance import Certainty, Chance, chance
+
+
+@dataclass(frozen=True)
+class Layer:
+    """The modules of a layer of the kind that BERT has: the norm stands behind the residual sum."""
+
+    query: nn.Module
+    key: nn.Module
+    value: nn.Module
+    out: nn.Module
+    attention_norm: nn.Module
+    up: nn.Module
+    activation: Callable[[Tensor], Tensor]
+    down: nn.Module
+    norm: nn.Module
+    attention_rate: float
+    rate: float
+
+
+def _bert_layer(layer: Any) -> Layer:
+    attention = layer.attention
+    return Layer(
+        attention.self.query, attention.self.key, attention.self.value, attention.output.dense, attention.output.LayerNorm,
+        layer.intermediate.dense, layer.intermediate.intermediate_act_fn, layer.output.dense, layer.output.LayerNorm,
+        attention.self.dropout.p, layer.output.dropout.p,
+    )  # fmt: skip
+
+
+def _mpnet_layer(layer: Any) -> Layer:
+    attention = layer.attention
+    return Layer(
+        attention.attn.q, attention.attn.k, attention.attn.v, attention.attn.o, attention.LayerNorm,
+        layer.intermediate.dense, layer.intermediate.intermediate_act_fn, layer.output.dense, layer.output.LayerNorm,
+        attention.attn.dropout.p, layer.output.dropout.p,
+    )  # fmt: skip
+
+
+def _distilbert_layer(layer: Any) -> Layer:
+    attention, ffn = layer.attention, layer.ffn
+    return Layer(
+        attention.q_lin, attention.k_lin, attention.v_lin, attention.out_lin, layer.sa_layer_norm,
+        ffn.lin1, ffn.activation, ffn.lin2, layer.output_layer_norm, attention.dropout.p, ffn.dropout.p,
+    )  # fmt: skip
+
+
+_LAYERS: dict[str, Callable[[Any], Layer]] = {
+    "bert": _bert_layer,
+    "roberta": _bert_layer,
+    "xlm-roberta": _bert_layer,
+    "camembert": _bert_layer,
+    "electra": _bert_layer,
+    "mpnet": _mpnet_layer,
+    "distilbert": _distilbert_layer,
+}
+_FIRST_POSITION_BEHIND_PADDING = {"roberta", "xlm-roberta", "camembert", "mpnet"}
+
+
+class Packed:
+    """The fast forward of one encoder. `Packed.of` makes it where the architecture is known."""
+
+    def __init__(self, base: Any, layers: list[Layer]) -> None:
+        self._base, self._layers = base, layers
+        self._heads = int(base.config.num_attention_heads)
+
+    @classmethod
+    def of(cls, base: Any) -> Packed | None:
+        """Return the fast forward of a transformers encoder, None for an architecture or configuration that it does not know."""
+        config = base.config
+        kind = _LAYERS.get(config.model_type)
+        if kind is None or getattr(config, "is_decoder", False) or getattr(config, "add_cross_attention", False):
+            return None
+        try:
+            modules = base.transformer.layer if config.model_type == "distilbert" else base.encoder.layer
+            return cls(base, [kind(layer) for layer in modules])
+        except AttributeError:  # modules of other names than today's
+            return None
+
+    def __call__(self, batch: PackedBatch, segments: Tensor | None) -> Tensor:
+        """Return hidden states float32[T, H].
+
+        Matrix products and activations run in the precision of the surrounding autocast; residual sums and norms in float32.
+        segments: int64[T], the segment of each token; None where all are 0
+        """
+        training = self._base.training
+        drop = chance(training)
+        bf16 = torch.is_autocast_enabled("cpu")
+        dtype = torch.get_autocast_dtype("cpu") if bf16 else torch.float32
+        with torch.autocast("cpu", enabled=False):
+            hidden = self._embed(batch, segments, drop)
+            grouping = plan(batch.cu_seqlens)
+            bias = self._bias(dtype)
+            for layer in self._layers:
+                hidden = self._layer(layer, hidden, dtype, grouping, drop, bias)
+        return hidden
+
+    def _embed(self, batch: PackedBatch, segments: Tensor | None, drop: Chance | Certainty) -> Tensor:
+        parts, config = self._base.embeddings, self._base.config
+        ids = torch.from_numpy(batch.ids.astype(np.int64))
+        lengths = np.diff(batch.cu_seqlens)
+        places = np.arange(len(batch.ids)) - np.repeat(batch.cu_seqlens[:-1], lengths)
+        if config.model_type in _FIRST_POSITION_BEHIND_PADDING:
+            places = self._behind_padding(batch.ids, places, batch.cu_seqlens, parts.padding_idx)
+        hidden = parts.word_embeddings(ids)
+        kinds = getattr(parts, "token_type_embeddings", None)
+        if kinds is not None:
+            hidden = hidden + (kinds.weight[0] if segments is None else kinds(segments))
+        hidden = hidden + parts.position_embeddings(torch.from_numpy(places.astype(np.int64)))
+        hidden = drop.drop(parts.LayerNorm(hidden), parts.dropout.p)
+        project = getattr(self._base, "embeddings_project", None)  # ELECTRA
+        return hidden if project is None else project(hidden)
+
+    @staticmethod
+    def _behind_padding(ids: np.ndarray, places: np.ndarray, cu_seqlens: np.ndarray, padding: int) -> np.ndarray:
+        """Positions as RoBERTa counts them: from behind the padding index; a padding token in the text is not counted."""
+        if not (ids == padding).any():
+            return places + padding + 1
+        counted = ids != padding
+        total = np.cumsum(counted)
+        before = np.repeat(np.concatenate([[0], total])[cu_seqlens[:-1]], np.diff(cu_seqlens))
+        return np.where(counted, total - before + padding, padding)
+
+    def _bias(self, dtype: torch.dtype) -> Bias | None:
+        """MPNet adds a learned bias for the distance of each pair of tokens (Raffel et al. 2020, T5, section 2.1), one for all layers."""
+        encoder = getattr(self._base, "encoder", None)
+        table = getattr(encoder, "relative_attention_bias", None)
+        if encoder is None or table is None:
+            return None
+
+        @functools.cache
+        def of_length(length: int) -> Tensor:
+            places = torch.arange(length)
+            buckets = encoder.relative_position_bucket(places[None, :] - places[:, None], num_buckets=32)
+            return table(buckets).permute(2, 0, 1)[None].to(dtype)
+
+        return lambda group: of_length(group.index.shape[1])
+
+    def _layer(
+        self, layer: Layer, hidden: Tensor, dtype: torch.dtype, grouping: Plan, drop: Chance | Certainty, bias: Bias | None
+    ) -> Tensor:
+        qkv = _joint([layer.query, layer.key, layer.value], hidden.to(dtype))
+        found = attend(qkv, self._heads, grouping, drop=lambda weights: drop.drop(weights, layer.attention_rate), bias=bias)
+        rate = layer.rate
+        hidden = _norm(layer.attention_norm, hidden + drop.drop(_linear(layer.out, found), rate))
+        inner = _linear(layer.down, layer.activation(_linear(layer.up, hidden.to(dtype))))
+        return _norm(layer.norm, hidden + drop.drop(inner, rate))
+
+
+def _linear(module: nn.Module, values: Tensor) -> Tensor:
+    """Apply a linear layer in the precision of `values`; a module that stands in its place, as an adapter's, by itself."""
+    if type(module) is not nn.Linear:
+        return module(values.to(torch.float32)).to(values.dtype)
+    bias: Tensor | None = module.bias
+    return F.linear(values, module.weight.to(values.dtype), None if bias is None else bias.to(values.dtype))
+
+
+def _joint(modules: list[nn.Module], values: Tensor) -> Tensor:
+    """Apply several linear layers to the same values at once, their outputs side by side."""
+    if not all(type(module) is nn.Linear and module.bias is not None for module in modules):
+        return torch.cat([_linear(module, values) for module in modules], dim=1)
+    weight = torch.cat([module.weight for module in modules]).to(values.dtype)  # type: ignore[misc]
+    return F.linear(values, weight, torch.cat([module.bias for module in modules]).to(values.dtype))  # type: ignore[misc]
+
+
+def _norm(module: Any, values: Tensor) -> Tensor:
+    """Apply a layer norm."""
+    return F.layer_norm(values, module.normalized_shape, module.weight, module.bias, module.eps)
+
+
+__all__ = ["Group", "Packed"]
