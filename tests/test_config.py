@@ -26,6 +26,8 @@ RANGES: dict[str, tuple[list[Any], list[Any]]] = {
     "task": (["auto", "classification", "pair"], ["pairs", 1]),
     "label_type": (["auto", "single", "multi"], ["both", 1]),
     "label_separator": ([None, "|", " and "], [""]),
+    "scheme": (["auto", "bio", "bioes", "bmes", "io", "none"], ["iob", None]),
+    "constrain": ([True, False], ["perhaps"]),
     "valid_size": ([0, 0.85], [-0.01, 1, math.nan]),
     "test_size": ([0, 0.85], [-0.01, 1, math.nan]),
     "model": (["x"], ["", None, 3]),

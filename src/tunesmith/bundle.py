@@ -226,14 +226,15 @@ class Bundle:
             raise DataError(f"{source.name}: none of its {counted(len(table), 'row')} has a label. Name a file of labelled rows.")
         rows = Rows(table, np.flatnonzero(~missing), self.task.targets(table))
         note = seen_before(self.description.get("seen"), table.text_key[rows.index])
-        if note:
-            progress.say(f"warning: {note}")
+        notes = ([note] if note else []) + self.task.cautions(rows)
+        for sentence in notes:
+            progress.say(f"warning: {sentence}")
         part = Part(rows, source, schema)
         result = assess(self.model, self.task, part, precision=precision, max_tokens=self.max_tokens, progress=progress)
         # what has neither label nor text are empty lines of a spreadsheet
         dropped = {"dropped_empty": int((missing & table.blank).sum()), "dropped_unlabelled": int(wanting.sum())}
         values = {**account(rows, self.encoder), **dropped}
-        return {**result, "account": values, "notes": [note] if note else []}
+        return {**result, "account": values, "notes": notes}
 
 
 def _example(given: Example | str | tuple[str, ...]) -> Example:

@@ -62,6 +62,14 @@ TASKS: dict[str, Family] = {
     "regression": Family(
         "tunesmith.tasks.regression:Regression", None, targets=_SCORES, values="tunesmith.data.measured:looks_measured"
     ),
+    "tagging": Family(
+        "tunesmith.tasks.tagging:Tagging",
+        texts=("tokens", "words", *_TEXTS),
+        targets=("tags", "ner_tags", "upos", "xpos", "pos_tags", "spans", "entities", *_LABELS),
+        read="tunesmith.data.words:read_tagged",
+        signs=(frozenset({"text", "spans"}), frozenset({"text", "entities"})),
+        values="tunesmith.data.words:looks_tagged",
+    ),
 }  # fmt: skip
 """Built-in tasks; `data.schema.choose_task` says which of them `auto` takes."""
 

@@ -66,6 +66,7 @@ class Example:
     target_is_list: the value was a list in the file, so the row may have any number of labels
     group: value of the group column as text, None without one
     spans: ranges [start, end) of characters of the last text that the task is about, such as its words
+    words: what stands at the spans, where the row gives words; the text may spell them otherwise
     """
 
     texts: tuple[str, ...]
@@ -74,6 +75,7 @@ class Example:
     group: str | None
     source: Source
     spans: tuple[tuple[int, int], ...] = ()
+    words: tuple[str, ...] = ()
 
     @property
     def group_key(self) -> int:

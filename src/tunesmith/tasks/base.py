@@ -101,6 +101,10 @@ class Task(ABC):
         """Return what the user should know of the training rows before they are split, a sentence or two each."""
         return []
 
+    def cautions(self, rows: Rows) -> list[str]:
+        """Return what the user should know of rows that the model is tested on, a sentence or two each."""
+        return []
+
     def gaps(self, rows: Rows) -> list[str]:
         """Return what cannot be learned as the training rows that are left after the split lack it."""
         return []
