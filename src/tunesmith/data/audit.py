@@ -158,7 +158,7 @@ def audit(
         if other is not None:
             for column in schema.texts:
                 _check_column(other, column)
-            test = _Scan(other, Schema(schema.texts, schema.target if schema.target in other.columns else None))
+            test = _Scan(other, replace(schema, target=schema.target if schema.target in other.columns else None))
             test.run(finder, None, progress)
         return _Comparison(scan, test, finder, (label_separator, label_type), progress).result(_lengths(scan, truncation, budget))
 
