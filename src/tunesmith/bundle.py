@@ -95,8 +95,11 @@ class Bundle:
         return self.task.labels
 
     @classmethod
-    def load(cls, directory: Path | str) -> Bundle:
-        """Open a model directory. Raises `ModelError` when it is not one, is unfinished or damaged."""
+    def load(cls, directory: Path | str, **settings: Any) -> Bundle:
+        """Open a model directory; settings: in place of those that its task was trained with, where prediction has them.
+
+        Raises `ModelError` when it is not one, is unfinished or damaged, `UsageError` for a setting that the task has no use for.
+        """
         directory = Path(directory)
         description = _read_description(directory)
         head, pooling = HeadSpec(description["head"], int(description["outputs"])), description["pooling"]
@@ -111,7 +114,9 @@ class Bundle:
         else:
             model = TextModel(encoder, own_head(encoder.width, head, pooling, 0.0, last=description["last_token"]))
             load_head(model, directory)
-        return cls(directory, description, model)
+        bundle = cls(directory, description, model)
+        bundle.task = bundle.task.adjusted(**settings)
+        return bundle
 
     def predict(
         self, data: Any, *, text: str | None = None, text_pair: str | None = None, precision: str = "fp32", progress: Progress = QUIET
@@ -288,7 +293,9 @@ def assess(
 def account(rows: Rows, encoder: ExampleEncoder) -> dict[str, Any]:
     """Return how many rows and tokens of `rows` were cut, as plain values."""
     table, index = rows.table, rows.index
+    words = getattr(rows.targets, "words", None)
     return {
+        **({"words": words(index)} if words is not None else {}),
         "rows_read": len(table),
         "rows_used": len(index),
         "dropped_empty": 0,

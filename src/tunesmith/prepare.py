@@ -71,7 +71,9 @@ def prepare(config: Config, sources: dict[str, RowSource], progress: Progress) -
     _dedupe(parts, config, dropped, notes)
     _note_shared_groups(parts, config, notes)
     _check_parts(parts, dropped)
-    notes += [note for name in ("valid", "test") if name in parts and parts[name].how == "given" for note in task.cautions(parts[name].rows)]
+    notes += [
+        note for name in ("valid", "test") if name in parts and parts[name].how == "given" for note in task.cautions(parts[name].rows)
+    ]
     notes += task.gaps(parts["train"].rows)
     if "valid" not in parts and (config.patience is not None or config.metric is not None):
         chosen = f"{setting('metric')} and {setting('patience')}"

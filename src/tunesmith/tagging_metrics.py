@@ -87,7 +87,7 @@ def _tag_counts(gold: NDArray[Any], predicted: NDArray[Any], sentence: NDArray[A
     found = np.zeros((sentences, tags, 3), np.int64)
     for i, (codes, which) in enumerate(((gold, gold == predicted), (predicted, None), (gold, None))):
         rows = sentence if which is None else sentence[which]
-        np.add.at(found, (rows, codes if which is None else codes[which], i), 1)
+        np.add.at(found[:, :, i], (rows, codes if which is None else codes[which]), 1)
     return found
 
 
@@ -99,7 +99,12 @@ def _macro(sums: NDArray[Any]) -> NDArray[np.float64]:
 
 
 def intervals(
-    modes: dict[str, NDArray[Any]], words: NDArray[Any], tags: tuple[NDArray[Any], NDArray[Any]] | None, *, seed: int, confidence: float = 0.95
+    modes: dict[str, NDArray[Any]],
+    words: NDArray[Any],
+    tags: tuple[NDArray[Any], NDArray[Any]] | None,
+    *,
+    seed: int,
+    confidence: float = 0.95,
 ) -> dict[str, list[float]]:
     """Return [low, high] of each metric by percentile bootstrap over sentences (Efron and Tibshirani 1993, section 13.3).
 

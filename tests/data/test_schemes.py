@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import warnings
 
 import pytest
@@ -81,7 +82,7 @@ def test_io_keeps_the_words_of_entities_and_joins_neighbours_of_one_type(given_s
     entities, length = given_spans
     tags = write(entities, length, "io")
     assert [split_tag(tag)[1] for tag in tags] == [split_tag(tag)[1] for tag in write(entities, length, "bio")]
-    apart = all(one.end < two.start or one.label != two.label for one, two in zip(entities, entities[1:], strict=False))
+    apart = all(one.end < two.start or one.label != two.label for one, two in itertools.pairwise(entities))
     assert not apart or default_entities(tags) == entities
     assert default_entities(convert(tags, "io", "bioes")) == default_entities(tags)
 

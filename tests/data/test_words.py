@@ -17,8 +17,31 @@ from tunesmith.data.word_tokens import WordEncoder
 from tunesmith.data.words import aligned, joined_words, read_tagged, words_in, words_of
 from tunesmith.errors import DataError
 
-CORPUS = ["the red cat and the old dog don't like Paris, Rome or Oslo", "a big house near the river, 15-year-old trees", "cafe 北京 红色 的 猫"] * 3
-ODD = ["a", "cat", "cafe\u0301", "\u0301", "שָׁלוֹם", "😀", "👩‍👩‍👧", "北", "京", "\u200b", "n't", "don", ",", "don't", "Ａ", "½", "gonna", "x" * 30]
+CORPUS = [
+    "the red cat and the old dog don't like Paris, Rome or Oslo",
+    "a big house near the river, 15-year-old trees",
+    "cafe 北京 红色 的 猫",
+] * 3
+ODD = [
+    "a",
+    "cat",
+    "cafe\u0301",
+    "\u0301",
+    "שָׁלוֹם",
+    "😀",
+    "👩‍👩‍👧",
+    "北",
+    "京",
+    "\u200b",
+    "n't",
+    "don",
+    ",",
+    "don't",
+    "Ａ",
+    "½",
+    "gonna",
+    "x" * 30,
+]
 
 
 def byte_level(add_prefix_space: bool = False) -> Tokenizer:
@@ -197,7 +220,7 @@ def read(row: dict[str, Any], text: str = "tokens", target: str | None = "tags")
 def test_rows_of_words_and_tags() -> None:
     found = read({"tokens": ["Bo", "ran"], "tags": ["B-PER", "O"]})
     assert found.words == ("Bo", "ran") and found.target == ["B-PER", "O"] and found.texts == ("Bo ran",)
-    assert read({"tokens": '["Bo", "ran"]', "tags": '["B-PER", "O"]'}) .words == ("Bo", "ran")
+    assert read({"tokens": '["Bo", "ran"]', "tags": '["B-PER", "O"]'}).words == ("Bo", "ran")
     assert read({"tokens": "Bo ran", "tags": "B-PER O"}).words == ("Bo", "ran")
     assert read({"tokens": ["Bo", "ran"], "tags": None, "text": "Bo  ran"}).spans == ((0, 2), (4, 7))
     assert read({"tokens": [], "tags": []}).target == []

@@ -46,7 +46,8 @@ def check(
     from tunesmith.model.encoder import open_pretrained
     from tunesmith.prepare import encoder_of
 
-    encoder = encoder_of(config, registry.load(family.task), open_pretrained(config.model), schema, progress)
+    kind = registry.load(family.task)
+    encoder = encoder_of(config, kind, open_pretrained(config.model), schema, progress)
     found = audit(
         source,
         schema,
@@ -58,11 +59,14 @@ def check(
         label_type=config.label_type,
         progress=progress,
     )
+    found = dataclasses.replace(found, remarks=tuple(kind.examine(source, schema)))
     print(render_audit(found), file=sys.stderr if as_json else sys.stdout)
     sentences = findings(found)
     if as_json:
         told = [dataclasses.asdict(finding) for finding in sentences]
-        print(json.dumps({**dataclasses.asdict(found), "findings": told}, ensure_ascii=False))
+        values = dataclasses.asdict(found)
+        del values["remarks"]  # they are among the findings
+        print(json.dumps({**values, "findings": told}, ensure_ascii=False))
     if strict and any(finding.severity == "error" for finding in sentences):
         raise typer.Exit(DataError.exit_code)
 

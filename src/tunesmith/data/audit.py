@@ -240,6 +240,7 @@ class _Comparison:
             labels=labels,
             lengths=lengths,
             leakage=self._leakage(self.test, leaked, train_row) if self.test is not None else None,
+            remarks=(),
             **issues,
         )
 

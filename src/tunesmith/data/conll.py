@@ -1,7 +1,7 @@
 """CoNLL and CoNLL-U: a word a line with its tags in columns, a blank line between sentences; read as one row a sentence.
 
-CoNLL-U as universaldependencies.org/format.html says. A row has `text`, `tokens` (a list), and for each further column of the file a list as
-long: those of CoNLL-U by their names, in other files `tags` for the last one, and `column2`, `column3`, ... for those between.
+CoNLL-U as universaldependencies.org/format.html says. A row has `text`, `tokens` (a list), and for each further column of the file a list
+as long: those of CoNLL-U by their names, in other files `tags` for the last one, and `column2`, `column3`, ... for those between.
 """
 
 from __future__ import annotations
@@ -189,7 +189,7 @@ def _sentences(lines: Iterator[str], name: str) -> Iterator[_Sentence]:
         cells = line.split(separator)
         if line.startswith("#") and not sentence.rows and (_KNOWN_COMMENT.match(line) or not width or len(cells) != width):
             _comment(line, sentence, header)
-            if line.startswith("# newdoc") or line.startswith("#newdoc"):
+            if line.startswith(("# newdoc", "#newdoc")):
                 documents += 1
                 sentence.document = sentence.comments.get("newdoc") or str(documents)
             continue

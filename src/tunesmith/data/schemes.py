@@ -66,8 +66,8 @@ def default_entities(tags: Sequence[str]) -> list[Entity]:
 def strict_entities(tags: Sequence[str], scheme: str) -> list[Entity]:
     """Return the entities that are written exactly as the scheme says, and no others.
 
-    Equal to seqeval's strict mode with IOB2 for bio, and with IOBES for bioes and (M read as I) bmes. IO, which seqeval does not have, knows
-    no wrong way to write an entity: a run of one type is one.
+    Equal to seqeval's strict mode with IOB2 for bio, and with IOBES for bioes and (M read as I) bmes. IO, which seqeval does not have,
+    knows no wrong way to write an entity: a run of one type is one.
     """
     if scheme == "io":
         return default_entities(tags)

@@ -27,8 +27,8 @@ Chunk = tuple[bool, tuple[str, ...]]
 class WordEncoder:
     """Turns words into `Encoded`, whose `points` are the place of each word's first sub-word: an `ExampleEncoder` for tagging.
 
-    Words with nothing between them are tokenised together, as in the running text, a space before them where the text has one. Where a token
-    would run over the border of two words each of these words is tokenised by itself, so that every word has a token of its own; what
+    Words with nothing between them are tokenised together, as in the running text, a space before them where the text has one. Where a
+    token would run over the border of two words each of these words is tokenised by itself, so that every word has a token of its own; what
     gives no token, such as a zero-width space, gets the unknown one. Texts too long for one sequence go through windows that overlap by
     `stride` tokens, whatever the policy of truncation is: each word is read in the window where it stands furthest from a cut.
     """
@@ -79,8 +79,8 @@ class WordEncoder:
             single[chunk] = piece if piece else self._unknown
         for chunk in chunks:
             if chunk not in found:
-                words = ((chunk[0] and i == 0, (word,)) for i, word in enumerate(chunk[1]))
-                found[chunk] = [single[word] if i == 0 else self._glued(single[word]) for i, word in enumerate(words)]
+                first, *others = chunk[1]
+                found[chunk] = [single[chunk[0], (first,)], *(self._glued(single[False, (word,)]) for word in others)]
         return found
 
     def _encode(self, chunks: dict[Chunk, None]) -> list[Any]:
@@ -114,7 +114,11 @@ class WordEncoder:
         offsets = []
         if with_offsets:
             places = np.array(
-                [(min(start + a, end), min(start + b, end)) for piece, (start, end) in zip(pieces, ranges, strict=True) for _, (a, b) in piece],
+                [
+                    (min(start + a, end), min(start + b, end))
+                    for piece, (start, end) in zip(pieces, ranges, strict=True)
+                    for _, (a, b) in piece
+                ],
                 np.int32,
             )
             blank = [np.zeros((len(part), 2), np.int32) for part in (self.prefix, self.suffix)]
@@ -172,7 +176,9 @@ def _by_word(encoding: Any, words: Sequence[str], lead: int) -> list[Piece] | No
 def _space_before(tokenizer: Tokenizer) -> str:
     """Return what must stand before a word so that the tokenizer takes it for one behind a space: a space, or nothing."""
     for one, two in (("a", "b"), ("1", "2"), (".", ".")):
-        whole, first, bare, spaced = (tokenizer.encode(text, add_special_tokens=False).ids for text in (f"{one} {two}", one, two, f" {two}"))
+        whole, first, bare, spaced = (
+            tokenizer.encode(text, add_special_tokens=False).ids for text in (f"{one} {two}", one, two, f" {two}")
+        )
         if whole and whole[len(first) :] == bare:
             return ""
         if whole and whole[len(first) :] == spaced:

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from itertools import islice, pairwise
 from typing import Any
 
-from tunesmith.data.schemes import Entity, write
 from tunesmith.data.schema import Example, Row, RowSource, Schema, Source, text_in
+from tunesmith.data.schemes import Entity, write
 from tunesmith.errors import DataError, counted, listing
 
 Ranges = tuple[tuple[int, int], ...]
@@ -32,8 +32,8 @@ def unspaced(char: str) -> bool:
 def words_in(text: str) -> Ranges:
     """Return the words of a text as ranges of characters.
 
-    A word is a run of letters, digits and underscores with their combining marks. In scripts written without spaces every character with its
-    marks is a word. Any other character that is no white space is a word of its own, an emoji with what is joined to it.
+    A word is a run of letters, digits and underscores with their combining marks. In scripts written without spaces every character with
+    its marks is a word. Any other character that is no white space is a word of its own, an emoji with what is joined to it.
     """
     found: list[tuple[int, int]] = []
     start, running, joined = 0, False, False
@@ -110,8 +110,8 @@ def words_of(example: Example) -> tuple[tuple[str, ...], Ranges]:
 def read_tagged(row: Row, schema: Schema, source: Source) -> Example:
     """Read a row of words and tags, or of a text and spans of characters.
 
-    The text column holds a list of words, or a text; a list may be written as JSON in a cell, or, where the tags are, too, as words separated
-    by spaces. Tags are a list with one for each word. Spans are a list of {"start", "end", "label"}, characters [start, end) of the text;
+    The text column holds a list of words, or a text; a list may be written as JSON in a cell, or, where the tags are, too, as words
+    separated by spaces. Tags are a list with one for each word. Spans are a list of {"start", "end", "label"}, characters [start, end) of the text;
     they must begin and end with a word of `words_in` and become tags of the scheme BIO.
     Raises `DataError`.
     """
@@ -135,16 +135,14 @@ def read_tagged(row: Row, schema: Schema, source: Source) -> Example:
         tags = _tags_of(given or [], ranges, text, source)
     elif given is None:
         raise DataError(
-            f"{source}: column {schema.target!r} holds {type(target).__name__} {target!r:.60}; a list is expected, of one tag a word, or of "
-            'spans {"start": 0, "end": 4, "label": "PER"}.'
+            f"{source}: column {schema.target!r} holds {type(target).__name__} {target!r:.60}; a list is expected, of one tag a word, or "
+            'of spans {"start": 0, "end": 4, "label": "PER"}.'
         )
     else:
         tags = [str(tag).strip() if tag is not None else "" for tag in given]
         if len(tags) != len(texts):
             how = "" if words is not None else f" ({listing(map(repr, texts), 8)}); words of your own go into a list, the column tokens"
-            raise DataError(
-                f"{source}: {counted(len(tags), 'tag')} for {counted(len(texts), 'word')}{how}. Every word needs one tag."
-            )
+            raise DataError(f"{source}: {counted(len(tags), 'tag')} for {counted(len(texts), 'word')}{how}. Every word needs one tag.")
         if "" in tags:
             at = tags.index("")
             raise DataError(f"{source}: word {at + 1} ({texts[at]!r:.40}) has no tag. Write one, such as O for words outside all entities.")
@@ -174,7 +172,7 @@ def _text_of(words: list[str], row: Row, column: str, source: Source) -> tuple[s
     if isinstance(offsets, list):
         if len(offsets) != len(words) or not all(_is_range(one, len(text)) for one in offsets):
             raise DataError(
-                f"{source}: column 'offsets' must have the characters [start, end) of each of the {counted(len(words), 'word')} in the text."
+                f"{source}: column 'offsets' must have the characters [start, end) of each of {counted(len(words), 'word')} in the text."
             )
         return text, tuple((int(a), int(b)) for a, b in offsets)
     ranges = aligned(words, text)
@@ -182,7 +180,9 @@ def _text_of(words: list[str], row: Row, column: str, source: Source) -> tuple[s
 
 
 def _is_range(value: Any, length: int) -> bool:
-    return isinstance(value, list | tuple) and len(value) == 2 and all(type(i) is int for i in value) and 0 <= value[0] <= value[1] <= length
+    return (
+        isinstance(value, list | tuple) and len(value) == 2 and all(type(i) is int for i in value) and 0 <= value[0] <= value[1] <= length
+    )
 
 
 def _tags_of(spans: list[Any], ranges: Ranges, text: str, source: Source) -> list[str]:

@@ -1,4 +1,4 @@
-"""Rows into CSV, TSV, JSONL or Parquet, streaming, and to a path all or nothing."""
+"""Rows into CSV, TSV, JSONL, CoNLL or Parquet, streaming, and to a path all or nothing."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
+from tunesmith.data.conll_writer import ConllSink
 from tunesmith.data.values import plain
 from tunesmith.errors import DataError, StorageError, UsageError, did_you_mean
 from tunesmith.storage import new_file, writing
@@ -18,7 +19,7 @@ from tunesmith.storage import new_file, writing
 if TYPE_CHECKING:
     import pyarrow as pa
 
-WRITTEN = {".csv": "csv", ".tsv": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet"}
+WRITTEN = {".csv": "csv", ".tsv": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".conll": "conll", ".parquet": "parquet"}
 _FORMATS = tuple(dict.fromkeys(WRITTEN.values()))
 _PARQUET_ROWS = 10_000
 
@@ -28,7 +29,7 @@ def open_writer(target: Path | str | TextIO, columns: Sequence[str], file_format
 
     To a path the rows go into a temporary file beside it, which takes the place of `target` when the block ends well;
     when it does not, a former file stays as it was. To a text stream each row goes out at once, and the stream is left
-    open; a closed pipe raises BrokenPipeError. `file_format` (csv, tsv, jsonl, parquet) None means what the extension
+    open; a closed pipe raises BrokenPipeError. `file_format` (csv, tsv, jsonl, conll, parquet) None means what the extension
     says, and CSV for a stream. Raises UsageError for another extension or format, StorageError for what cannot be written.
     """
     if isinstance(target, str | os.PathLike):
@@ -135,6 +136,8 @@ class _Abandoned(Exception):
 def _text_sink(file_format: str, file: TextIO, columns: tuple[str, ...], *, flush: bool) -> _Sink:
     if file_format == "jsonl":
         return _JsonSink(file, columns, flush)
+    if file_format == "conll":
+        return ConllSink(file, columns, flush)
     return _CsvSink(file, columns, "\t" if file_format == "tsv" else ",", flush)
 
 

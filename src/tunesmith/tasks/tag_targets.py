@@ -112,7 +112,7 @@ def scheme_of(table: TokenTable, labels: Labels, wanted: str) -> str | None:
 
 
 def broken(table: TokenTable, index: np.ndarray, scheme: str, advice: str) -> list[str]:
-    """Return a sentence on the tags of rows `index` that break the scheme they are written in, with the first places; none where none does."""
+    """Return a sentence on the tags of rows `index` that break their scheme, with the first places; none where none does."""
     labels = table.labels()
     source = recognise(labels.names)
     if source is None or source == "io":
@@ -184,7 +184,7 @@ def unknown(table: TokenTable, index: np.ndarray, targets: TagTargets, known: li
     row = int(owner[at])
     words = int(counts.sum())
     return [
-        f"{counted(words, 'word')} of {table.name} {'has' if words == 1 else 'have'} a tag that no training row has ({listing(map(repr, names), 5)}; first at "
-        f"{table.name}:{table.line[row]}: word {at - int(targets.starts[row]) + 1}): the model cannot predict it, and it counts as wrong."
+        f"{counted(words, 'word')} of {table.name} {'has' if words == 1 else 'have'} a tag that no training row has "
+        f"({listing(map(repr, names), 5)}; first at {table.name}:{table.line[row]}: word {at - int(targets.starts[row]) + 1}): the model cannot predict it, and it counts as wrong."
         f"{did_you_mean(names[0], known)}"
     ]

@@ -17,8 +17,10 @@ from torch import Tensor
 
 from tunesmith import tagging_metrics as metrics
 from tunesmith.config import Config
+from tunesmith.data.audit_tags import examine_tags
+from tunesmith.data.audit_types import Finding
 from tunesmith.data.batches import PackedBatch
-from tunesmith.data.schema import Example, Schema
+from tunesmith.data.schema import Example, RowSource, Schema
 from tunesmith.data.schemes import convert, default_entities, strict_entities
 from tunesmith.data.table import TokenTable
 from tunesmith.data.tokens import Encoded, Truncation
@@ -91,7 +93,7 @@ class Tagging(Task):
     target_word: ClassVar[str] = "tag"
 
     @property
-    def kind(self) -> str:  # type: ignore[override]
+    def kind(self) -> str:
         """`spans` for tags of a scheme, `tags` for others."""
         return "tags" if self.scheme is None else "spans"
 
@@ -118,7 +120,7 @@ class Tagging(Task):
 
     @classmethod
     def learn(cls, table: TokenTable, config: Config) -> Tagging:
-        """Recognise scheme and tags of a training file. Raises `DataError` for fewer than two tags, and for tags that do not go together."""
+        """Recognise scheme and tags of a training file. Raises `DataError` for fewer than two tags, and for those of no scheme beside others."""
         labels = table.labels()
         source = scheme_of(table, labels, config.scheme)
         scheme = source if source is None or config.scheme == "auto" else config.scheme
@@ -150,6 +152,11 @@ class Tagging(Task):
         advice = "The strict metrics see no entity there, the default ones do."
         found = broken(rows.table, rows.index, self.scheme, advice) if self.scheme is not None else []
         return found + unknown(rows.table, rows.index, _targets(rows), self.labels)
+
+    @classmethod
+    def examine(cls, source: RowSource, schema: Schema) -> list[Finding]:
+        """Return how many words, tags and entities there are, and what breaks the scheme."""
+        return examine_tags(source, schema)
 
     def gaps(self, rows: Rows) -> list[str]:
         """Return a note on tags that no training row has."""
@@ -201,14 +208,14 @@ class Tagging(Task):
         return self._scores(self._gold(part), self._tags(outputs))[0]
 
     def evaluation(self, outputs: Ragged, part: Part, progress: Progress = QUIET) -> dict[str, Any]:
-        """Return metrics with intervals, scores of each type of entity (or tag), confusion of tags, and the sentences with most mistakes."""
+        """Return metrics with intervals, scores of each type of entity (or tag), confusion of tags, and the worst sentences."""
         gold, predicted = self._gold(part), self._tags(outputs)
         scores, bounds = self._scores(gold, predicted, with_intervals=True)
         targets = _targets(part.rows)
         number = {name: i for i, name in enumerate(targets.names)}
         codes = [np.array([number[tag] for tags in sentences for tag in tags], np.int64) for sentences in (gold, predicted)]
         if self.scheme is None:
-            table = metrics.per_tag(*codes, targets.names)
+            table = metrics.per_tag(codes[0], codes[1], targets.names)
         else:
             table = metrics.per_type(*([strict_entities(tags, self.scheme) for tags in sentences] for sentences in (gold, predicted)))
         learned = codes[0] < len(self.labels)
@@ -297,6 +304,12 @@ class Tagging(Task):
         return [{"name": "most frequent tag", "note": note, "metrics": scores, "intervals": bounds}]
 
     # --- predicting --------------------------------------------------------------------------------------------------------
+
+    def adjusted(self, **settings: Any) -> Tagging:
+        """Return the task with another `constrain`."""
+        constrain = settings.pop("constrain", self.constrain)
+        super().adjusted(**settings)
+        return replace(self, constrain=bool(constrain))
 
     def decode(self, outputs: Ragged, examples: Sequence[Example], encoded: Sequence[Encoded]) -> Iterator[Tagged]:
         """Yield a `Tagged` for each example."""

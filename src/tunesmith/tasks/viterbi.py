@@ -19,8 +19,8 @@ def best_path(scores: np.ndarray, may_follow: np.ndarray) -> np.ndarray:
     """Return int[W], the tags with the greatest sum of scores float[W, C] among the sequences that are allowed, the first of equals.
 
     may_follow: of `transitions`; where no sequence at all is allowed each word gets its best tag.
-    Viterbi 1967, "Error bounds for convolutional codes"; Rabiner 1989, "A tutorial on hidden Markov models", section III.B, with transitions
-    that cost nothing or are impossible.
+    Viterbi 1967, "Error bounds for convolutional codes"; Rabiner 1989, "A tutorial on hidden Markov models", section III.B, with
+    transitions that cost nothing or are impossible.
     """
     free = scores.argmax(1)
     border = scores.shape[1]
