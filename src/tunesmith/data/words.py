@@ -111,7 +111,8 @@ def read_tagged(row: Row, schema: Schema, source: Source) -> Example:
     """Read a row of words and tags, or of a text and spans of characters.
 
     The text column holds a list of words, or a text; a list may be written as JSON in a cell, or, where the tags are, too, as words
-    separated by spaces. Tags are a list with one for each word. Spans are a list of {"start", "end", "label"}, characters [start, end) of the text;
+    separated by spaces. Tags are a list with one for each word.
+    Spans are a list of {"start", "end", "label"}, characters [start, end) of the text;
     they must begin and end with a word of `words_in` and become tags of the scheme BIO.
     Raises `DataError`.
     """

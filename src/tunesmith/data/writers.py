@@ -19,7 +19,7 @@ from tunesmith.storage import new_file, writing
 if TYPE_CHECKING:
     import pyarrow as pa
 
-WRITTEN = {".csv": "csv", ".tsv": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".conll": "conll", ".parquet": "parquet"}
+WRITTEN = {".csv": "csv", ".tsv": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet", ".conll": "conll"}
 _FORMATS = tuple(dict.fromkeys(WRITTEN.values()))
 _PARQUET_ROWS = 10_000
 
@@ -29,7 +29,7 @@ def open_writer(target: Path | str | TextIO, columns: Sequence[str], file_format
 
     To a path the rows go into a temporary file beside it, which takes the place of `target` when the block ends well;
     when it does not, a former file stays as it was. To a text stream each row goes out at once, and the stream is left
-    open; a closed pipe raises BrokenPipeError. `file_format` (csv, tsv, jsonl, conll, parquet) None means what the extension
+    open; a closed pipe raises BrokenPipeError. `file_format` (csv, tsv, jsonl, parquet, conll) None means what the extension
     says, and CSV for a stream. Raises UsageError for another extension or format, StorageError for what cannot be written.
     """
     if isinstance(target, str | os.PathLike):

@@ -183,8 +183,9 @@ def unknown(table: TokenTable, index: np.ndarray, targets: TagTargets, known: li
     at = int(np.flatnonzero((targets.codes == code) & chosen[owner])[0])
     row = int(owner[at])
     words = int(counts.sum())
+    have = "has" if words == 1 else "have"
+    where = f"{table.name}:{table.line[row]}: word {at - int(targets.starts[row]) + 1}"
     return [
-        f"{counted(words, 'word')} of {table.name} {'has' if words == 1 else 'have'} a tag that no training row has "
-        f"({listing(map(repr, names), 5)}; first at {table.name}:{table.line[row]}: word {at - int(targets.starts[row]) + 1}): the model cannot predict it, and it counts as wrong."
-        f"{did_you_mean(names[0], known)}"
+        f"{counted(words, 'word')} of {table.name} {have} a tag that no training row has ({listing(map(repr, names), 5)}; first at {where}): "
+        f"the model cannot predict it, and it counts as wrong.{did_you_mean(names[0], known)}"
     ]

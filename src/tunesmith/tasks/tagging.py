@@ -120,7 +120,10 @@ class Tagging(Task):
 
     @classmethod
     def learn(cls, table: TokenTable, config: Config) -> Tagging:
-        """Recognise scheme and tags of a training file. Raises `DataError` for fewer than two tags, and for those of no scheme beside others."""
+        """Recognise scheme and tags of a training file.
+
+        Raises `DataError` for fewer than two tags, and for those of no scheme beside others.
+        """
         labels = table.labels()
         source = scheme_of(table, labels, config.scheme)
         scheme = source if source is None or config.scheme == "auto" else config.scheme
