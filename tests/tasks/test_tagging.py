@@ -258,7 +258,10 @@ def test_constrain_is_refused_where_it_means_nothing(tiny_bert: Path, reviews: P
 def test_other_schemes_are_recognised_and_converted(scheme: str, trained: tunesmith.TrainResult, tiny_bert: Path, tmp_path: Path) -> None:
     rows = [row | {"tags": convert(row["tags"], "bio", scheme)} for row in sentences(60)]
     native = tunesmith.train(rows, out=tmp_path / "a", model=tiny_bert, **QUICK)
-    assert native.bundle.task.scheme == scheme and native.bundle.labels == sorted({tag for row in rows for tag in row["tags"]})
+    # entities of one and two words have no M and no I, which is all that tells BMES from BIOES
+    assert native.bundle.task.scheme == {"bmes": "bioes"}.get(scheme, scheme) and native.bundle.labels == sorted(
+        {tag for row in rows for tag in row["tags"]}
+    )
     changed = tunesmith.train(sentences(60), out=tmp_path / "b", model=tiny_bert, scheme=scheme, **QUICK)
     assert changed.bundle.labels == native.bundle.labels and changed.metrics == native.metrics
     if scheme != "io":  # a tagger of one scheme is tested on data in another
@@ -267,7 +270,7 @@ def test_other_schemes_are_recognised_and_converted(scheme: str, trained: tunesm
 
 def test_plain_tags(tiny_bert: Path, tmp_path: Path) -> None:
     names = {"B-PET": "X", "I-PET": "NOUN", "O": "-LRB-"}
-    rows = [{"tokens": row["tokens"], "upos": [names[tag] for tag in row["tags"]]} for row in sentences(80)]
+    rows = [{"tokens": row["tokens"], "upos": [names[tag] for tag in row["tags"]]} for row in sentences(150)]
     trained = tunesmith.train(rows, out=tmp_path / "m", model=tiny_bert, **SETTINGS)
     assert trained.result["kind"] == "tags" and set(trained.metrics) == {"accuracy", "f1_macro"} and trained.metrics["accuracy"] > 0.9
     assert trained.result["metric"] == "accuracy"
@@ -324,7 +327,7 @@ def test_a_tag_that_no_training_row_has_counts_as_wrong_and_is_told(trained: tun
     assert any("1 word of" in note and "'B-MICE'" in note and ":5: word 2" in note for note in found["notes"])
     told = trained.bundle.evaluate(rows)["notes"]
     assert any("'X'" in note for note in told)
-    with pytest.raises(DataError, match="none of the tags .* is one that was learned"):
+    with pytest.raises(DataError, match=r"none of the tags .* is one that was learned"):
         trained.bundle.evaluate([{"tokens": ["a"], "tags": ["NOUN"]}])
 
 

@@ -184,8 +184,9 @@ def unknown(table: TokenTable, index: np.ndarray, targets: TagTargets, known: li
     row = int(owner[at])
     words = int(counts.sum())
     have = "has" if words == 1 else "have"
+    named = listing(map(repr, names), 5)
     where = f"{table.name}:{table.line[row]}: word {at - int(targets.starts[row]) + 1}"
     return [
-        f"{counted(words, 'word')} of {table.name} {have} a tag that no training row has ({listing(map(repr, names), 5)}; first at {where}): "
+        f"{counted(words, 'word')} of {table.name} {have} a tag that no training row has ({named}; first at {where}): "
         f"the model cannot predict it, and it counts as wrong.{did_you_mean(names[0], known)}"
     ]
