@@ -259,7 +259,8 @@ def test_other_schemes_are_recognised_and_converted(scheme: str, trained: tunesm
     rows = [row | {"tags": convert(row["tags"], "bio", scheme)} for row in sentences(60)]
     native = tunesmith.train(rows, out=tmp_path / "a", model=tiny_bert, **QUICK)
     # entities of one and two words have no M and no I, which is all that tells BMES from BIOES
-    assert native.bundle.task.scheme == {"bmes": "bioes"}.get(scheme, scheme) and native.bundle.labels == sorted(
+    assert native.bundle.task.scheme == {"bmes": "bioes"}.get(scheme, scheme)
+    assert native.bundle.labels == sorted(
         {tag for row in rows for tag in row["tags"]}
     )
     changed = tunesmith.train(sentences(60), out=tmp_path / "b", model=tiny_bert, scheme=scheme, **QUICK)
