@@ -35,6 +35,7 @@ RANGES: dict[str, tuple[list[Any], list[Any]]] = {
     "truncation": (["head", "tail", "head-tail", "windows"], ["middle", None]),
     "stride": ([0, 252], [-1, 0.5]),
     "max_windows": ([1, 10**6], [0]),
+    "context": ([0, 64, 4096], [-1, 4097, 0.5]),
     "aggregation": (["mean", "max"], ["sum"]),
     "pooling": (["cls", "mean", "max", "attention"], ["avg"]),
     "dropout": ([None, 0, 0.99], [-0.1, 1, math.nan]),

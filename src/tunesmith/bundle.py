@@ -81,7 +81,14 @@ class Bundle:
         self.model = model.eval()
         self.family = registry.family(description["task"]["name"])
         self.task: Task = registry.load(self.family.task).from_dict(description["task"])
-        self.schema = Schema(tuple(description["schema"]["texts"]), description["schema"]["target"], read=self.family.read)
+        columns = description["schema"]
+        self.schema = Schema(
+            tuple(columns["texts"]),
+            columns["target"],
+            read=self.family.read,
+            context=int(columns.get("context", 0)),
+            document=columns.get("document"),
+        )
         self.family = replace(self.family, two_texts=self.schema.pair)
         settings = description["tokens"]
         self.max_tokens = int(settings["max_tokens"])
@@ -140,7 +147,7 @@ class Bundle:
             raise DataError(f"this model takes {wanted}, or a table.")
         source = open_data(data)
         schema = self.schema_for(source, text, text_pair=text_pair)
-        examples = (schema.parse(row, place) for row, place in source)
+        examples = schema.examples(source)
         with progress.track("predicting", None, "rows") as tracker:
             result = []
             for prediction in self.stream(examples, precision=precision):
@@ -193,7 +200,9 @@ class Bundle:
         if need_label and label is None and self.schema.target in source.columns:
             label = self.schema.target
         need_label = need_label and self.family.needs_target
-        return guess_schema(source, text=text, text_pair=text_pair, label=label, group=None, family=self.family, need_label=need_label)
+        found = guess_schema(source, text=text, text_pair=text_pair, label=label, group=None, family=self.family, need_label=need_label)
+        context = self.schema.context if self.schema.document in source.columns else 0
+        return replace(found, context=context, document=self.schema.document) if context else found
 
     def evaluate(
         self,
@@ -379,11 +388,11 @@ def stream_rows(
     """Yield each row of `source` with its prediction, in order, holding no more than `chunk` rows at a time; `tally` counts losses."""
     read: deque[tuple[Row, Source]] = deque()
 
-    def examples() -> Iterator[Example]:
+    def remembered() -> Iterator[tuple[Row, Source]]:
         for row, place in source:
             read.append((row, place))
-            yield schema.parse(row, place)
+            yield row, place
 
-    for prediction in bundle.stream(examples(), precision=precision, chunk=chunk, tally=tally):
+    for prediction in bundle.stream(schema.examples(remembered()), precision=precision, chunk=chunk, tally=tally):
         row, place = read.popleft()
         yield row, place, prediction

@@ -61,6 +61,7 @@ class Config(BaseModel):
     truncation: Truncation = Field("head", description="which part of a longer text is kept; 'windows' keeps all of it")
     stride: int = Field(32, ge=0, description="tokens that neighbouring windows share")
     max_windows: int = Field(32, ge=1, description="most windows of one text; what lies behind is lost and counted")
+    context: int = Field(0, ge=0, le=4096, description="tagging: most tokens before and after, of sentences of the document, read along")
     aggregation: Aggregation = Field("mean", description="how the logits of a text's windows become one")
     pooling: Pooling = Field(
         "cls", description="how token vectors become one; cls uses the head that transformers knows (last token for decoders)"

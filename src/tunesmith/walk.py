@@ -46,7 +46,7 @@ def walk_row(config: Config, number: int, progress: Progress) -> str:
         count = sum(1 for _ in source)
         raise DataError(f"{source.name} has {counted(count, 'row')}; there is no row {number:,}.")
     row, place = found
-    example = schema.parse(row, place)
+    example = next(islice(schema.examples(source), number - 1, None)) if schema.context else schema.parse(row, place)
     if bundle is not None:
         encoder, task, model = bundle.encoder, bundle.task, bundle.model
         origin = f"trained model {config.model}"

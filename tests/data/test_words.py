@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 import tiny
+from tunesmith.data.neighbours import with_neighbours
 from tunesmith.data.schema import Example, Schema, Source
 from tunesmith.data.tokens import Truncation
 from tunesmith.data.word_tokens import WordEncoder
@@ -253,3 +255,59 @@ def test_rows_of_texts_and_spans() -> None:
 def test_a_bad_row_is_named(row: dict[str, Any], said: str) -> None:
     with pytest.raises(DataError, match=said):
         read(row)
+
+
+# --- context ---------------------------------------------------------------------------------------------------------------
+
+
+def neighbours(texts: list[tuple[str | None, str]], limit: int) -> list[tuple[str, str]]:
+    examples = [(document, Example((text,), None, False, None, Source("x", i))) for i, (document, text) in enumerate(texts)]
+    return [(one.before, one.after) for one in with_neighbours(examples, limit)]
+
+
+def test_neighbours_are_those_of_the_same_document() -> None:
+    texts = [("1", "a b c"), ("1", "d."), ("1", ""), ("1", "e f g"), ("2", "h"), (None, "i"), (None, "j"), ("2", "k")]
+    assert neighbours(texts, 3) == [
+        ("", "d. e"),
+        ("a b c", "e f g"),
+        ("c d.", "e f g"),
+        ("c d.", ""),
+        ("", ""),
+        ("", ""),
+        ("", ""),
+        ("", ""),
+    ]
+    assert neighbours([("1", "我爱"), ("1", "北京"), ("1", "猫")], 9) == [("", "北京猫"), ("我爱", "猫"), ("我爱北京", "")]
+
+
+@given(st.lists(st.tuples(st.sampled_from(["1", "2", None]), st.sampled_from(["a", "b c d", "", "e f"])), max_size=12), st.integers(1, 5))
+def test_neighbours_by_the_plain_rule(texts: list[tuple[str | None, str]], limit: int) -> None:
+    for i, (before, after) in enumerate(neighbours(texts, limit)):
+        document = texts[i][0]
+        begin, end = i, i + 1
+        while document and begin > 0 and texts[begin - 1][0] == document:
+            begin -= 1
+        while document and end < len(texts) and texts[end][0] == document:
+            end += 1
+        assert before.split() == " ".join(text for _, text in texts[begin:i]).split()[-limit:]
+        assert after.split() == " ".join(text for _, text in texts[i + 1 : end]).split()[:limit]
+
+
+def test_context_fills_what_a_sentence_leaves_and_has_no_points() -> None:
+    tokenizer = tiny.tokenizer()
+    encoder = WordEncoder(tokenizer, Truncation("head", 12, 4), 1, context=6)
+    plain = Example(("cat dog",), None, False, None, Source("x", 1))
+    around = replace(plain, before="red blue green yellow white black", after="a the a the a")
+
+    def words(one: Example) -> tuple[list[str], list[str]]:
+        found = encoder.encode_examples([one], offsets=True)[0]
+        assert found.tokens == len(one.texts[0].split()) and len(found.sequences) == 1 == len(found.offsets)
+        tokens = [tokenizer.id_to_token(token) for token in found.sequences[0]]
+        return tokens, [tokens[point] for point in found.points]
+
+    assert words(plain) == (["[CLS]", "cat", "dog", "[SEP]"], ["cat", "dog"])
+    assert words(around) == (["[CLS]", "green", "yellow", "white", "black", "cat", "dog", "a", "the", "a", "the", "[SEP]"], ["cat", "dog"])
+    assert words(replace(around, after=""))[0] == ["[CLS]", "red", "blue", "green", "yellow", "white", "black", "cat", "dog", "[SEP]"]
+    assert words(replace(around, before="red"))[0][:3] == ["[CLS]", "red", "cat"]
+    full = replace(around, texts=("cat " * 30,))
+    assert len(encoder.encode_examples([full])[0].points) == 30

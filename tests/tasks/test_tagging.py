@@ -260,9 +260,7 @@ def test_other_schemes_are_recognised_and_converted(scheme: str, trained: tunesm
     native = tunesmith.train(rows, out=tmp_path / "a", model=tiny_bert, **QUICK)
     # entities of one and two words have no M and no I, which is all that tells BMES from BIOES
     assert native.bundle.task.scheme == {"bmes": "bioes"}.get(scheme, scheme)
-    assert native.bundle.labels == sorted(
-        {tag for row in rows for tag in row["tags"]}
-    )
+    assert native.bundle.labels == sorted({tag for row in rows for tag in row["tags"]})
     changed = tunesmith.train(sentences(60), out=tmp_path / "b", model=tiny_bert, scheme=scheme, **QUICK)
     assert changed.bundle.labels == native.bundle.labels and changed.metrics == native.metrics
     if scheme != "io":  # a tagger of one scheme is tested on data in another
@@ -351,6 +349,39 @@ def test_bad_data_are_named(tiny_bert: Path, tmp_path: Path) -> None:
         tunesmith.train(rows, metric="f1_micro", **options)
     with pytest.raises(DataError, match="no label"):
         tunesmith.train([*rows, {"tokens": ["a"], "tags": None}], **options)
+
+
+def test_sentence_context_of_the_same_document(tiny_bert: Path, tmp_path: Path, run) -> None:
+    """A word whose tag only the sentence before it tells."""
+    lines = []
+    generator = random.Random(0)
+    for i in range(80):
+        colour = i % 2 == 0
+        first = generator.choice(tiny.COLOURS if colour else tiny.ANIMALS)
+        lines += ["# newdoc", f"{first}\tO", "", f"x\t{'B-A' if colour else 'B-B'}", ""]
+    path = tmp_path / "documents.conll"
+    path.write_text("\n".join(lines) + "\n")
+    options = {**SETTINGS, "model": tiny_bert, "test": path, "valid_size": 0.0}  # few texts, all alike, do not split
+    blind = tunesmith.train(path, out=tmp_path / "blind", **options)
+    seeing = tunesmith.train(path, out=tmp_path / "seeing", context=8, **options)
+    assert blind.metrics["f1_strict"] < 0.8 < seeing.metrics["f1_strict"] == 1.0
+    model = tunesmith.load(seeing.directory)
+    rows = [
+        {"document": "a", "tokens": ["red"]}, {"document": "a", "tokens": ["x"]}, {"document": "b", "tokens": ["cat"]},
+        {"document": "b", "tokens": ["x"]},
+    ]  # fmt: skip
+    found = model.predict(rows)
+    assert [one.tags for one in found] == [["O"], ["B-A"], ["O"], ["B-B"]]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    ended = run("predict", "seeing", "rows.jsonl")
+    assert [json.loads(line)["tags"] for line in ended.out.splitlines()] == [one.tags for one in found]
+    assert model.evaluate(path)["metrics"]["f1_strict"] == 1.0 and len(model.predict("x").tags) == 1
+    ended = run("walk", path, "--row", 2, "--model", "seeing")
+    assert ended.code == 0 and "x: B-A" in ended.out
+    with pytest.raises(DataError, match="nothing says where one begins"):
+        tunesmith.train(sentences(9), out=tmp_path / "n", context=8, **QUICK)
+    with pytest.raises(UsageError, match="context is of use to tagging only"):
+        tunesmith.train(tiny.rows(20), out=tmp_path / "n", context=8, **QUICK)
 
 
 # --- edge cases ------------------------------------------------------------------------------------------------------------

@@ -31,13 +31,14 @@ class WordEncoder:
     token would run over the border of two words each of these words is tokenised by itself, so that every word has a token of its own; what
     gives no token, such as a zero-width space, gets the unknown one. Texts too long for one sequence go through windows that overlap by
     `stride` tokens, whatever the policy of truncation is: each word is read in the window where it stands furthest from a cut.
+    A text that leaves room has up to `context` tokens of what stands before and after it around it.
     """
 
-    def __init__(self, tokenizer: Tokenizer, truncation: Truncation, fallback_token: int | None = None) -> None:
+    def __init__(self, tokenizer: Tokenizer, truncation: Truncation, fallback_token: int | None = None, context: int = 0) -> None:
         plain = TextEncoder(tokenizer, replace(truncation, policy="head"), fallback_token)
         self.tokenizer, self.prefix, self.suffix, self.budget = tokenizer, plain.prefix, plain.suffix, plain.budget
         self.truncation = replace(truncation, policy="windows", stride=min(truncation.stride, plain.budget // 2), max_windows=_NO_LIMIT)
-        self.fallback_token = fallback_token
+        self.fallback_token, self.context = fallback_token, context
         self.pairs, self.has_points = False, True
         self._empty = plain.encode([""], offsets=True)[0]
         self._space = _space_before(tokenizer)
@@ -46,7 +47,7 @@ class WordEncoder:
 
     def settings(self) -> list[Any]:
         """Return every setting that changes what is encoded, but for the tokenizer, as plain values."""
-        return ["words", asdict(self.truncation), self.fallback_token]
+        return ["words", asdict(self.truncation), self.fallback_token, self.context]
 
     def count(self, texts: Sequence[str]) -> list[int]:
         """Return how many tokens each text has, special tokens not counted."""
@@ -55,11 +56,24 @@ class WordEncoder:
     def encode_examples(self, examples: Sequence[Example], offsets: bool = False) -> list[Encoded]:
         """Encode the words of examples; equal chunks of words are tokenised once."""
         read = [words_of(example) for example in examples]
-        chunked = [list(_chunks(words, ranges)) for words, ranges in read]
+        chunked = [list(_chunks(words, ranges, bool(one.before))) for one, (words, ranges) in zip(examples, read, strict=True)]
         known = self._pieces(dict.fromkeys(chunk for chunks in chunked for chunk in chunks))
+        around = self._around(examples)
         return [
-            self._assemble([piece for chunk in chunks for piece in known[chunk]], ranges, offsets)
-            for chunks, (_, ranges) in zip(chunked, read, strict=True)
+            self._assemble([piece for chunk in chunks for piece in known[chunk]], ranges, offsets, beside)
+            for chunks, (_, ranges), beside in zip(chunked, read, around, strict=True)
+        ]
+
+    def _around(self, examples: Sequence[Example]) -> list[tuple[Int32, Int32]]:
+        """Return the tokens before and after each example, at most `context` of each."""
+        nothing = np.zeros(0, np.int32)
+        if not self.context:
+            return [(nothing, nothing)] * len(examples)
+        before = self.tokenizer.encode_batch_fast([one.before for one in examples], add_special_tokens=False)
+        after = self.tokenizer.encode_batch_fast([one.after and self._space + one.after for one in examples], add_special_tokens=False)
+        return [
+            (np.array(left.ids[-self.context :], np.int32), np.array(right.ids[: self.context], np.int32))
+            for left, right in zip(before, after, strict=True)
         ]
 
     def _pieces(self, chunks: dict[Chunk, None]) -> dict[Chunk, list[Piece]]:
@@ -101,7 +115,7 @@ class WordEncoder:
                 return ((bare, piece[0][1]), *piece[1:])
         return piece
 
-    def _assemble(self, pieces: list[Piece], ranges: Sequence[tuple[int, int]], with_offsets: bool) -> Encoded:
+    def _assemble(self, pieces: list[Piece], ranges: Sequence[tuple[int, int]], with_offsets: bool, around: tuple[Int32, Int32]) -> Encoded:
         if not pieces:
             return replace(self._empty, offsets=self._empty.offsets if with_offsets else [])
         ids = np.array([token for piece in pieces for token, _ in piece], np.int32)
@@ -109,21 +123,24 @@ class WordEncoder:
         # a piece that is a space and nothing else says nothing of its word
         first = np.cumsum(sizes) - sizes + np.array([len(piece) > 1 and piece[0][0] in self._blank for piece in pieces])
         spans = [parts[0] for parts in self.truncation.spans(len(ids), self.budget)]
-        points = _most_context(first, spans, len(ids), len(self.prefix), len(self.suffix))
-        sequences = [np.concatenate([self.prefix, ids[a:b], self.suffix]) for a, b in spans]
+        prefix, suffix = self._frame(self.budget - len(ids), *around)
+        points = _most_context(first, spans, len(ids), len(prefix), len(suffix))
+        sequences = [np.concatenate([prefix, ids[a:b], suffix]) for a, b in spans]
         offsets = []
         if with_offsets:
-            places = np.array(
-                [
-                    (min(start + a, end), min(start + b, end))
-                    for piece, (start, end) in zip(pieces, ranges, strict=True)
-                    for _, (a, b) in piece
-                ],
-                np.int32,
-            )
-            blank = [np.zeros((len(part), 2), np.int32) for part in (self.prefix, self.suffix)]
+            own = zip(pieces, ranges, strict=True)
+            places = np.array([(min(start + a, end), min(start + b, end)) for piece, (start, end) in own for _, (a, b) in piece], np.int32)
+            blank = [np.zeros((len(part), 2), np.int32) for part in (prefix, suffix)]
             offsets = [np.concatenate([blank[0], places[a:b], blank[1]]) for a, b in spans]
         return Encoded(sequences, offsets, len(ids), 0, points=points)
+
+    def _frame(self, room: int, before: Int32, after: Int32) -> tuple[Int32, Int32]:
+        """Return what stands before and after a text that leaves so much room: the special tokens, and within them the context."""
+        if room <= 0:
+            return self.prefix, self.suffix
+        left = min(len(before), max(room // 2, room - len(after)))
+        right = min(len(after), room - left)
+        return np.concatenate([self.prefix, before[len(before) - left :]]), np.concatenate([after[:right], self.suffix])
 
 
 def _most_context(first: np.ndarray, spans: list[tuple[int, int]], tokens: int, prefix: int, suffix: int) -> Int32:
@@ -146,12 +163,12 @@ def _most_context(first: np.ndarray, spans: list[tuple[int, int]], tokens: int, 
     return result
 
 
-def _chunks(words: Sequence[str], ranges: Sequence[tuple[int, int]]) -> Iterator[Chunk]:
-    """Yield the words with nothing between them; words that share their characters stand apart."""
+def _chunks(words: Sequence[str], ranges: Sequence[tuple[int, int]], led: bool) -> Iterator[Chunk]:
+    """Yield the words with nothing between them; words that share their characters stand apart. led: something stands before the first."""
     begin = 0
     for i in range(1, len(words) + 1):
         if i == len(words) or ranges[i][0] != ranges[i - 1][1]:
-            yield begin > 0, tuple(words[begin:i])
+            yield led or begin > 0, tuple(words[begin:i])
             begin = i
 
 

@@ -71,6 +71,8 @@ class Task(ABC):
     added: ClassVar[tuple[str, ...]]
     bulky: ClassVar[frozenset[str]] = frozenset()
     target_word: ClassVar[str] = "label"
+    reads_context: ClassVar[bool] = False
+    """Whether the text around an example can be read along."""
 
     # --- the data ----------------------------------------------------------------------------------------------------------
 

@@ -91,6 +91,7 @@ class Tagging(Task):
     added: ClassVar[tuple[str, ...]] = ("tags", "spans", "words")
     bulky: ClassVar[frozenset[str]] = frozenset({"words"})
     target_word: ClassVar[str] = "tag"
+    reads_context: ClassVar[bool] = True
 
     @property
     def kind(self) -> str:
@@ -101,7 +102,7 @@ class Tagging(Task):
 
     @classmethod
     def encoding(cls, config: Config) -> dict[str, Any]:
-        """Return nothing. Raises `UsageError` for settings that would drop words or do nothing here."""
+        """Return how much context is read. Raises `UsageError` for settings that would drop words or do nothing here."""
         if config.truncation in ("tail", "head-tail"):
             raise UsageError(
                 f"{setting('truncation')} {config.truncation} drops words, and tagging predicts every word: longer texts always go through "
@@ -109,14 +110,14 @@ class Tagging(Task):
             )
         if config.loss == "focal":
             raise UsageError(f"{setting('loss')} focal is not one for tagging; take cross-entropy.")
-        return {}
+        return {"context": config.context}
 
     @classmethod
     def encoder(
         cls, tokenizer: Tokenizer, truncation: Truncation, fallback_token: int | None, schema: Schema, **settings: Any
     ) -> WordEncoder:
         """Return what turns words into tokens, in overlapping windows where they are too many for one sequence."""
-        return WordEncoder(tokenizer, truncation, fallback_token)
+        return WordEncoder(tokenizer, truncation, fallback_token, **settings)
 
     @classmethod
     def learn(cls, table: TokenTable, config: Config) -> Tagging:
