@@ -32,7 +32,7 @@ from tunesmith.model.spec import HeadSpec
 from tunesmith.progress import QUIET, Progress
 from tunesmith.seeds import seed_for
 from tunesmith.tasks.base import Hub, Task
-from tunesmith.tasks.classification import class_weights
+from tunesmith.tasks.labels import class_weights
 from tunesmith.tasks.mistakes import worst
 from tunesmith.tasks.rows import Part, Ragged, Rows
 from tunesmith.tasks.tag_targets import TagTargets, broken, scheme_of, tags_of, unknown
