@@ -226,6 +226,7 @@ def test_rows_of_words_and_tags() -> None:
     assert read({"tokens": "Bo ran", "tags": "B-PER O"}).words == ("Bo", "ran")
     assert read({"tokens": ["Bo", "ran"], "tags": None, "text": "Bo  ran"}).spans == ((0, 2), (4, 7))
     assert read({"tokens": [], "tags": []}).target == []
+    assert read({"text": "Bo ran.", "tokens": ["Bo", "ran."], "tags": ["B-PER", "O"]}, "text").spans == ((0, 2), (3, 7))
     assert words_of(read({"tokens": ["Bo"]}, target=None)) == (("Bo",), ((0, 2),))
 
 

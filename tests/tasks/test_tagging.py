@@ -172,33 +172,6 @@ def test_commands(data: Path, trained: tunesmith.TrainResult, tiny_bert: Path, r
     assert ended.code == 0 and "scheme BIO, entities: PET" in ended.out, ended.err
 
 
-def test_resume_is_equal_to_the_bit(data: Path, tiny_bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from tunesmith.training.state import Checkpoints
-
-    whole = tunesmith.train(data, out=tmp_path / "whole", model=tiny_bert, **{**SETTINGS, "epochs": 2, "checkpoint_steps": 7})
-    save = Checkpoints.save
-
-    class Killed(BaseException):
-        pass
-
-    def dies(self: Checkpoints, state: Any, *rest: Any) -> Any:
-        save(self, state, *rest)
-        if state.step >= 21:
-            raise Killed
-
-    monkeypatch.setattr(Checkpoints, "save", dies)
-    options = {**SETTINGS, "epochs": 2, "checkpoint_steps": 7, "out": tmp_path / "part", "model": tiny_bert}
-    with pytest.raises(Killed):
-        tunesmith.train(data, **options)
-    monkeypatch.undo()
-    resumed = tunesmith.train(data, resume=True, **options)
-    for name in ("model.safetensors",):
-        assert (whole.directory / name).read_bytes() == (resumed.directory / name).read_bytes()
-    assert whole.metrics == resumed.metrics
-    rows = sentences(5, seed=9)
-    assert whole.bundle.predict(rows) == resumed.bundle.predict(rows)
-
-
 @pytest.mark.parametrize("architecture", ["roberta", "distilbert", "electra", "modernbert", "deberta-v2", "gpt2", "albert"])
 def test_other_encoders(architecture: str, tmp_path: Path) -> None:
     encoder = tiny.save_encoder(tmp_path / "encoder", architecture)
@@ -206,12 +179,6 @@ def test_other_encoders(architecture: str, tmp_path: Path) -> None:
     trained = tunesmith.train(rows, out=tmp_path / "m", model=encoder, **{**QUICK, "valid_size": 0.0, "test_size": 0.0})
     found = tunesmith.load(tmp_path / "m").predict(rows)
     assert found == trained.bundle.predict(rows) and all(len(one.tags) == len(row["tokens"]) for one, row in zip(found, rows, strict=True))
-
-
-def test_the_loss_falls_on_eight_rows(tiny_bert: Path, tmp_path: Path) -> None:
-    options = {**SETTINGS, "epochs": 20, "valid_size": 0.0, "test_size": 0.0}
-    history = tunesmith.train(sentences(8), out=tmp_path / "m", model=tiny_bert, **options).result["training"]["history"]
-    assert history[-1]["loss"] < history[0]["loss"] / 4
 
 
 # --- decoding --------------------------------------------------------------------------------------------------------------

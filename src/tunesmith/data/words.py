@@ -21,6 +21,7 @@ _UNSPACED = (
 )  # fmt: skip
 _JOINER = "\u200d"
 _SHOWN = 40
+_SPANS = ("spans", "entities")  # columns in which an empty list means that there are none
 
 
 def unspaced(char: str) -> bool:
@@ -110,15 +111,18 @@ def words_of(example: Example) -> tuple[tuple[str, ...], Ranges]:
 def read_tagged(row: Row, schema: Schema, source: Source) -> Example:
     """Read a row of words and tags, or of a text and spans of characters.
 
-    The text column holds a list of words, or a text; a list may be written as JSON in a cell, or, where the tags are, too, as words
-    separated by spaces. Tags are a list with one for each word.
-    Spans are a list of {"start", "end", "label"}, characters [start, end) of the text;
-    they must begin and end with a word of `words_in` and become tags of the scheme BIO.
+    The text column holds a list of words, or a text; words that the row gives in `tokens` or `words` beside a text are its words. A list
+    may be written as JSON in a cell, or, where the tags are, too, as words separated by spaces. Tags are a list with one for each word.
+    Spans are a list of {"start", "end", "label"}, characters [start, end) of the text; they must begin and end with a word of `words_in` and
+    become tags of the scheme BIO.
     Raises `DataError`.
     """
     column = schema.texts[0]
     value, target = row.get(column), row.get(schema.target) if schema.target is not None else None
     words = _list_in(value)
+    if words is None and (told := next((name for name in ("tokens", "words") if _list_in(row.get(name)) is not None), None)) is not None:
+        # a file may have both, whichever column the model was trained on: words that are given are the words
+        column, words = told, _list_in(row[told])
     given = _list_in(target)
     spans = given is not None and any(isinstance(item, dict) for item in given)
     if words is None and isinstance(target, str) and given is None and isinstance(value, str) and target.strip():
@@ -132,7 +136,7 @@ def read_tagged(row: Row, schema: Schema, source: Source) -> Example:
         texts = [text[a:b] for a, b in ranges]
     if target is None:
         tags = None
-    elif spans or (given == [] and texts):
+    elif spans or (given == [] and texts and (words is None or str(schema.target).casefold() in _SPANS)):
         tags = _tags_of(given or [], ranges, text, source)
     elif given is None:
         raise DataError(
