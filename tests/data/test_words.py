@@ -242,6 +242,7 @@ def test_rows_of_texts_and_spans() -> None:
     ("row", "said"),
     [
         ({"tokens": ["a"], "tags": ["O", "O"]}, "f.jsonl:7: 2 tags for 1 word"),
+        ({"tokens": ["a"], "tags": []}, "f.jsonl:7: 0 tags for 1 word"),
         ({"tokens": ["a", "b"], "tags": ["O", ""]}, r"f.jsonl:7: word 2 \('b'\) has no tag"),
         ({"tokens": ["a"], "tags": 3}, "f.jsonl:7: column 'tags' holds int"),
         ({"tokens": ["ab"], "tags": [{"start": 1, "end": 2, "label": "X"}]}, "begins or ends inside a word"),

@@ -113,8 +113,8 @@ def read_tagged(row: Row, schema: Schema, source: Source) -> Example:
 
     The text column holds a list of words, or a text; words that the row gives in `tokens` or `words` beside a text are its words. A list
     may be written as JSON in a cell, or, where the tags are, too, as words separated by spaces. Tags are a list with one for each word.
-    Spans are a list of {"start", "end", "label"}, characters [start, end) of the text; they must begin and end with a word of `words_in` and
-    become tags of the scheme BIO.
+    Spans are a list of {"start", "end", "label"}, characters [start, end) of the text; they must begin and end with a word and become tags
+    of the scheme BIO.
     Raises `DataError`.
     """
     column = schema.texts[0]
