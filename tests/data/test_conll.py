@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -130,3 +131,19 @@ def test_gzip_and_stdin(tmp_path: Path) -> None:
     assert len(list(open_file(tmp_path / "x.conll.gz"))) == 1
     source = open_stdin(io.BytesIO(b"a O\n\nb O\n"), "conll")
     assert [row["tokens"] for row, _ in source] == [["a"], ["b"]]
+
+
+@pytest.mark.real
+@pytest.mark.skipif("TUNESMITH_DATA" not in os.environ, reason="TUNESMITH_DATA names no directory with the labelled data sets")
+@pytest.mark.parametrize("name", ["ud_en_ewt/en_ewt-ud-dev.conllu", "ud_ru_taiga"])
+def test_real_treebanks_slice_their_own_texts(name: str) -> None:
+    """Every text is that of `# text`, every word its characters but for those of tokens that their words do not spell."""
+    place = Path(os.environ["TUNESMITH_DATA"]) / name
+    path = place if place.is_file() else sorted(place.glob("*dev*.conllu"))[0]
+    lines = path.read_text(encoding="utf-8").splitlines()
+    texts = [line.removeprefix("# text = ") for line in lines if line.startswith("# text = ")]
+    rows = [row for row, _ in open_file(path)]
+    assert [row["text"] for row in rows] == texts
+    pairs = [(row["text"][a:b], word) for row in rows for word, (a, b) in zip(row["tokens"], row["offsets"], strict=True)]
+    assert len(pairs) == sum(line[:1].isdigit() and line.split("\t")[0].isdigit() for line in lines)
+    assert sum(text != word for text, word in pairs) < 0.001 * len(pairs)

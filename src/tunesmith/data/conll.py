@@ -20,7 +20,7 @@ _FIELDS = ("id", "tokens", "lemmas", "upos", "xpos", "feats", "head", "deprel", 
 _KEPT = {"upos": 3, "xpos": 4, "feats": 5}
 _ID = re.compile(r"[1-9][0-9]*|[0-9]+\.[1-9][0-9]*|[1-9][0-9]*-[1-9][0-9]*")
 _KNOWN_COMMENT = re.compile(r"#\s*(text|sent_id|newdoc|newpar|global\.columns)\b")
-_PAIR = re.compile(r"#\s*([\w.]+)(?:\s+id)?\s*(?:=\s*(.*))?$")
+_PAIR = re.compile(r"#\s*([\w.]+)(?:\s+id)?\s*(?:= ?(.*))?$")
 
 
 @dataclass
@@ -221,6 +221,6 @@ def _comment(line: str, sentence: _Sentence, header: dict[str, str]) -> None:
     found = _PAIR.match(line)
     if found is not None:
         key, value = found.group(1), found.group(2) if found.group(2) is not None else ""
-        sentence.comments[key] = value
+        sentence.comments[key] = value if key == "text" else value.strip()
         if key == "global.columns":
             header[key] = value
