@@ -81,7 +81,14 @@ class Bundle:
         self.model = model.eval()
         self.family = registry.family(description["task"]["name"])
         self.task: Task = registry.load(self.family.task).from_dict(description["task"])
-        self.schema = Schema(tuple(description["schema"]["texts"]), description["schema"]["target"], read=self.family.read)
+        columns = description["schema"]
+        self.schema = Schema(
+            tuple(columns["texts"]),
+            columns["target"],
+            read=self.family.read,
+            context=int(columns.get("context", 0)),
+            document=columns.get("document"),
+        )
         self.family = replace(self.family, two_texts=self.schema.pair)
         settings = description["tokens"]
         self.max_tokens = int(settings["max_tokens"])
@@ -95,8 +102,11 @@ class Bundle:
         return self.task.labels
 
     @classmethod
-    def load(cls, directory: Path | str) -> Bundle:
-        """Open a model directory. Raises `ModelError` when it is not one, is unfinished or damaged."""
+    def load(cls, directory: Path | str, **settings: Any) -> Bundle:
+        """Open a model directory; settings: in place of those that its task was trained with, where prediction has them.
+
+        Raises `ModelError` when it is not one, is unfinished or damaged, `UsageError` for a setting that the task has no use for.
+        """
         directory = Path(directory)
         description = _read_description(directory)
         head, pooling = HeadSpec(description["head"], int(description["outputs"])), description["pooling"]
@@ -111,7 +121,9 @@ class Bundle:
         else:
             model = TextModel(encoder, own_head(encoder.width, head, pooling, 0.0, last=description["last_token"]))
             load_head(model, directory)
-        return cls(directory, description, model)
+        bundle = cls(directory, description, model)
+        bundle.task = bundle.task.adjusted(**settings)
+        return bundle
 
     def predict(
         self, data: Any, *, text: str | None = None, text_pair: str | None = None, precision: str = "fp32", progress: Progress = QUIET
@@ -137,7 +149,7 @@ class Bundle:
             raise DataError(f"this model takes {wanted}, or a table.")
         source = open_data(data)
         schema = self.schema_for(source, text, text_pair=text_pair)
-        examples = (schema.parse(row, place) for row, place in source)
+        examples = schema.examples(source)
         with progress.track("predicting", None, "rows") as tracker:
             result = []
             for prediction in self.stream(examples, precision=precision):
@@ -190,7 +202,9 @@ class Bundle:
         if need_label and label is None and self.schema.target in source.columns:
             label = self.schema.target
         need_label = need_label and self.family.needs_target
-        return guess_schema(source, text=text, text_pair=text_pair, label=label, group=None, family=self.family, need_label=need_label)
+        found = guess_schema(source, text=text, text_pair=text_pair, label=label, group=None, family=self.family, need_label=need_label)
+        context = self.schema.context if self.schema.document in source.columns else 0
+        return replace(found, context=context, document=self.schema.document) if context else found
 
     def evaluate(
         self,
@@ -228,14 +242,15 @@ class Bundle:
             raise DataError(f"{source.name}: none of its {counted(len(table), 'row')} has a label. Name a file of labelled rows.")
         rows = Rows(table, np.flatnonzero(~missing), self.task.targets(table))
         note = seen_before(self.description.get("seen"), table.text_key[rows.index])
-        if note:
-            progress.say(f"warning: {note}")
+        notes = ([note] if note else []) + self.task.cautions(rows)
+        for sentence in notes:
+            progress.say(f"warning: {sentence}")
         part = Part(rows, source, schema)
         result = assess(self.model, self.task, part, precision=precision, max_tokens=self.max_tokens, progress=progress)
         # what has neither label nor text are empty lines of a spreadsheet
         dropped = {"dropped_empty": int((missing & table.blank).sum()), "dropped_unlabelled": int(wanting.sum())}
         values = {**account(rows, self.encoder), **dropped}
-        return {**result, "account": values, "notes": [note] if note else []}
+        return {**result, "account": values, "notes": notes}
 
 
 def _example(given: Example | str | tuple[str, ...]) -> Example:
@@ -289,7 +304,9 @@ def assess(
 def account(rows: Rows, encoder: ExampleEncoder) -> dict[str, Any]:
     """Return how many rows and tokens of `rows` were cut, as plain values."""
     table, index = rows.table, rows.index
+    words = getattr(rows.targets, "words", None)
     return {
+        **({"words": words(index)} if words is not None else {}),
         "rows_read": len(table),
         "rows_used": len(index),
         "dropped_empty": 0,
@@ -377,11 +394,11 @@ def stream_rows(
     """Yield each row of `source` with its prediction, in order, holding no more than `chunk` rows at a time; `tally` counts losses."""
     read: deque[tuple[Row, Source]] = deque()
 
-    def examples() -> Iterator[Example]:
+    def remembered() -> Iterator[tuple[Row, Source]]:
         for row, place in source:
             read.append((row, place))
-            yield schema.parse(row, place)
+            yield row, place
 
-    for prediction in bundle.stream(examples(), precision=precision, chunk=chunk, tally=tally):
+    for prediction in bundle.stream(schema.examples(remembered()), precision=precision, chunk=chunk, tally=tally):
         row, place = read.popleft()
         yield row, place, prediction

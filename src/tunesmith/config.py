@@ -24,6 +24,7 @@ Pooling = Literal["cls", "mean", "max", "attention"]
 Aggregation = Literal["mean", "max"]
 Precision = Literal["auto", "fp32", "bf16"]
 LabelType = Literal["auto", "single", "multi"]
+Scheme = Literal["auto", "bio", "bioes", "bmes", "io", "none"]
 
 
 class Config(BaseModel):
@@ -32,7 +33,7 @@ class Config(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
 
     # data
-    train: str | None = Field(None, description="labelled rows to train on: CSV, TSV, JSONL, Parquet, Arrow")
+    train: str | None = Field(None, description="labelled rows to train on: CSV, TSV, JSONL, Parquet, Arrow, CoNLL, CoNLL-U")
     valid: str | None = Field(None, description="rows to choose the checkpoint on; without it a part of the training rows is split off")
     test: str | None = Field(None, description="rows for the final test; never used for any choice")
     task: str = Field("auto", description="what is learned; auto: recognised from the data, and said")
@@ -43,6 +44,7 @@ class Config(BaseModel):
     encoding: str | None = Field(None, description="character encoding of text files, UTF-8 unless told")
     label_type: LabelType = Field("auto", description="one label a row (single), any number (multi), or recognised from the data (auto)")
     label_separator: str | None = Field(None, min_length=1, description="what stands between labels in one cell, such as '|'")
+    scheme: Scheme = Field("auto", description="scheme in which tags are learned, that of the data unless told; none: tags as they stand")
     valid_size: float = Field(
         0.1, ge=0, lt=1, description="share of the training rows split off for validation when no file is given; 0: none"
     )
@@ -59,6 +61,7 @@ class Config(BaseModel):
     truncation: Truncation = Field("head", description="which part of a longer text is kept; 'windows' keeps all of it")
     stride: int = Field(32, ge=0, description="tokens that neighbouring windows share")
     max_windows: int = Field(32, ge=1, description="most windows of one text; what lies behind is lost and counted")
+    context: int = Field(0, ge=0, le=4096, description="tagging: most tokens before and after, of sentences of the document, read along")
     aggregation: Aggregation = Field("mean", description="how the logits of a text's windows become one")
     pooling: Pooling = Field(
         "cls", description="how token vectors become one; cls uses the head that transformers knows (last token for decoders)"
@@ -73,6 +76,7 @@ class Config(BaseModel):
     )
     focal_gamma: float = Field(2.0, ge=0, le=10, description="focusing exponent of the focal loss")
     clip: tuple[float, float] | None = Field(None, description="least and greatest value that regression predicts, such as 0,5")
+    constrain: bool = Field(True, description="tagging predicts only sequences of tags that the scheme allows")
     label_smoothing: float = Field(0.0, ge=0, lt=1, description="share of the target spread evenly over the labels")
     class_weights: Literal["none", "balanced"] | dict[str, float] = Field(
         "none", description="weight of each label in the loss; balanced: n / (labels x count)"

@@ -17,7 +17,7 @@ from tunesmith.data.split import split_off, units_of
 from tunesmith.data.table import TokenTable, open_table
 from tunesmith.data.text_faults import faults, script
 from tunesmith.data.tokens import ExampleEncoder, Truncation
-from tunesmith.errors import DataError, counted, listing, setting
+from tunesmith.errors import DataError, UsageError, counted, listing, setting
 from tunesmith.metrics import greater_is_better
 from tunesmith.model.encoder import Pretrained, open_pretrained
 from tunesmith.progress import Progress
@@ -25,6 +25,7 @@ from tunesmith.registry import Family
 from tunesmith.tasks.base import Task
 from tunesmith.tasks.rows import Part, Rows
 
+_DOCUMENTS = ("document", "doc", "document_id", "doc_id")
 _WORDS = {"valid": "validation", "test": "test"}
 
 
@@ -50,6 +51,7 @@ def prepare(config: Config, sources: dict[str, RowSource], progress: Progress) -
     family = registry.family(chosen)
     kind: type[Task] = registry.load(family.task)
     schema = guess_schema(sources["train"], **config.columns, group=config.group, family=family)
+    schema = _with_context(schema, kind, sources["train"], config)
     if None in (config.text, config.label) or (schema.pair and config.text_pair is None):
         progress.say(f"columns of {sources['train'].name}: {schema}")
     pretrained = open_pretrained(config.model)
@@ -71,6 +73,9 @@ def prepare(config: Config, sources: dict[str, RowSource], progress: Progress) -
     _dedupe(parts, config, dropped, notes)
     _note_shared_groups(parts, config, notes)
     _check_parts(parts, dropped)
+    notes += [
+        note for name in ("valid", "test") if name in parts and parts[name].how == "given" for note in task.cautions(parts[name].rows)
+    ]
     notes += _contradictions(parts["train"].rows) + task.gaps(parts["train"].rows)
     if "valid" not in parts and (config.patience is not None or config.metric is not None):
         chosen = f"{setting('metric')} and {setting('patience')}"
@@ -212,12 +217,30 @@ def truncation_of(config: Config, pretrained: Pretrained, progress: Progress) ->
     return Truncation(config.truncation, length, config.stride, config.max_windows)
 
 
+def _with_context(schema: Schema, kind: type[Task], source: RowSource, config: Config) -> Schema:
+    """Return the schema with the context that is wanted, and the column that names documents."""
+    if config.context == 0:
+        return schema
+    if not kind.reads_context:
+        raise UsageError(f"{setting('context')} is of use to tagging only. Leave it out.")
+    found = [column for column in source.columns if column.strip().casefold() in _DOCUMENTS]
+    if not found:
+        raise DataError(
+            f"{source.name}: {setting('context')} reads sentences of the same document along, and nothing says where one begins. Give the "
+            "file a column `document`; in CoNLL begin it with -DOCSTART- or `# newdoc`. "
+            f"Columns: {listing(source.columns, 40)}."
+        )
+    return replace(schema, context=config.context, document=found[0])
+
+
 def _fitting(schema: Schema, family: Family, source: RowSource, name: str) -> Schema:
     """The training columns must be in every file, but for the group, by which only training rows are split."""
     group = schema.group if name == "train" or schema.group in source.columns else None
     second = schema.texts[1] if schema.pair else None
     family = replace(family, two_texts=schema.pair)
     fitting = guess_schema(source, text=schema.texts[0], text_pair=second, label=schema.target, group=group, family=family)
+    if schema.context and schema.document in source.columns:
+        fitting = replace(fitting, context=schema.context, document=schema.document)
     return replace(fitting, needs_group=False) if group is not None and name != "train" else fitting
 
 

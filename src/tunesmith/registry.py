@@ -43,6 +43,7 @@ class Family:
     needs_target: whether training rows without a target are of no use
     signs: columns that, all of one of these sets being there, can only mean this task
     values: "module:function" that tells by a source and its target column whether the values can only mean this task
+    doubtful: whether `values` gives way where settings of other tasks were told
     settings: those that mean something for this task and not for all others
     """
 
@@ -55,6 +56,7 @@ class Family:
     needs_target: bool = True
     signs: tuple[frozenset[str], ...] = ()
     values: str | None = None
+    doubtful: bool = False
     settings: frozenset[str] = frozenset()
 
 
@@ -68,7 +70,17 @@ TASKS: dict[str, Family] = {
         None,
         targets=_SCORES,
         values="tunesmith.data.measured:looks_measured",
+        doubtful=True,
         settings=frozenset({"clip"}),
+    ),
+    "tagging": Family(
+        "tunesmith.tasks.tagging:Tagging",
+        texts=("tokens", "words", *_TEXTS),
+        targets=("tags", "ner_tags", "upos", "xpos", "pos_tags", "spans", "entities", *_LABELS),
+        read="tunesmith.data.words:read_tagged",
+        signs=(frozenset({"text", "spans"}), frozenset({"text", "entities"})),
+        values="tunesmith.data.words:looks_tagged",
+        settings=frozenset({"scheme", "context", "constrain", "class_weights", "label_smoothing"}),
     ),
 }  # fmt: skip
 """Built-in tasks; `data.schema.choose_task` says which of them `auto` takes."""

@@ -46,7 +46,7 @@ def walk_row(config: Config, number: int, progress: Progress) -> str:
         count = sum(1 for _ in source)
         raise DataError(f"{source.name} has {counted(count, 'row')}; there is no row {number:,}.")
     row, place = found
-    example = schema.parse(row, place)
+    example = next(islice(schema.examples(source), number - 1, None)) if schema.context else schema.parse(row, place)
     if bundle is not None:
         encoder, task, model = bundle.encoder, bundle.task, bundle.model
         origin = f"trained model {config.model}"
@@ -93,7 +93,14 @@ def _example(example: Example) -> list[str]:
 
 def _tokens(example: Example, encoded: Encoded, encoder: ExampleEncoder) -> str:
     lines = []
-    for text in example.texts:
+    if encoder.has_points and not encoder.pairs:
+        # such encoders do more than the tokenizer alone: what they made is shown, of the first sequence
+        made = zip(encoded.sequences[0].tolist(), encoded.offsets[0].tolist(), strict=True)
+        pieces = [f"{encoder.tokenizer.id_to_token(token)}[{a}:{b}]" for token, (a, b) in made if b > 0]
+        lines.append(
+            " ".join(pieces[:_SHOWN_TOKENS]) + (f" ... and {len(pieces) - _SHOWN_TOKENS:,} more" if len(pieces) > _SHOWN_TOKENS else "")
+        )
+    for text in example.texts if not lines else ():
         full = encoder.tokenizer.encode(text, add_special_tokens=False)
         pieces = [f"{piece}[{a}:{b}]" for piece, (a, b) in zip(full.tokens[:_SHOWN_TOKENS], full.offsets, strict=False)]
         lines.append(" ".join(pieces) + (f" ... and {len(full) - _SHOWN_TOKENS:,} more" if len(full) > _SHOWN_TOKENS else ""))

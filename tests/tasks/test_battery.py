@@ -61,11 +61,25 @@ def _scores(count: int, seed: int) -> Rows:
     return rows
 
 
+def _tagged(count: int, seed: int) -> Rows:
+    """A colour before an animal begins an entity, an animal alone is one."""
+    generator, rows = random.Random(seed), []
+    for _ in range(count):
+        tokens, tags = [], []
+        for _ in range(generator.randint(1, 4)):
+            colour = generator.random() < 0.5
+            tokens += [*generator.sample(tiny.COLOURS, int(colour)), generator.choice(tiny.ANIMALS), generator.choice(tiny.FILLER)]
+            tags += ["B-PET", "I-PET", "O"] if colour else ["B-PET", "O"]
+        rows.append({"tokens": tokens, "tags": tags})
+    return rows
+
+
 CASES = [
     Case("classification", lambda count, seed: tiny.rows(count, seed=seed), {"text": ["a", "b"]}, "a text is expected", (
         "predicted_label", "probability", "probabilities")),
     Case("pair", _pairs, {"hypothesis": {"a": 1}}, "a text is expected", ("predicted_label", "probability", "probabilities")),
     Case("regression", _scores, {"score": "high"}, "'high' is not a number", ("predicted_score",)),
+    Case("tagging", _tagged, {"tags": ["O"]}, "Every word needs one tag", ("predicted_tags", "spans", "words")),
 ]  # fmt: skip
 
 

@@ -47,8 +47,8 @@ def check(
     from tunesmith.model.encoder import open_pretrained
     from tunesmith.prepare import encoder_of, remarks
 
-    pretrained = open_pretrained(config.model)
-    encoder = encoder_of(config, registry.load(family.task), pretrained, schema, progress)
+    pretrained, kind = open_pretrained(config.model), registry.load(family.task)
+    encoder = encoder_of(config, kind, pretrained, schema, progress)
     for note in remarks(pretrained, source, schema):
         progress.say(f"note: {note}")
     found = audit(
@@ -62,11 +62,14 @@ def check(
         label_type="value" if task == "regression" else config.label_type,
         progress=progress,
     )
+    found = dataclasses.replace(found, remarks=tuple(kind.examine(source, schema)))
     print(render_audit(found), file=sys.stderr if as_json else sys.stdout)
     sentences = findings(found)
     if as_json:
         told = [dataclasses.asdict(finding) for finding in sentences]
-        print(json.dumps({**dataclasses.asdict(found), "findings": told}, ensure_ascii=False))
+        values = dataclasses.asdict(found)
+        del values["remarks"]  # they are among the findings
+        print(json.dumps({**values, "findings": told}, ensure_ascii=False))
     if strict and any(finding.severity == "error" for finding in sentences):
         raise typer.Exit(DataError.exit_code)
 

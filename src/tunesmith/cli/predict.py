@@ -26,20 +26,32 @@ Precision = Annotated[
     str, typer.Option("--precision", metavar="fp32|bf16", help="bf16 is faster where the processor has it, and less exact.")
 ]
 
+Constrain = Annotated[
+    bool | None,
+    typer.Option(
+        "--constrain/--no-constrain", help="Tagging: predict only what the scheme of the tags allows; as in training unless told."
+    ),
+]
+
 
 def predict(
     directory: Directory,
     data: Annotated[str, typer.Argument(metavar="FILE", help="Rows to predict; - reads standard input.")] = "-",
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="File to write (.csv .tsv .jsonl .parquet); else stdout.")] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="File to write (.csv .tsv .jsonl .conll .parquet); else stdout.")
+    ] = None,
     everything: Annotated[bool, typer.Option("--all", help="Write every label's probability in CSV, too.")] = False,
     text: TextColumn = None,
     text_pair: SecondColumn = None,
     encoding: Encoding = None,
-    file_format: Annotated[str | None, typer.Option("--format", help="Format of standard input: csv, tsv, jsonl, txt.")] = None,
+    file_format: Annotated[
+        str | None, typer.Option("--format", help="Format of standard input: csv, tsv, jsonl, txt, conll, conllu.")
+    ] = None,
+    constrain: Constrain = None,
     precision: Precision = "fp32",
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")] = False,
 ) -> None:
-    """Predict every row of a file. Input columns and row order are kept; label, probability and probabilities are added."""
+    """Predict every row of a file. Input columns and row order are kept; label and probabilities, or tags and spans, are added."""
     _check_precision(precision)
     from tunesmith.data.readers import open_file, open_stdin
     from tunesmith.data.writers import open_writer
@@ -62,7 +74,7 @@ def predict(
         open_writer(output, ())  # raises for an extension that says no format, before any work is done
     from tunesmith import bundle as bundles
 
-    bundle = bundles.Bundle.load(directory)
+    bundle = bundles.Bundle.load(directory, **_changed(constrain))
     schema = bundle.schema_for(source, text, text_pair=text_pair)
     if data == "-" and text is None and file_format is None and schema.texts != bundle.schema.texts:
         raise DataError(
@@ -110,6 +122,7 @@ def evaluate(
     label: Annotated[str | None, typer.Option("--label", help="Name of the label column, where it is not that of training.")] = None,
     drop_unlabelled: Annotated[bool, typer.Option("--drop-unlabelled", help="Leave rows without a label out instead of stopping.")] = False,
     encoding: Encoding = None,
+    constrain: Constrain = None,
     precision: Precision = "fp32",
     as_json: Json = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")] = False,
@@ -123,7 +136,7 @@ def evaluate(
     from tunesmith.bundle import Bundle
     from tunesmith.report import render_table
 
-    bundle = Bundle.load(directory)
+    bundle = Bundle.load(directory, **_changed(constrain))
     found = bundle.evaluate(
         source,
         text=text,
@@ -143,6 +156,10 @@ def evaluate(
     print(render_table(result), file=sys.stderr if as_json else sys.stdout)
     if as_json:
         print(json.dumps({"file": source.name, **{key: value for key, value in found.items() if key != "mistakes"}}, ensure_ascii=False))
+
+
+def _changed(constrain: bool | None) -> dict[str, Any]:
+    return {} if constrain is None else {"constrain": constrain}
 
 
 def _check_precision(precision: str) -> None:

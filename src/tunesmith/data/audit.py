@@ -159,7 +159,7 @@ def audit(
         if other is not None:
             for column in schema.texts:
                 _check_column(other, column)
-            test = _Scan(other, Schema(schema.texts, schema.target if schema.target in other.columns else None))
+            test = _Scan(other, replace(schema, target=schema.target if schema.target in other.columns else None))
             test.run(finder, None, progress)
         return _Comparison(scan, test, finder, (label_separator, label_type), progress).result(_lengths(scan, truncation, budget))
 
@@ -241,6 +241,7 @@ class _Comparison:
             labels=labels,
             lengths=lengths,
             leakage=self._leakage(self.test, leaked, train_row) if self.test is not None else None,
+            remarks=(),
             **issues,
         )
 

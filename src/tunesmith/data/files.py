@@ -21,12 +21,14 @@ FORMATS = {
     ".jsonl": "jsonl",
     ".ndjson": "jsonl",
     ".txt": "txt",
+    ".conllu": "conllu",
+    **dict.fromkeys((".conll", ".bio", ".iob", ".iob2", ".bmes", ".bioes", ".train", ".dev", ".test", ".testa", ".testb"), "conll"),
     ".parquet": "parquet",
     ".pq": "parquet",
     ".arrow": "arrow",
     ".feather": "arrow",
 }
-TEXT_FORMATS = ("csv", "tsv", "jsonl", "txt")
+TEXT_FORMATS = ("csv", "tsv", "jsonl", "txt", "conll", "conllu")
 BINARY_FORMATS = ("parquet", "arrow")
 _PIECE_BYTES = 2**20
 

@@ -19,7 +19,7 @@ def findings(audit: Audit) -> list[Finding]:
     """Return what to act upon, most severe first; empty for a file without fault."""
     found = [Finding("error", f"{audit.name} has no rows.", "Check the path, and the delimiter with which the file was written.")]
     if audit.rows:
-        found = [*_leakage(audit), *_texts(audit), *_characters(audit)]
+        found = [*audit.remarks, *_leakage(audit), *_texts(audit), *_characters(audit)]
         if audit.labels is not None:
             found += _labels(audit, audit.labels)
         if audit.lengths is not None:

@@ -41,12 +41,14 @@ def ambiguous(texts: Sequence[str]) -> str | None:
     return None
 
 
-def looks_measured(source: RowSource, target: str) -> bool:
+def looks_measured(source: RowSource, target: str | None) -> bool:
     """Whether the values of column `target` in the first rows can only be measured ones.
 
     They can when all are numbers with a decimal point, if any, more than ten differ, half of these have decimals, and none looks like a
     code: 3.1 beside 3.10, or a leading zero.
     """
+    if target is None:
+        return False
     values = {_text(row.get(target)) for row, _ in islice(source, ROWS)} - {""}
     numbers = {value: float(value) for value in values if _PLAIN.fullmatch(value)}
     if len(numbers) <= 10 or len(numbers) < len(values):

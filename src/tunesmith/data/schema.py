@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
@@ -67,6 +67,8 @@ class Example:
     target_is_list: the value was a list in the file, so the row may have any number of labels
     group: value of the group column as text, None without one
     spans: ranges [start, end) of characters of the last text that the task is about, such as its words
+    words: what stands at the spans, where the row gives words; the text may spell them otherwise
+    before, after: text around the last text that is read along
     """
 
     texts: tuple[str, ...]
@@ -75,6 +77,9 @@ class Example:
     group: str | None
     source: Source
     spans: tuple[tuple[int, int], ...] = ()
+    words: tuple[str, ...] = ()
+    before: str = ""
+    after: str = ""
 
     @property
     def group_key(self) -> int:
@@ -89,6 +94,7 @@ class Schema:
     """The columns of a table by role: `texts`, and optionally `target` and `group`, which `needs_group` wants in every row.
 
     read: "module:function" that makes an `Example` of a row, by the task's `registry.Family`
+    context, document: how many words of its neighbours each row gets, and the column whose value neighbours share
     """
 
     texts: tuple[str, ...]
@@ -96,6 +102,18 @@ class Schema:
     group: str | None = None
     needs_group: bool = True
     read: str = Family.read
+    context: int = 0
+    document: str | None = None
+
+    def examples(self, rows: Iterable[tuple[Row, Source]]) -> Iterator[Example]:
+        """Read all rows, each with its neighbours where there is a `context`. Raises as `parse`."""
+        if self.context == 0 or self.document is None:
+            return (self.parse(row, place) for row, place in rows)
+        from tunesmith.data.neighbours import with_neighbours
+
+        column = self.document
+        named = ((None if row.get(column) is None else str(row[column]), self.parse(row, place)) for row, place in rows)
+        return with_neighbours(named, self.context)
 
     def parse(self, row: Row, source: Source) -> Example:
         """Read one row. Raises `DataError` for a text or target that is of no usable type."""
@@ -128,7 +146,8 @@ class Schema:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the schema as plain values for `tunesmith.json`."""
-        return {"texts": list(self.texts), "target": self.target, "group": self.group}
+        kept = {"texts": list(self.texts), "target": self.target, "group": self.group}
+        return {**kept, "context": self.context, "document": self.document} if self.context else kept
 
 
 def read_labelled(row: Row, schema: Schema, source: Source) -> Example:
@@ -195,10 +214,10 @@ def _recognised(source: RowSource, config: Config, meant: list[str]) -> str:
     found = registry.by_signs(source.columns, config.label)
     if found is not None:
         return found
-    # settings of labels say that there are labels
-    for name, family in registry.usable().items() if not meant else ():
-        target = _target_of(source, family, config) if family.values is not None else None
-        if family.values is not None and target is not None and registry.load(family.values)(source, target):
+    for name, family in registry.usable().items():
+        if family.values is None or (meant and family.doubtful):
+            continue
+        if registry.load(family.values)(source, _target_of(source, family, config)):
             return name
     text_pair = config.text_pair
     if text_pair is None and config.text is None:

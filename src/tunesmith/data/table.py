@@ -174,7 +174,7 @@ def open_table(source: RowSource, schema: Schema, encoder: ExampleEncoder, progr
 
     # a tokenizer's file means what the library of the day makes of it
     settings = [_FORMAT, tokenizers.__version__, type(encoder).__name__, *encoder.settings()]
-    settings += [schema.texts, schema.target, schema.group, schema.needs_group, schema.read]
+    settings += [schema.texts, schema.target, schema.group, schema.needs_group, schema.read, schema.context, schema.document]
     stamp = source.stamp()
     digest = hashlib.blake2b(digest_size=16)
     for part in (repr(settings), encoder.tokenizer.to_str(), source.fingerprint(progress)):
@@ -240,7 +240,7 @@ def _build(
             rows: dict[str, list[Any]] = {name: [] for name in kinds}
             size = 0
             with progress.track(f"tokenising {source.name}", None, "rows") as tracker:
-                for examples in _chunks(schema.parse(row, place) for row, place in source):
+                for examples in _chunks(schema.examples(source)):
                     encoded = encoder.encode_examples(examples)
                     for example, sequences in zip(examples, encoded, strict=True):
                         lists = lists or example.target_is_list

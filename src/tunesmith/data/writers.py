@@ -1,4 +1,4 @@
-"""Rows into CSV, TSV, JSONL or Parquet, streaming, and to a path all or nothing."""
+"""Rows into CSV, TSV, JSONL, CoNLL or Parquet, streaming, and to a path all or nothing."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
+from tunesmith.data.conll_writer import ConllSink
 from tunesmith.data.values import plain
 from tunesmith.errors import DataError, StorageError, UsageError, did_you_mean
 from tunesmith.storage import new_file, writing
@@ -18,7 +19,7 @@ from tunesmith.storage import new_file, writing
 if TYPE_CHECKING:
     import pyarrow as pa
 
-WRITTEN = {".csv": "csv", ".tsv": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet"}
+WRITTEN = {".csv": "csv", ".tsv": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet", ".conll": "conll"}
 _FORMATS = tuple(dict.fromkeys(WRITTEN.values()))
 _PARQUET_ROWS = 10_000
 
@@ -30,7 +31,7 @@ def open_writer(
 
     To a path the rows go into a temporary file beside it, which takes the place of `target` when the block ends well;
     when it does not, a former file stays as it was. To a text stream each row goes out at once, and the stream is left
-    open; a closed pipe raises BrokenPipeError. `file_format` (csv, tsv, jsonl, parquet) None means what the extension
+    open; a closed pipe raises BrokenPipeError. `file_format` (csv, tsv, jsonl, parquet, conll) None means what the extension
     says, and CSV for a stream. `other_keys`: JSON lines keep keys of a row that are no columns, too.
     Raises UsageError for another extension or format, StorageError for what cannot be written.
     """
@@ -138,6 +139,8 @@ class _Abandoned(Exception):
 def _text_sink(file_format: str, file: TextIO, columns: tuple[str, ...], *, flush: bool, other_keys: bool) -> _Sink:
     if file_format == "jsonl":
         return _JsonSink(file, columns, flush, other_keys)
+    if file_format == "conll":
+        return ConllSink(file, columns, flush)
     return _CsvSink(file, columns, "\t" if file_format == "tsv" else ",", flush)
 
 

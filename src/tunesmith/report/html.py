@@ -66,6 +66,8 @@ def render_html(result: view.Result) -> str:
         "facts": view.training_facts(result),
         "splits": splits,
         "account": account,
+        "tag_counts": view.tag_counts(result),
+        "counted_things": view.counted_things(evaluation) if evaluation else "rows",
         "notes": [y for y in evaluation.get("yardsticks", []) if y["note"]] if evaluation else [],
         "validation": result["evaluations"]["valid"] if split == "test" else None,
     }

@@ -36,7 +36,22 @@ _TITLES = {
     "mse": "Mean squared error",
     "mae": "Mean absolute error",
 }
-_LEADING = ("accuracy", "subset_accuracy", "f1_macro", "f1_micro", "matthews", "roc_auc", "lrap", "ece", "log_loss", *METRICS["regression"])
+_LEADING = (
+    "f1_strict",
+    "precision_strict",
+    "recall_strict",
+    "f1_default",
+    "accuracy",
+    "subset_accuracy",
+    "f1_macro",
+    "f1_micro",
+    "matthews",
+    "roc_auc",
+    "lrap",
+    "ece",
+    "log_loss",
+    *METRICS["regression"],
+)
 LOWER_IS_BETTER = ("ece", "log_loss", "loss", *(name for names in METRICS.values() for name, greater in names.items() if not greater))
 _CONSTANTS = ("majority class", "mean")  # yardsticks that predict the same for every row
 _IN_UNITS = ("mse", "mae")
@@ -264,7 +279,8 @@ def _measured(result: Result, split: str, evaluation: Evaluation) -> list[str]:
     rare = [row["label"] for row in evaluation["per_label"] if row["support"] < FEW_ROWS]
     if rare:
         said.append(
-            f"{len(rare)} of {len(evaluation['per_label'])} labels have fewer than {FEW_ROWS} {split_name(split)} rows, "
+            f"{len(rare)} of {len(evaluation['per_label'])} labels have fewer than {FEW_ROWS} {split_name(split)} "
+            f"{counted_things(evaluation)}, "
             f"too few to judge: {listing(rare, 8)}."
         )
     weak = sorted((row for row in evaluation["per_label"] if row["support"] >= FEW_ROWS and row["f1"] < 0.5), key=lambda row: row["f1"])
@@ -310,6 +326,20 @@ def split_off(result: Result, split: str) -> str:
     return f" ({' + '.join(map(count, others))} split off)" if split == "train" and others else ""
 
 
+def counted_things(evaluation: Evaluation) -> str:
+    """Return what the support of a label counts: rows, or the words or entities in them."""
+    return str(evaluation.get("counted", "rows"))
+
+
+def tag_counts(result: Result) -> list[tuple[str, list[str]]]:
+    """Return (tag, words with it in each split) of a model that tags words, the most frequent in training first; none of another."""
+    if result["kind"] not in ("spans", "tags"):
+        return []
+    splits = [part["targets"] for part in result["data"]["splits"].values() if part]
+    tags = sorted(result["labels"], key=lambda tag: -splits[0].get(tag, 0))
+    return [(tag, [count(targets.get(tag, 0)) for targets in splits]) for tag in tags]
+
+
 def score(value: float, row: dict[str, Any]) -> str:
     """Return a score of a label as `number` does; a dash where no row has the label, so that there was nothing to score."""
     return number(value) if row["support"] else DASH
@@ -335,6 +365,8 @@ def account_rows(result: Result) -> tuple[list[str], list[tuple[str, list[str]]]
         if any(a[key] for a in accounts):
             rows.append((what, [count(a[key]) for a in accounts]))
     rows.append(("Rows used", [count(part["account"]["rows_used"]) + split_off(result, name) for name, part in splits.items()]))
+    if all("words" in a for a in accounts):
+        rows.append(("Words", [count(a["words"]) for a in accounts]))
     rows.append(("Sequences", [count(a["windows"]) for a in accounts]))
     rows.append(("Tokens", [count(a["tokens_read"]) for a in accounts]))
     rows.append(("Longest sequence allowed", [f"{count(a['max_length'])} tokens" for a in accounts]))

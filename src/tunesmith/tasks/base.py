@@ -15,10 +15,12 @@ import torch
 from torch import Tensor
 
 from tunesmith.config import Config
+from tunesmith.data.audit_types import Finding
 from tunesmith.data.batches import PackedBatch, pack
-from tunesmith.data.schema import Example, Schema
+from tunesmith.data.schema import Example, RowSource, Schema
 from tunesmith.data.table import TokenTable
 from tunesmith.data.tokens import Encoded, ExampleEncoder, TextEncoder, Truncation
+from tunesmith.errors import UsageError, listing, setting
 from tunesmith.metrics import METRICS
 from tunesmith.model.spec import HeadSpec
 from tunesmith.progress import QUIET, Progress
@@ -69,6 +71,8 @@ class Task(ABC):
     added: ClassVar[tuple[str, ...]]
     bulky: ClassVar[frozenset[str]] = frozenset()
     target_word: ClassVar[str] = "label"
+    reads_context: ClassVar[bool] = False
+    """Whether the text around an example can be read along."""
 
     # --- the data ----------------------------------------------------------------------------------------------------------
 
@@ -101,8 +105,17 @@ class Task(ABC):
         """Return what the user should know of the training rows before they are split, a sentence or two each."""
         return []
 
+    def cautions(self, rows: Rows) -> list[str]:
+        """Return what the user should know of rows that the model is tested on, a sentence or two each."""
+        return []
+
     def gaps(self, rows: Rows) -> list[str]:
         """Return what cannot be learned as the training rows that are left after the split lack it."""
+        return []
+
+    @classmethod
+    def examine(cls, source: RowSource, schema: Schema) -> list[Finding]:
+        """Return what an audit of `source` finds beside what it finds in the data of any task."""
         return []
 
     @classmethod
@@ -181,6 +194,12 @@ class Task(ABC):
 
     needs_offsets: ClassVar[bool] = False
     """Whether `decode` looks at the characters that tokens come from."""
+
+    def adjusted(self, **settings: Any) -> Self:
+        """Return the task with other settings for prediction than it was trained with. Raises `UsageError` for those it has no use for."""
+        if settings:
+            raise UsageError(f"{listing(map(setting, settings))} changes nothing in a model for {self.name}. Leave it out.")
+        return self
 
     @abstractmethod
     def decode(self, outputs: Ragged, examples: Sequence[Example], encoded: Sequence[Encoded]) -> Iterator[Any]:
