@@ -41,6 +41,7 @@ class Family:
     read: "module:function" that makes an `Example` of a row
     needs_target: whether training rows without a target are of no use
     signs: columns that, all of one of these sets being there, can only mean this task
+    rows: "module:function" that makes of a source the rows that the task learns from, such as documents of lines; None: as they are
     values: "module:function" that tells by a source and the settings whether the values can only mean this task
     """
 
@@ -53,6 +54,7 @@ class Family:
     needs_target: bool = True
     signs: tuple[frozenset[str], ...] = ()
     values: str | None = None
+    rows: str | None = None
 
 
 TASKS: dict[str, Family] = {
@@ -60,6 +62,10 @@ TASKS: dict[str, Family] = {
     "pair": Family("tunesmith.tasks.classification:Classification", True),
     "regression": Family(
         "tunesmith.tasks.regression:Regression", None, targets=_SCORES, values="tunesmith.data.measured:looks_measured"
+    ),
+    "masked-lm": Family(
+        "tunesmith.tasks.masked_lm:MaskedLM", needs_target=False, values="tunesmith.data.documents:is_raw_text",
+        rows="tunesmith.data.documents:documents_of",
     ),
 }  # fmt: skip
 """Built-in tasks; `data.schema.choose_task` says which of them `auto` takes."""

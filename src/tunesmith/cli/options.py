@@ -31,6 +31,7 @@ PANELS = {
         "drop_unlabelled",
     ),
     "Model": ("model", "max_length", "truncation", "stride", "max_windows", "aggregation", "pooling", "dropout", "attention_dropout"),
+    "Pretraining": ("mask_share", "from_scratch", "vocab_size", "layers", "width", "heads"),
     "Training": (
         "epochs",
         "lr",

@@ -189,6 +189,14 @@ def choose_task(source: RowSource, task: str, *, text: str | None, text_pair: st
     return "classification" if text_pair is None else "pair"
 
 
+def rows_for(source: RowSource, family: Family) -> RowSource:
+    """Return `source` as the rows that a task of this family learns from."""
+    if family.rows is None:
+        return source
+    found: RowSource = registry.load(family.rows)(source)
+    return found
+
+
 def guess_schema(
     source: RowSource,
     *,
@@ -209,6 +217,7 @@ def guess_schema(
     Raises `DataError` that lists the columns when one is missing or more than one could be meant.
     """
     pairs = family.two_texts
+    need_label = need_label and family.needs_target
     for role, name in (("text", text), ("second text", text_pair), ("label", label if need_label else None), ("group", group)):
         if name is not None and name not in source.columns:
             raise DataError(
