@@ -18,7 +18,7 @@ INSTALL = $(PIP) "$$(grep '^setuptools==' requirements.lock)" && $(PIP) --no-bui
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint install bench bench-scale lock clean distclean
+.PHONY: help demo test lint install bench bench-domain bench-scale lock clean distclean
 
 help: ## this list
 	@awk -F ': .*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -45,6 +45,9 @@ install: $(VENV)/.installed-all ## everything, into $(VENV)
 
 bench: $(VENV)/.installed-bench ## side by side with transformers.Trainer; hours (BENCH_FLAGS="--rows trec --seeds 0" for less)
 	$(BIN)/python -m bench.run $(BENCH_FLAGS)
+
+bench-domain: $(VENV)/.installed-bench ## fine-tuning after pretraining on a domain's own text, and without (BENCH_FLAGS="--data imdb")
+	$(BIN)/python -m bench.domain $(BENCH_FLAGS)
 
 bench-scale: $(VENV)/.installed-test ## memory while training on two million rows; about ten minutes
 	$(BIN)/python -m bench.scale

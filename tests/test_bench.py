@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 
-from bench import table
+from bench import domain, table
 from bench.data import balanced_sample
 from bench.quality import paired_difference, scores
 
@@ -92,3 +92,12 @@ def test_a_torn_line_of_the_results_does_not_count(tmp_path):
     path = tmp_path / "results.jsonl"
     path.write_text('{"key": "a", "n": 1}\n{"key": "a", "n": 2}\n{"key": "b", "n"')
     assert table.read(path) == [{"key": "a", "n": 2}]
+
+
+def test_the_domain_table_compares_both_encoders_seed_by_seed():
+    gold = ["a", "b", "a", "b"]
+    record = {"gold": gold, "without": ["a", "a", "a", "a"], "after": ["a", "b", "a", "c"], "pretraining_seconds": 61.2, "tokens": 1234}
+    record["perplexity"] = {"before": 30000.0, "after": 12.34}
+    text = domain.render(domain.DOMAINS["banking77"].row, [{**record, "seed": seed} for seed in (0, 1)], 3, "raw.csv")
+    assert "| 1 | 0.5000 | 0.7500 | +0.2500 | 30,000, 12.3 | 1,234 tokens, 61 s |" in text
+    assert "over 2 seeds: +0.2500 (95% interval" in text

@@ -17,7 +17,7 @@ import numpy as np
 from tunesmith import registry
 from tunesmith.config import resolve
 from tunesmith.data.memory import is_pair, open_data
-from tunesmith.data.schema import Example, Row, RowSource, Schema, Source, guess_schema
+from tunesmith.data.schema import Example, Row, RowSource, Schema, Source, guess_schema, rows_for
 from tunesmith.data.table import open_table
 from tunesmith.data.tokens import Encoded, ExampleEncoder, Truncation
 from tunesmith.errors import DataError, ModelError, UsageError, counted, listing, setting
@@ -95,6 +95,7 @@ class Bundle:
         self.encoder = self.task.encoder(
             _backend(model), Truncation(**settings["truncation"]), settings["fallback_token"], self.schema, **settings["settings"]
         )
+        self.task = self.task.bind(model.encoder.tokenizer, self.encoder)
 
     @property
     def labels(self) -> list[str]:
@@ -222,7 +223,7 @@ class Bundle:
         Rows without a label cannot be tested and raise `DataError` unless `drop_unlabelled` leaves them out. A label that the
         model does not know raises it always.
         """
-        source = open_data(data)
+        source = rows_for(open_data(data), self.family)
         schema = self.schema_for(source, text, label, text_pair=text_pair, need_label=True)
         if (schema.texts, schema.target) != (self.schema.texts, self.schema.target):
             progress.say(f"columns of {source.name}: {schema}")
@@ -249,7 +250,7 @@ class Bundle:
         result = assess(self.model, self.task, part, precision=precision, max_tokens=self.max_tokens, progress=progress)
         # what has neither label nor text are empty lines of a spreadsheet
         dropped = {"dropped_empty": int((missing & table.blank).sum()), "dropped_unlabelled": int(wanting.sum())}
-        values = {**account(rows, self.encoder), **dropped}
+        values = {**account(rows, self.encoder, self.task), **dropped}
         return {**result, "account": values, "notes": notes}
 
 
@@ -301,9 +302,9 @@ def assess(
     return task.evaluation(outputs, part, progress)
 
 
-def account(rows: Rows, encoder: ExampleEncoder) -> dict[str, Any]:
-    """Return how many rows and tokens of `rows` were cut, as plain values."""
-    table, index = rows.table, rows.index
+def account(rows: Rows, encoder: ExampleEncoder, task: Task) -> dict[str, Any]:
+    """Return how many rows and tokens of `rows` were cut, and the sequences that `task` arranges them in, as plain values."""
+    table, index, arranged = rows.table, rows.index, task.arrange(rows)
     words = getattr(rows.targets, "words", None)
     return {
         **({"words": words(index)} if words is not None else {}),
@@ -318,7 +319,7 @@ def account(rows: Rows, encoder: ExampleEncoder) -> dict[str, Any]:
         "tokens_lost": int(table.lost[index].sum()),
         "max_length": encoder.truncation.max_length,
         "truncation": encoder.truncation.policy,
-        "windows": int(table.sequences[index].sum()),
+        "windows": int(arranged.table.sequences[arranged.index].sum()),
     }
 
 

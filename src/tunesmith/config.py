@@ -60,6 +60,12 @@ class Config(BaseModel):
     max_length: int = Field(256, ge=4, le=131072, description="longest sequence in tokens, special tokens included")
     truncation: Truncation = Field("head", description="which part of a longer text is kept; 'windows' keeps all of it")
     stride: int = Field(32, ge=0, description="tokens that neighbouring windows share")
+    mask_share: float = Field(0.15, gt=0, le=0.9, description="share of the words that masked-lm hides and has guessed")
+    from_scratch: bool = Field(False, description="masked-lm with a new encoder and a vocabulary learned from the training texts")
+    vocab_size: int = Field(8000, ge=100, le=1_000_000, description="tokens of the vocabulary of a new encoder")
+    layers: int = Field(4, ge=1, le=200, description="layers of a new encoder")
+    width: int = Field(256, ge=2, le=65536, description="size of a hidden state of a new encoder")
+    heads: int = Field(4, ge=1, le=1024, description="attention heads of a new encoder; they share its width")
     max_windows: int = Field(32, ge=1, description="most windows of one text; what lies behind is lost and counted")
     context: int = Field(0, ge=0, le=4096, description="tagging: most tokens before and after, of sentences of the document, read along")
     aggregation: Aggregation = Field("mean", description="how the logits of a text's windows become one")
@@ -293,6 +299,15 @@ def _clashes(config: Config, wrong: set[str], recipes: Mapping[str, Path]) -> It
         yield f"{stride} {config.stride} must be at least 3 below {length} {config.max_length}, or windows would not move forward"
     if config.text_pair is not None and config.task == "classification":
         yield f"{_place('text_pair', recipes)} names a second text, which the task classification has no use for; take the task pair"
+    if config.from_scratch and config.task not in ("auto", "masked-lm"):
+        yield "{} makes an encoder that knows nothing yet; take {} first, and name its directory with {}".format(
+            _place("from_scratch", recipes), setting("task", "masked-lm"), setting("model")
+        )
+    if config.from_scratch and config.model != Config.model_fields["model"].default:
+        yield "{} and {} exclude each other: a new encoder, or one that is there".format(*both("from_scratch", "model"))
+    if config.from_scratch and wrong.isdisjoint(("width", "heads")) and config.width % config.heads:
+        width, heads = both("width", "heads")
+        yield f"{width} {config.width} must be a multiple of {heads} {config.heads}, which share it evenly"
     for one, two in combinations(("text", "text_pair", "label", "group"), 2):
         column = getattr(config, one)
         if column is not None and column == getattr(config, two):

@@ -29,6 +29,7 @@ _AVERAGED = {f"{score}_{average}": True for score in ("f1", "precision", "recall
 METRICS: dict[str, dict[str, bool]] = {
     "single": {"accuracy": True, **_AVERAGED, "matthews": True, "roc_auc": True, "ece": False, "log_loss": False},
     "multi": {**_AVERAGED, "subset_accuracy": True, "lrap": True, "roc_auc": True, "ece": False},
+    "masked-lm": {"perplexity": False, "loss": False, "masked_accuracy": True},
     "regression": {"pearson": True, "spearman": True, "mse": False, "mae": False},
     "spans": {f"{score}_{mode}": True for mode in ("strict", "default") for score in ("f1", "precision", "recall")} | {"accuracy": True},
     "tags": {"accuracy": True, "f1_macro": True},

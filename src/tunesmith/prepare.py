@@ -12,7 +12,7 @@ import numpy as np
 from tunesmith import registry
 from tunesmith.bundle import account
 from tunesmith.config import Config
-from tunesmith.data.schema import RowSource, Schema, choose_task, guess_schema
+from tunesmith.data.schema import RowSource, Schema, choose_task, guess_schema, rows_for
 from tunesmith.data.split import split_off, units_of
 from tunesmith.data.table import TokenTable, open_table
 from tunesmith.data.text_faults import faults, script
@@ -20,6 +20,7 @@ from tunesmith.data.tokens import ExampleEncoder, Truncation
 from tunesmith.errors import DataError, UsageError, counted, listing, setting
 from tunesmith.metrics import greater_is_better
 from tunesmith.model.encoder import Pretrained, open_pretrained
+from tunesmith.model.scratch import new_pretrained
 from tunesmith.progress import Progress
 from tunesmith.registry import Family
 from tunesmith.tasks.base import Task
@@ -49,17 +50,24 @@ def prepare(config: Config, sources: dict[str, RowSource], progress: Progress) -
     """
     chosen = choose_task(sources["train"], config)
     family = registry.family(chosen)
+    if config.from_scratch and family.needs_target:
+        raise UsageError(
+            f"{sources['train'].name} has data for {chosen}, but {setting('from_scratch')} makes an encoder that knows nothing yet. Take "
+            f"{setting('task', 'masked-lm')} first, and name the directory of what comes out with {setting('model')}."
+        )
     kind: type[Task] = registry.load(family.task)
+    sources = {name: rows_for(source, family) for name, source in sources.items()}
     schema = guess_schema(sources["train"], **config.columns, group=config.group, family=family)
     schema = _with_context(schema, kind, sources["train"], config)
-    if None in (config.text, config.label) or (schema.pair and config.text_pair is None):
+    if config.text is None or (config.label is None and family.needs_target) or (schema.pair and config.text_pair is None):
         progress.say(f"columns of {sources['train'].name}: {schema}")
-    pretrained = open_pretrained(config.model)
+    pretrained = pretrained_of(config, sources["train"], schema, progress)
     encoder = encoder_of(config, kind, pretrained, schema, progress)
     schemas = {name: _fitting(schema, family, source, name) for name, source in sources.items()}
     tables = {name: open_table(source, schemas[name], encoder, progress) for name, source in sources.items()}
     missing = {name: _missing(table, kind, config, needed=family.needs_target) for name, table in tables.items()}
     task = _learn(kind, tables["train"], config, progress, told=config.task != "auto", pair=schema.pair)
+    task = task.bind(pretrained.tokenizer, encoder)
     parts = {
         name: Part(Rows(table, np.flatnonzero(~missing[name]), task.targets(table)), sources[name], schemas[name])
         for name, table in tables.items()
@@ -152,7 +160,8 @@ def _split(parts: dict[str, Part], config: Config, word: str, notes: list[str]) 
             )
             continue
         grouped = f", groups of {config.group!r} kept together" if config.group is not None else ""
-        how = f"split off {size:.0%} of {train.source.name}, stratified by {word}{grouped}"
+        evenly = f", stratified by {word}" if word else ""
+        how = f"split off {size:.0%} of {train.source.name}{evenly}{grouped}"
         parts[name] = replace(train.with_index(index[away]), how=how)
         index = index[~away]
     parts["train"] = train.with_index(index)
@@ -200,6 +209,14 @@ def _note_shared_groups(parts: dict[str, Part], config: Config, notes: list[str]
 def _groups(rows: Rows) -> np.ndarray:
     """The groups of the rows in use, uint64[E]; empty when there are none."""
     return rows.table.group[rows.index] if rows.table.group is not None else np.zeros(0, np.uint64)
+
+
+def pretrained_of(config: Config, source: RowSource, schema: Schema, progress: Progress) -> Pretrained:
+    """Return the encoder that `config` names, or with `from_scratch` a new one whose vocabulary is learned from the texts of `source`."""
+    if not config.from_scratch:
+        return open_pretrained(config.model)
+    texts = (text for row, place in source for text in schema.parse(row, place).texts)
+    return new_pretrained(config, texts, source.fingerprint(progress), progress)
 
 
 def encoder_of(config: Config, kind: type[Task], pretrained: Pretrained, schema: Schema, progress: Progress) -> ExampleEncoder:
@@ -278,7 +295,7 @@ def _missing(table: TokenTable, kind: type[Task], config: Config, *, needed: boo
 def part_account(prepared: Prepared, name: str) -> dict[str, Any]:
     """Return what became of the rows and tokens of one part, as plain values."""
     part = prepared.parts[name]
-    values = account(part.rows, prepared.encoder)
+    values = account(part.rows, prepared.encoder, prepared.task)
     if part.how != "given":
         values["rows_read"] = len(part.rows)
     if name == "train":

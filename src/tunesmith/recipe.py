@@ -130,7 +130,8 @@ def train(
 
 def _fit(config: Config, prepared: Prepared, directory: Path, *, resume: bool, progress: Progress) -> dict[str, Any]:
     """Train, choose, test and save; returns the report's content."""
-    task, train_rows = prepared.task, prepared.parts["train"].rows
+    task = prepared.task
+    train_rows = task.arrange(prepared.parts["train"].rows)
     metric = config.metric if config.metric is not None else task.default_metric
     valid = prepared.parts.get("valid")
     if valid is not None:
@@ -138,7 +139,8 @@ def _fit(config: Config, prepared: Prepared, directory: Path, *, resume: bool, p
     model = new_model(config, prepared)
     precision, reason = choose_precision(config.precision)
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    progress.say(f"model {config.model}: {parameters / 1e6:.1f} M parameters, {config.pooling} pooling, trained in {precision} ({reason})")
+    name, pooling = prepared.pretrained.located.name, "" if task.head.per_token else f" {config.pooling} pooling,"
+    progress.say(f"model {name}: {parameters / 1e6:.1f} M parameters,{pooling} trained in {precision} ({reason})")
     optimizer = build_optimizer(model, config)
     rows = [part.fingerprint() for part in (train_rows, *([valid.rows] if valid is not None else []))]
     checkpoints = Checkpoints(directory / CHECKPOINTS, config.content_hash(), rows)
@@ -152,9 +154,10 @@ def _fit(config: Config, prepared: Prepared, directory: Path, *, resume: bool, p
         )
         state = found if found is not None else state
     steps = config.epochs * steps_per_epoch(train_rows, config)
+    unit = "row" if train_rows is prepared.parts["train"].rows else "sequence"
     if steps < _FEW_STEPS:
         prepared.notes.append(
-            f"only {counted(steps, 'optimizer step')} ({counted(config.epochs, 'epoch')} of {counted(len(train_rows), 'row')}, "
+            f"only {counted(steps, 'optimizer step')} ({counted(config.epochs, 'epoch')} of {counted(len(train_rows), unit)}, "
             f"{config.batch_size} a step), "
             f"which often is too few to learn: more epochs, a smaller {setting('batch_size')} or a higher {setting('lr')} may help."
         )
@@ -195,7 +198,7 @@ def _fit(config: Config, prepared: Prepared, directory: Path, *, resume: bool, p
         "outputs": task.head.outputs,
         "loads_in_transformers": model.loads_in_transformers,
         "last_token": getattr(model.head, "last", False),
-        "seen": sketch_of(train_rows.table.text_key[train_rows.index]),
+        "seen": sketch_of(prepared.parts["train"].rows.table.text_key[prepared.parts["train"].rows.index]),
         "fingerprints": {name: part.rows.table.key for name, part in prepared.parts.items()},
         "result": result,
     }
@@ -219,7 +222,7 @@ def new_model(config: Config, prepared: Prepared) -> TextModel:
     )
     encoder.tokenizer.model_max_length = prepared.encoder.truncation.max_length
     model = build_model(encoder, task.head, pooling=config.pooling, dropout=config.dropout, seed=seed_for(config.seed, "head"))
-    bias = task.first_bias(prepared.parts["train"].rows)
+    bias = task.first_bias(prepared.parts["train"].rows) if encoder.fresh_head else None
     if bias is not None:
         set_output_bias(model, bias)
     return model
@@ -278,7 +281,7 @@ def _yardsticks(task: Task, prepared: Prepared, part: Part, config: Config, prog
         generator = np.random.default_rng(seed_for(config.seed, "yardstick rows"))
         sample = np.sort(generator.choice(sample, _YARDSTICK_ROWS, replace=False))
         train = train.with_index(sample)
-    learned, tested = train.examples(progress), part.examples(progress)
+    learned, tested = (train.examples(progress), part.examples(progress)) if task.needs_texts else ([], [])
     if learned is None or tested is None:
         return [{"name": "yardsticks", "note": "skipped: the data have changed since the training began", "metrics": {}, "intervals": {}}]
     found = task.yardsticks(train, learned, part, tested, prepared.pretrained, config.seed, progress)
@@ -316,7 +319,7 @@ def _result(
         "kind": task.kind,
         "name": directory.name,
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "base_model": config.model,
+        "base_model": prepared.pretrained.located.name,
         "pooling": config.pooling,
         "head": task.head.kind,
         "outputs": task.head.outputs,
@@ -334,7 +337,7 @@ def _result(
             "notes": prepared.notes,
         },
         "training": {
-            "epochs": state.step / max(-(-len(prepared.parts["train"].rows) // config.batch_size), 1),
+            "epochs": state.step / max(steps_per_epoch(task.arrange(prepared.parts["train"].rows), config), 1),
             "steps": state.step,
             "tokens": state.tokens,
             "seconds": state.seconds,

@@ -42,6 +42,7 @@ class Family:
     read: "module:function" that makes an `Example` of a row
     needs_target: whether training rows without a target are of no use
     signs: columns that, all of one of these sets being there, can only mean this task
+    rows: "module:function" that makes of a source the rows that the task learns from, such as documents of lines; None: as they are
     values: "module:function" that tells by a source and its target column whether the values can only mean this task
     doubtful: whether `values` gives way where settings of other tasks were told
     settings: those that mean something for this task and not for all others
@@ -58,6 +59,7 @@ class Family:
     values: str | None = None
     doubtful: bool = False
     settings: frozenset[str] = frozenset()
+    rows: str | None = None
 
 
 _OF_LABELS = frozenset({"label_type", "label_separator", "loss", "focal_gamma", "label_smoothing", "class_weights"})
@@ -81,6 +83,11 @@ TASKS: dict[str, Family] = {
         signs=(frozenset({"text", "spans"}), frozenset({"text", "entities"})),
         values="tunesmith.data.words:looks_tagged",
         settings=frozenset({"scheme", "context", "constrain", "class_weights", "label_smoothing"}),
+    ),
+    "masked-lm": Family(
+        "tunesmith.tasks.masked_lm:MaskedLM", needs_target=False, values="tunesmith.data.documents:is_raw_text",
+        rows="tunesmith.data.documents:documents_of",
+        settings=frozenset({"mask_share", "from_scratch", "vocab_size", "layers", "width", "heads"}),
     ),
 }  # fmt: skip
 """Built-in tasks; `data.schema.choose_task` says which of them `auto` takes."""

@@ -12,9 +12,8 @@ import torch
 from tunesmith import registry
 from tunesmith.bundle import DESCRIPTION, Bundle
 from tunesmith.config import Config
-from tunesmith.data.batches import pack
 from tunesmith.data.memory import open_data
-from tunesmith.data.schema import Example, RowSource, Schema, choose_task, guess_schema
+from tunesmith.data.schema import Example, RowSource, Schema, choose_task, guess_schema, rows_for
 from tunesmith.data.table import open_table
 from tunesmith.data.tokens import Encoded, ExampleEncoder
 from tunesmith.errors import DataError, counted
@@ -38,7 +37,11 @@ def walk_row(config: Config, number: int, progress: Progress) -> str:
     assert config.train is not None
     source = open_data(config.train, encoding=config.encoding)
     bundle = Bundle.load(config.model) if (Path(config.model) / DESCRIPTION).is_file() else None
-    family = bundle.family if bundle is not None else registry.family(choose_task(source, config))
+    chosen = choose_task(source, config)
+    if bundle is not None and bundle.task.head.kind == "masked-lm" and bundle.task.name != chosen:
+        bundle = None  # pretrained further, it is an encoder like any other to the other tasks
+    family = bundle.family if bundle is not None else registry.family(chosen)
+    source = rows_for(source, family)
     kind: type[Task] = registry.load(family.task)
     schema = _schema(source, config, bundle, family)
     found = next(islice(iter(source), number - 1, None), None)
@@ -59,7 +62,7 @@ def walk_row(config: Config, number: int, progress: Progress) -> str:
     else:
         pretrained = open_pretrained(config.model)
         encoder = encoder_of(config, kind, pretrained, schema, progress)
-        task = kind.learn(open_table(source, schema, encoder, progress), config)
+        task = kind.learn(open_table(source, schema, encoder, progress), config).bind(pretrained.tokenizer, encoder)
         model = build_model(pretrained.load(task.head), task.head, pooling=config.pooling, dropout=0.0, seed=0)
         origin = f"encoder {config.model} with an UNTRAINED head: the outputs below mean nothing yet"
     encoded = encoder.encode_examples([example], offsets=True)[0]
@@ -134,7 +137,7 @@ def _characters(offsets: np.ndarray) -> str:
 
 
 def _network(encoded: Encoded, task: Task, model: TextModel, origin: str, example: Example) -> list[str]:
-    batch = pack([encoded])
+    batch = task.gather([encoded], judged=False)
     model.eval()
     with torch.inference_mode():
         hidden = model.encoder(batch)

@@ -74,10 +74,23 @@ def _tagged(count: int, seed: int) -> Rows:
     return rows
 
 
+def _alphabet(count: int, seed: int) -> Rows:
+    """Each of three letters follows from the one before; some texts to be filled have a gap."""
+    rows, generator = [], random.Random(seed)
+    for _ in range(count):
+        start, length = generator.randint(0, 2), generator.randint(4, 12)
+        letters = [chr(97 + (start + i) % 3) for i in range(length)]
+        if seed in (5, 7):
+            letters[generator.randint(0, length - 1)] = "[MASK]"
+        rows.append({"text": " ".join(letters)})
+    return rows
+
+
 CASES = [
     Case("classification", lambda count, seed: tiny.rows(count, seed=seed), {"text": ["a", "b"]}, "a text is expected", (
         "predicted_label", "probability", "probabilities")),
     Case("pair", _pairs, {"hypothesis": {"a": 1}}, "a text is expected", ("predicted_label", "probability", "probabilities")),
+    Case("masked-lm", _alphabet, {"text": ["a", "b"]}, "a text is expected", ("filled", "fill"), {"batch_size": 1, "max_length": 24}),
     Case("regression", _scores, {"score": "high"}, "'high' is not a number", ("predicted_score",)),
     Case("tagging", _tagged, {"tags": ["O"]}, "Every word needs one tag", ("predicted_tags", "spans", "words")),
 ]  # fmt: skip

@@ -13,6 +13,7 @@ import typer
 from tunesmith import __version__
 from tunesmith.cli import inspect as _inspect
 from tunesmith.cli import predict as _predict
+from tunesmith.cli import pretrain as _pretrain
 from tunesmith.cli import sample as _sample
 from tunesmith.cli import train as _train
 from tunesmith.errors import EXIT_INTERNAL, TunesmithError, setting, speaking_flags
@@ -41,6 +42,7 @@ def _root(version: Annotated[bool, typer.Option("--version", callback=_version, 
 
 
 app.command("train")(_train.train)
+app.command("pretrain")(_pretrain.pretrain)
 app.command("evaluate")(_predict.evaluate)
 app.command("predict")(_predict.predict)
 app.command("check")(_inspect.check)

@@ -41,7 +41,7 @@ def check(
     task = choose_task(source, config)
     family = registry.family(task)
     schema = guess_schema(source, **config.columns, group=None, family=family)
-    if None in (config.text, config.label) or (schema.pair and config.text_pair is None):
+    if config.text is None or (config.label is None and family.needs_target) or (schema.pair and config.text_pair is None):
         progress.say(f"columns: {schema}")
     other = open_file(config.test, encoding=config.encoding) if config.test is not None else None
     from tunesmith.model.encoder import open_pretrained

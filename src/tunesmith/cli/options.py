@@ -43,6 +43,7 @@ PANELS = {
         "dropout",
         "attention_dropout",
     ),
+    "Pretraining": ("mask_share", "from_scratch", "vocab_size", "layers", "width", "heads"),
     "Training": (
         "epochs",
         "lr",

@@ -196,7 +196,8 @@ def choose_task(source: RowSource, config: Config) -> str:
     """
     families = registry.usable()
     told = {name for family in families.values() for name in family.settings if config.is_told(name)}
-    meant = [name for name, family in families.items() if family.settings & told]
+    # rows that may be without a target are not told from others by settings: labelled ones should not be taken for raw text
+    meant = [name for name, family in families.items() if family.settings & told and family.needs_target]
     name = config.task if config.task != "auto" else _recognised(source, config, meant)
     for other in sorted(told - registry.family(name).settings):
         owners = listing([task for task, family in families.items() if other in family.settings])
@@ -233,6 +234,14 @@ def _target_of(source: RowSource, family: Family, config: Config) -> str | None:
         except DataError:
             continue
     return None
+
+
+def rows_for(source: RowSource, family: Family) -> RowSource:
+    """Return `source` as the rows that a task of this family learns from."""
+    if family.rows is None:
+        return source
+    found: RowSource = registry.load(family.rows)(source)
+    return found
 
 
 def guess_schema(

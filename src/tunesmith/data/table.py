@@ -103,13 +103,19 @@ class TokenTable:
         """Return one example without offsets; its sequences are views into the file."""
         batch = int(np.searchsorted(self._first, index, side="right")) - 1
         row = index - int(self._first[batch])
-        ids, id_starts = self._ids[batch]
         lengths, length_starts = self._lengths[batch]
         sizes = lengths[length_starts[row] : length_starts[row + 1]]
-        sequences = np.split(ids[id_starts[row] : id_starts[row + 1]], np.cumsum(sizes)[:-1])
+        sequences = np.split(self.ids(index), np.cumsum(sizes)[:-1])
         borders = self._borders[batch][length_starts[row] : length_starts[row + 1]].tolist() if self._borders else []
         points = self.points(index)
         return Encoded(sequences, [], int(self.tokens[index]), int(self.lost[index]), borders, points)
+
+    def ids(self, index: int) -> np.ndarray:
+        """Return the tokens of all sequences of one example, int32[kept], a view into the file."""
+        batch = int(np.searchsorted(self._first, index, side="right")) - 1
+        row = index - int(self._first[batch])
+        ids, starts = self._ids[batch]
+        return ids[starts[row] : starts[row + 1]]
 
     def points(self, index: int) -> np.ndarray:
         """Return the points of one example, int32[P], none for a task without."""

@@ -29,7 +29,10 @@ class Encoder(nn.Module):
 
     hf: the transformers module; its parameters are the ones that are trained and saved
     has_head: `hf` carries transformers' own head for the task
+    fresh_head: whether a head of `hf` has weights that are none of the checkpoint's; one that guesses words may come with it
     """
+
+    fresh_head = True
 
     def __init__(self, hf: nn.Module, tokenizer: Any, has_head: bool) -> None:
         super().__init__()
@@ -232,6 +235,15 @@ class Pretrained:
                 for module in hf.modules():
                     if id(module) not in body:
                         _draw_again(module, getattr(config, "initializer_range", 0.02))
+            if encoder.has_head and head is not None and head.kind == "masked-lm":
+                own = {name for name, _ in encoder.base.named_parameters(prefix=encoder.hf.base_model_prefix)}
+                encoder.fresh_head = any(name not in own for name in report["missing_keys"])
+                if any(".pooler." in f".{name}" for name in report["unexpected_keys"]) and hasattr(encoder.base, "pooler"):
+                    # transformers leaves it out here; tasks that are learned on the pretrained encoder need it
+                    body = AutoModel.from_pretrained(self.located.place, config=config, dtype=torch.float32, use_safetensors=True)
+                    for part in ("pooler", "pooler_activation"):
+                        if hasattr(body, part):
+                            setattr(encoder.base, part, getattr(body, part))
         self._check(encoder, report)
         return encoder
 
@@ -304,6 +316,33 @@ def _auto_class(head: HeadKind) -> Any:
         "masked-lm": "AutoModelForMaskedLM",
     }
     return getattr(transformers, names[head])
+
+
+def save_new_bert(
+    directory: Path, tokenizer: Any, special: dict[str, str], *, layers: int, width: int, heads: int, positions: int, seed: int
+) -> None:
+    """Write a BERT of this size with freshly drawn weights, and its tokenizer, as a Hugging Face directory.
+
+    tokenizer: `tokenizers.Tokenizer`; special: transformers' names of its special tokens, such as mask_token; positions: longest sequence
+    """
+    from transformers import BertConfig, BertForMaskedLM, PreTrainedTokenizerFast
+
+    with _quiet(), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        config = BertConfig(
+            vocab_size=tokenizer.get_vocab_size(),
+            hidden_size=width,
+            num_hidden_layers=layers,
+            num_attention_heads=heads,
+            intermediate_size=4 * width,
+            max_position_embeddings=positions,
+            pad_token_id=tokenizer.token_to_id(special["pad_token"]),
+        )
+        BertForMaskedLM(config).save_pretrained(directory)
+        names = ["input_ids", "token_type_ids", "attention_mask"]
+        PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_input_names=names, model_max_length=positions, **special).save_pretrained(
+            directory
+        )
 
 
 def versions() -> dict[str, str]:

@@ -35,6 +35,8 @@ _TITLES = {
     "spearman": "Spearman correlation",
     "mse": "Mean squared error",
     "mae": "Mean absolute error",
+    "perplexity": "Perplexity of hidden tokens",
+    "masked_accuracy": "Hidden tokens guessed",
 }
 _LEADING = (
     "f1_strict",
@@ -51,10 +53,11 @@ _LEADING = (
     "ece",
     "log_loss",
     *METRICS["regression"],
+    *METRICS["masked-lm"],
 )
 LOWER_IS_BETTER = ("ece", "log_loss", "loss", *(name for names in METRICS.values() for name, greater in names.items() if not greater))
 _CONSTANTS = ("majority class", "mean")  # yardsticks that predict the same for every row
-_IN_UNITS = ("mse", "mae")
+_IN_UNITS = ("mse", "mae", "perplexity")
 _WITHOUT_INTERVAL = ("roc_auc", "lrap", "ece", "log_loss", "loss")
 
 
@@ -276,6 +279,8 @@ def _measured(result: Result, split: str, evaluation: Evaluation) -> list[str]:
         said.append(f"{few}: even with {found}, {title(exact).lower()} may be as {limit} (95% interval).")
     elif bounds and bounds[1] - bounds[0] > (0.5 * evaluation["metrics"][name] if name in _IN_UNITS else 0.1):
         said.append(f"{few}: {title(name)} may lie anywhere in {interval(bounds, name)} (95% interval).")
+    elif not bounds and name not in _WITHOUT_INTERVAL and evaluation["rows"] < FEW_ROWS:
+        said.append(f"{few}, too few to say how far off {title(name)} may be.")
     rare = [row["label"] for row in evaluation["per_label"] if row["support"] < FEW_ROWS]
     if rare:
         said.append(
@@ -381,7 +386,7 @@ def training_facts(result: Result) -> list[tuple[str, str]]:
     trained, parameters = training["trained_parameters"], training["parameters"]
     return [
         ("Base model", result["base_model"]),
-        ("Pooling", result["pooling"]),
+        *([("Pooling", result["pooling"])] if result.get("head", "sequence-classification") == "sequence-classification" else []),
         ("Parameters trained", f"{count(trained)} of {count(parameters)} ({share(trained, parameters)})"),
         ("Epochs", f"{training['epochs']:g}"),
         ("Steps", count(training["steps"])),

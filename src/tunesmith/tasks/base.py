@@ -101,6 +101,10 @@ class Task(ABC):
         """Return the task with what is learned of the training rows alone, after the split."""
         return self
 
+    def bind(self, tokenizer: Any, encoder: Any) -> Self:
+        """Return the task that knows transformers' tokenizer of its model, and its `ExampleEncoder`, for a task that looks at tokens."""
+        return self
+
     def remarks(self, rows: Rows) -> list[str]:
         """Return what the user should know of the training rows before they are split, a sentence or two each."""
         return []
@@ -128,6 +132,14 @@ class Task(ABC):
     @property
     @abstractmethod
     def head(self) -> HeadSpec: ...
+
+    def arrange(self, rows: Rows) -> Rows:
+        """Return the rows as training and evaluation go through them: themselves, or sequences made of them."""
+        return rows
+
+    def gather(self, examples: Sequence[Encoded], *, judged: bool) -> PackedBatch:
+        """Return the batch of whole examples that are predicted; `judged`: by `score`, from arranged rows."""
+        return pack(examples)
 
     def batch(self, rows: Rows, chosen: np.ndarray, seed: int) -> PackedBatch:
         """Return the batch of examples `chosen`, int[E] in the table, for training; `seed` is of everything that is drawn."""
@@ -182,6 +194,9 @@ class Task(ABC):
         rows, metrics, intervals, per_label, confusion, calibration, mistakes as `metrics.evaluation` gives them; empty lists
         and None for what the task does not have.
         """
+
+    needs_texts: ClassVar[bool] = True
+    """Whether `yardsticks` reads the examples, and not the tables alone."""
 
     def yardsticks(
         self, train: Part, train_examples: list[Example], test: Part, test_examples: list[Example], pretrained: Pretrained, seed: int,
