@@ -30,6 +30,9 @@ METRICS: dict[str, dict[str, bool]] = {
     "single": {"accuracy": True, **_AVERAGED, "matthews": True, "roc_auc": True, "ece": False, "log_loss": False},
     "multi": {**_AVERAGED, "subset_accuracy": True, "lrap": True, "roc_auc": True, "ece": False},
     "regression": {"pearson": True, "spearman": True, "mse": False, "mae": False},
+    "qa": dict.fromkeys(
+        ("exact_match", "f1", "has_answer_exact_match", "has_answer_f1", "no_answer_accuracy", "best_exact_match", "best_f1"), True
+    ),
 }
 """Per kind, every metric name and whether greater is better."""
 
@@ -38,7 +41,7 @@ def greater_is_better(name: str, kind: str) -> bool:
     """Return whether a greater value of metric `name` is better; raise `UsageError` when `kind` has no such metric."""
     known = METRICS[kind]
     if name not in known:
-        what = {"single": "single-label classification", "multi": "multi-label classification"}.get(kind, kind)
+        what = {"single": "single-label classification", "multi": "multi-label classification", "qa": "question answering"}.get(kind, kind)
         raise UsageError(f"{setting('metric')} {name!r} is not one of those for {what}: {', '.join(known)}.{did_you_mean(name, known)}")
     return known[name]
 

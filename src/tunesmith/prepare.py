@@ -67,7 +67,7 @@ def prepare(config: Config, sources: dict[str, RowSource], progress: Progress) -
     dropped = {"dropped_empty": int(blank.sum()), "dropped_unlabelled": int((unlabelled & ~blank).sum()), "dropped_duplicates": 0}
     parts["train"] = train.with_index(np.flatnonzero(~blank & ~unlabelled))
     notes = task.remarks(parts["train"].rows) + _remarks(pretrained, sources["train"], schema)
-    _split(parts, config, task.target_word, notes)
+    _split(parts, config, task, notes)
     _dedupe(parts, config, dropped, notes)
     _note_shared_groups(parts, config, notes)
     _check_parts(parts, dropped)
@@ -108,14 +108,15 @@ def _remarks(pretrained: Pretrained, source: RowSource, schema: Schema) -> list[
     ]
 
 
-def _split(parts: dict[str, Part], config: Config, word: str, notes: list[str]) -> None:
+def _split(parts: dict[str, Part], config: Config, task: Task, notes: list[str]) -> None:
     """Split test and validation rows off the training rows where no file was given for them."""
     train = parts["train"]
     rows = train.rows
     stratum = rows.targets.stratum()
     index, total = rows.index, len(rows)
     # of the rows in use only: through the empty text of dropped rows all of their groups would hang together
-    group = rows.table.group[index] if rows.table.group is not None else None
+    own = task.groups(rows) if rows.table.group is None else None
+    group = rows.table.group[index] if rows.table.group is not None else own
     units = np.zeros(len(rows.table), np.int64)
     units[index] = units_of(rows.table.text_key[index], group)
     for name, size in (("test", config.test_size), ("valid", config.valid_size)):
@@ -130,8 +131,9 @@ def _split(parts: dict[str, Part], config: Config, word: str, notes: list[str]) 
                 f"{size:.0%} of them off for {_WORDS[name]}, evenly over the labels."
             )
             continue
-        grouped = f", groups of {config.group!r} kept together" if config.group is not None else ""
-        how = f"split off {size:.0%} of {train.source.name}, stratified by {word}{grouped}"
+        kept = f"groups of {config.group!r}" if config.group is not None else task.together if own is not None else ""
+        grouped = f", {kept} kept together" if kept else ""
+        how = f"split off {size:.0%} of {train.source.name}, stratified by {task.target_word}{grouped}"
         parts[name] = replace(train.with_index(index[away]), how=how)
         index = index[~away]
     parts["train"] = train.with_index(index)

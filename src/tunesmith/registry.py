@@ -30,6 +30,13 @@ _PAIRS = (
     ("text_a", "text_b"),
     ("text", "text_pair"),
 )
+_QUESTIONS = (("question", "context"), ("question", "passage"), ("question", "paragraph"), ("query", "context"), ("question", "text"))
+_ASKED = (
+    frozenset({"question", "context", "answers"}),
+    frozenset({"question", "context", "answer"}),
+    frozenset({"question", "passage", "answers"}),
+    frozenset({"question", "passage", "answer", "answer_start"}),
+)
 
 
 @dataclass(frozen=True)
@@ -61,6 +68,10 @@ TASKS: dict[str, Family] = {
     "pair": Family("tunesmith.tasks.classification:Classification", True),
     "regression": Family(
         "tunesmith.tasks.regression:Regression", None, targets=_SCORES, values="tunesmith.data.measured:looks_measured"
+    ),
+    "qa": Family(
+        "tunesmith.tasks.qa:QuestionAnswering", True, pairs=_QUESTIONS, targets=("answers", "answer"),
+        read="tunesmith.data.squad:read_question", signs=_ASKED,
     ),
 }  # fmt: skip
 """Built-in tasks; `data.schema.choose_task` says which of them `auto` takes."""

@@ -27,12 +27,13 @@ from tunesmith.data.files import (
     reading,
 )
 from tunesmith.data.schema import Row, RowSource, Source
+from tunesmith.data.squad import parse_json
 from tunesmith.errors import DataError, UsageError
 from tunesmith.progress import QUIET, Progress
 
 __all__ = ["MAX_CELL_CHARS", "StreamSource", "TextSource", "open_file", "open_stdin"]
 
-_PARSERS: dict[str, Parser] = {"csv": csv_parser(None), "tsv": csv_parser("\t"), "jsonl": parse_jsonl, "txt": parse_txt}
+_PARSERS: dict[str, Parser] = {"csv": csv_parser(None), "tsv": csv_parser("\t"), "jsonl": parse_jsonl, "json": parse_json, "txt": parse_txt}
 
 
 def open_file(

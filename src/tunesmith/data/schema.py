@@ -66,6 +66,7 @@ class Example:
     target_is_list: the value was a list in the file, so the row may have any number of labels
     group: value of the group column as text, None without one
     spans: ranges [start, end) of characters of the last text that the task is about, such as its words
+    mended: what was wrong in the row and put right, a few words each
     """
 
     texts: tuple[str, ...]
@@ -74,6 +75,7 @@ class Example:
     group: str | None
     source: Source
     spans: tuple[tuple[int, int], ...] = ()
+    mended: tuple[str, ...] = ()
 
     @property
     def group_key(self) -> int:

@@ -35,8 +35,18 @@ _TITLES = {
     "spearman": "Spearman correlation",
     "mse": "Mean squared error",
     "mae": "Mean absolute error",
+    "exact_match": "Exact match",
+    "f1": "F1",
+    "has_answer_exact_match": "Exact match, answerable",
+    "has_answer_f1": "F1, answerable",
+    "no_answer_accuracy": "Accuracy, unanswerable",
+    "best_exact_match": "Exact match, best threshold",
+    "best_f1": "F1, best threshold",
 }
-_LEADING = ("accuracy", "subset_accuracy", "f1_macro", "f1_micro", "matthews", "roc_auc", "lrap", "ece", "log_loss", *METRICS["regression"])
+_LEADING = (
+    "accuracy", "subset_accuracy", "f1_macro", "f1_micro", "matthews", "roc_auc", "lrap", *METRICS["qa"], "ece", "log_loss",
+    *METRICS["regression"],
+)  # fmt: skip
 LOWER_IS_BETTER = ("ece", "log_loss", "loss", *(name for names in METRICS.values() for name, greater in names.items() if not greater))
 _WITHOUT_INTERVAL = ("roc_auc", "lrap", "ece", "log_loss", "loss")
 
@@ -176,7 +186,7 @@ def headline(result: Result, evaluation: Evaluation) -> str:
 
 def _share_right(evaluation: Evaluation) -> str:
     """Return the name of the metric that is the share of rows predicted right, which always has an interval where there is one."""
-    return "accuracy" if "accuracy" in evaluation["metrics"] else "subset_accuracy"
+    return next((name for name in ("accuracy", "exact_match") if name in evaluation["metrics"]), "subset_accuracy")
 
 
 def verdict(result: Result) -> str:

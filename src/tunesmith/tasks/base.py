@@ -105,6 +105,13 @@ class Task(ABC):
         """Return what cannot be learned as the training rows that are left after the split lack it."""
         return []
 
+    together: ClassVar[str] = ""
+    """What `groups` keeps on one side of a split, as messages call it."""
+
+    def groups(self, rows: Rows) -> np.ndarray | None:
+        """Return uint64[E], equal for rows that a split must not part, unless the user says by which column; None for none."""
+        return None
+
     @classmethod
     def advice_on_missing(cls, table: TokenTable, config: Config) -> str:
         """Return a sentence on how a row without a target is written on purpose; empty when it cannot be."""
