@@ -28,8 +28,9 @@ _PUNCTUATION = str.maketrans("", "", string.punctuation)
 # as cmrc2018_evaluate.py has them; its "……" is compared with single characters and so never matches
 _MARKS = frozenset("-:_*^/\\~`+=，。：？！“”；’《》·、「」（）－～『』")
 _HAN = re.compile("[\u4e00-\u9fa5]")
-# the pieces that a Treebank tokenizer makes of Latin text between Chinese characters, but for contractions
-_LATIN = re.compile(r"\w+(?:[.,']\w+)*|[^\w\s]")
+# the official script cuts what stands between Chinese characters with NLTK's Treebank tokenizer; this does the same but for
+# contractions ("don't" stays one piece) and for telling opening from closing quotes
+_LATIN = re.compile(r"""(?:[^\s;@#$%&?!()\[\]{}<>",.—]|,(?=\d)|\.(?!\s*$))+|\S""")
 
 
 def normalised(text: str) -> str:

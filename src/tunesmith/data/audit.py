@@ -145,7 +145,8 @@ def audit(
     count_tokens: gives the tokens of each text, special tokens not counted
     truncation: length of sequences and windows; what each of the four policies would lose with them is told
     budget: tokens of text in a sequence; the policy `windows` is left out when windows of this size cannot overlap by the stride
-    label_separator, label_type: what joins the labels of one cell, and whether there are any (`single`, `multi`); None, `auto`: recognised
+    label_separator, label_type: what joins the labels of one cell, and whether there are any (`single`, `multi`); None, `auto`: recognised;
+        `value`: they are numbers; `text`: texts of their own, of which nothing is said
 
     Raises `DataError` for a column that is not there or holds what cannot be read as text.
     """
@@ -158,7 +159,7 @@ def audit(
         if other is not None:
             for column in schema.texts:
                 _check_column(other, column)
-            test = _Scan(other, Schema(schema.texts, schema.target if schema.target in other.columns else None))
+            test = _Scan(other, replace(schema, target=schema.target if schema.target in other.columns else None))
             test.run(finder, None, progress)
         return _Comparison(scan, test, finder, (label_separator, label_type), progress).result(_lengths(scan, truncation, budget))
 
@@ -180,7 +181,8 @@ def _lengths(scan: _Scan, truncation: Truncation, budget: int) -> Lengths | None
     sizes, rows = np.unique(scan.tokens, axis=0, return_counts=True)
     pair = scan.schema.pair
     policies = {}
-    for name in _POLICIES:
+    # a task that always takes windows has no other choice
+    for name in _POLICIES if truncation.policy != "windows" else ("windows",):
         if name == "windows" and truncation.stride >= budget // (1 + pair):
             continue
         policy = replace(truncation, policy=name)
@@ -203,6 +205,7 @@ class _Comparison:
         self.scan, self.test, self.finder, self.progress = scan, test, finder, progress
         rows = np.bincount(scan.codes[scan.codes >= 0], minlength=len(scan.cells)).tolist()
         self.cells = dict(zip(scan.cells, rows, strict=True))
+        self.repeat = told[1] != "text"
         self.kind, self.separator = recognise(self.cells, told[0], scan.from_lists, told[1])
         known: dict[tuple[str, ...], int] = {}
         self.sets = self._sets(scan, known)
@@ -226,7 +229,7 @@ class _Comparison:
         issues = {name: scan.issue(name) for name in ("empty", *_FAULTS)}
         written = max(scan.scripts.total(), 1)
         labels = None
-        if scan.schema.target is not None:
+        if scan.schema.target is not None and self.repeat:
             labels = audit_labels(scan.schema.target, self.cells, scan.issue("missing"), self.kind, self.separator, in_text)
         return Audit(
             name=scan.source.name,

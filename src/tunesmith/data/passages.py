@@ -27,8 +27,9 @@ _JOINERS = "\u200d\ufe0e\ufe0f"  # what joins emoji, and says how the character 
 class PassageEncoder(TextEncoder):
     """Turns (question, passage) into sequences that each hold the question and a window of the passage, in the tokenizer's own frame.
 
-    The question comes first, cut to half of the room if it is longer (what is cut is counted as lost); windows of the passage share
-    `stride` tokens, and all of it is in one unless there are more than `max_windows`.
+    The question comes first, cut to half of the room if it is longer (what is cut is counted as lost). Windows of the passage share
+    `stride` tokens, or a quarter of the room where it is too small for that, and all of it is in one unless there are more than
+    `max_windows`.
 
     `Encoded.points` are places in the example's sequences, one behind the other. First three for each of the W windows: the null
     position, which stands for "no answer here"; the first token of the passage; and the place behind its last one. Behind these come
@@ -41,7 +42,9 @@ class PassageEncoder(TextEncoder):
     keeps_text = True
 
     def __init__(self, tokenizer: Tokenizer, truncation: Truncation, fallback_token: int | None = None) -> None:
-        super().__init__(tokenizer, replace(truncation, policy="windows"), fallback_token, pairs=True)
+        super().__init__(tokenizer, replace(truncation, policy="head"), fallback_token, pairs=True)
+        window = self.budget // 2
+        self.truncation = replace(truncation, policy="windows", stride=truncation.stride if truncation.stride < window else window // 2)
         self.has_points = True
         assert self.frame is not None
         whole = {tokenizer.token_to_id(token) for token in _FIRST_TOKENS} - {None}
@@ -90,7 +93,7 @@ class PassageEncoder(TextEncoder):
                     places += [begin + first + a - start, begin + first + b - start]
             if with_offsets:
                 shown = np.zeros((length, 2), np.int32)
-                shown[len(frame.prefix) : len(frame.prefix) + len(kept)] = np.asarray(question.offsets, np.int32).reshape(-1, 2)[: len(kept)]
+                shown[len(frame.prefix) :][: len(kept)] = np.asarray(question.offsets, np.int32).reshape(-1, 2)[: len(kept)]
                 shown[first : first + end - start] = ranges[start:end]
                 offsets.append(shown)
             begin += length

@@ -5,8 +5,10 @@ SQuAD 1.1: Rajpurkar et al. 2016; SQuAD 2.0, with questions that the passage doe
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
+import math
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -175,10 +177,8 @@ def _stated(row: Row, target: str, source: Source) -> list[tuple[str, int | None
         return []
     value = row.get(target)
     if isinstance(value, str) and value.lstrip()[:1] in ("[", "{"):
-        try:
+        with contextlib.suppress(ValueError):  # an answer that begins with a bracket
             value = json.loads(value)
-        except ValueError:
-            pass  # an answer that begins with a bracket
     if isinstance(value, Mapping):
         texts, starts = value.get("text"), value.get("answer_start", value.get("start"))
         if isinstance(texts, list):
@@ -220,10 +220,10 @@ def _start(value: Any, source: Source) -> int | None:
     if value is None or (isinstance(value, str) and not value.strip()) or value != value:
         return None
     try:
-        number = float(value) if not isinstance(value, bool) else float("nan")
-    except (TypeError, ValueError):
-        number = float("nan")
-    if number != int(number) if number == number and abs(number) < 2**53 else True:
+        number = float(value)
+    except (TypeError, ValueError, OverflowError):
+        number = math.nan
+    if isinstance(value, bool) or not number.is_integer():
         raise DataError(
             f"{source}: answer_start is {value!r:.60}; it must be the number of characters of the passage before the answer, or be left "
             f"out. If these columns mean another task, say it with {setting('task')}."

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -17,7 +16,7 @@ from tunesmith.data.batches import PackedBatch, pack
 from tunesmith.data.duplicates import text_key
 from tunesmith.data.passages import PER_WINDOW, PassageEncoder
 from tunesmith.data.schema import Example, Schema
-from tunesmith.data.table import Labels, TokenTable
+from tunesmith.data.table import TokenTable
 from tunesmith.data.text_faults import script
 from tunesmith.data.tokens import Encoded, Truncation
 from tunesmith.errors import DataError, ModelError, counted, listing, setting
@@ -30,7 +29,7 @@ from tunesmith.tasks.base import Hub, Task
 from tunesmith.tasks.mistakes import worst
 from tunesmith.tasks.qa_yardsticks import simple_answers
 from tunesmith.tasks.rows import Part, Ragged, Rows
-from tunesmith.tasks.spans import Found, best_spans, places_of, windows_of
+from tunesmith.tasks.spans import AnswerTargets, Found, batch_answers, batch_windows, best_spans, places_of, windows_of
 
 if TYPE_CHECKING:
     from tunesmith.model.encoder import Pretrained
@@ -56,42 +55,6 @@ class Answer:
     end: int | None
     probability: float
     nbest: list[dict[str, Any]]
-
-
-@dataclass(frozen=True)
-class AnswerTargets:
-    """The right answers of N questions, as texts."""
-
-    labels: Labels
-
-    def __len__(self) -> int:
-        return len(self.labels.missing)
-
-    def texts(self, row: int) -> list[str]:
-        """Return the right answers of one question, none for one without."""
-        starts = self.labels.starts
-        return [self.labels.names[code] for code in self.labels.codes[starts[row] : starts[row + 1]]]
-
-    def take(self, rows: np.ndarray) -> np.ndarray:
-        """Return bool[E], which questions have an answer."""
-        return np.diff(self.labels.starts)[rows] > 0
-
-    def stratum(self) -> np.ndarray:
-        """Return int64[N], 1 for questions with an answer, 0 for those without."""
-        return (np.diff(self.labels.starts) > 0).astype(np.int64)
-
-    def digests(self) -> np.ndarray:
-        """Return uint64[N], equal for questions with the same answers."""
-        found = [
-            hashlib.blake2b("\0".join(sorted(self.texts(row))).encode("utf-8", "surrogatepass"), digest_size=8).digest()
-            for row in range(len(self))
-        ]
-        return np.frombuffer(b"".join(found), np.uint64)
-
-    def summary(self, rows: np.ndarray) -> dict[str, float]:
-        """Return how many questions have an answer, and how many have none."""
-        has = self.take(rows)
-        return {"with an answer": int(has.sum()), "without an answer": int((~has).sum())}
 
 
 @dataclass(frozen=True)
@@ -189,11 +152,11 @@ class QuestionAnswering(Task):
 
     def combine(self, outputs: Tensor, batch: PackedBatch) -> Tensor:
         """Keep of outputs float[T, 2] the start and end scores of the null position and the passage's tokens of each window."""
-        return outputs[torch.from_numpy(places_of(_windows(batch)))]
+        return outputs[torch.from_numpy(places_of(batch_windows(batch)))]
 
     def sizes(self, batch: PackedBatch) -> np.ndarray:
         """Return int[E], how many rows each example has in all its windows."""
-        windows = _windows(batch)
+        windows = batch_windows(batch)
         return np.bincount(batch.example, weights=windows[:, 2] - windows[:, 1] + 1, minlength=batch.size).astype(np.int64)
 
     def loss(self, outputs: Tensor, batch: PackedBatch) -> Tensor:
@@ -204,7 +167,7 @@ class QuestionAnswering(Task):
         windows as transformers' run_qa.py does; the sum over several is the marginal likelihood of Clark and Gardner 2018,
         "Simple and Effective Multi-Paragraph Reading Comprehension", section 2.2, on whole spans.
         """
-        windows, answers = _windows(batch), _answers(batch)
+        windows, answers = batch_windows(batch), batch_answers(batch)
         sizes = windows[:, 2] - windows[:, 1] + 1
         number = np.repeat(np.arange(len(sizes)), sizes)
         within = np.arange(len(number)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
@@ -394,7 +357,7 @@ class QuestionAnswering(Task):
 
     def sentence(self) -> str:
         """Return what is learned."""
-        return "question answering, a span of the passage" + (" or no answer" if self.unanswerable else "")
+        return "qa, a span of the passage" + (" or no answer" if self.unanswerable else "")
 
     def to_dict(self) -> dict[str, Any]:
         """Return name, unanswerable, null_threshold, max_answer_tokens and answer_match."""
@@ -417,24 +380,3 @@ def match_of(passages: Sequence[str]) -> Match:
 
 def _margins(found: Sequence[Found]) -> np.ndarray:
     return np.array([one.margin for one in found], np.float64)
-
-
-def _windows(batch: PackedBatch) -> np.ndarray:
-    """Return int64[S, 3]: null position, first passage token and end of the passage of each window, in [0, T]."""
-    assert batch.points is not None
-    return batch.points[_mask(batch)].reshape(-1, PER_WINDOW).astype(np.int64)
-
-
-def _answers(batch: PackedBatch) -> np.ndarray:
-    """Return int64[A, 2]: first and last token of each place of an answer."""
-    assert batch.points is not None
-    return batch.points[~_mask(batch)].reshape(-1, 2).astype(np.int64)
-
-
-def _mask(batch: PackedBatch) -> np.ndarray:
-    """Return bool[P], which points are those of windows."""
-    assert batch.point_counts is not None
-    counts = batch.point_counts.astype(np.int64)
-    within = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
-    return within < np.repeat(PER_WINDOW * np.bincount(batch.example, minlength=batch.size), counts)
-

@@ -1,16 +1,19 @@
-"""From start and end scores of tokens to the best spans of a passage.
+"""Spans of passages: right answers, the places of windows and answers in a batch, and the best spans by start and end scores.
 
 E examples, W windows of one, R rows of combined outputs: of each window first the null position, then the passage's tokens.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from tunesmith.data.batches import PackedBatch
 from tunesmith.data.passages import PER_WINDOW, whole_characters
+from tunesmith.data.table import Labels
 from tunesmith.tasks.rows import Ragged
 
 _CELLS = 4_000_000  # spans looked at together
@@ -31,6 +34,42 @@ class Found:
     def margin(self) -> float:
         """By how much "no answer" scores above the best span; infinite where there is none."""
         return self.null - self.spans[0][2] if self.spans else float("inf")
+
+
+@dataclass(frozen=True)
+class AnswerTargets:
+    """The right answers of N questions, as texts."""
+
+    labels: Labels
+
+    def __len__(self) -> int:
+        return len(self.labels.missing)
+
+    def texts(self, row: int) -> list[str]:
+        """Return the right answers of one question, none for one without."""
+        starts = self.labels.starts
+        return [self.labels.names[code] for code in self.labels.codes[starts[row] : starts[row + 1]]]
+
+    def take(self, rows: np.ndarray) -> np.ndarray:
+        """Return bool[E], which questions have an answer."""
+        return np.diff(self.labels.starts)[rows] > 0
+
+    def stratum(self) -> np.ndarray:
+        """Return int64[N], 1 for questions with an answer, 0 for those without."""
+        return (np.diff(self.labels.starts) > 0).astype(np.int64)
+
+    def digests(self) -> np.ndarray:
+        """Return uint64[N], equal for questions with the same answers."""
+        found = [
+            hashlib.blake2b("\0".join(sorted(self.texts(row))).encode("utf-8", "surrogatepass"), digest_size=8).digest()
+            for row in range(len(self))
+        ]
+        return np.frombuffer(b"".join(found), np.uint64)
+
+    def summary(self, rows: np.ndarray) -> dict[str, float]:
+        """Return how many questions have an answer, and how many have none."""
+        has = self.take(rows)
+        return {"with an answer": int(has.sum()), "without an answer": int((~has).sum())}
 
 
 def windows_of(points: np.ndarray, count: int) -> np.ndarray:
@@ -110,3 +149,23 @@ def _read(flat: np.ndarray, wanted: int, width: int, places: np.ndarray, offsets
         if span[0] < span[1]:
             found.setdefault(span, score)
     return [(*span, score) for span, score in found.items()]
+
+
+def batch_windows(batch: PackedBatch) -> np.ndarray:
+    """Return int64[S, 3]: null position, first passage token and end of the passage of each window, in [0, T]."""
+    assert batch.points is not None
+    return batch.points[_mask(batch)].reshape(-1, PER_WINDOW).astype(np.int64)
+
+
+def batch_answers(batch: PackedBatch) -> np.ndarray:
+    """Return int64[A, 2]: first and last token of each place of an answer."""
+    assert batch.points is not None
+    return batch.points[~_mask(batch)].reshape(-1, 2).astype(np.int64)
+
+
+def _mask(batch: PackedBatch) -> np.ndarray:
+    """Return bool[P], which points are those of windows."""
+    assert batch.point_counts is not None
+    counts = batch.point_counts.astype(np.int64)
+    within = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
+    return within < np.repeat(PER_WINDOW * np.bincount(batch.example, minlength=batch.size), counts)
