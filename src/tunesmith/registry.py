@@ -29,7 +29,14 @@ _PAIRS = (
     ("text_a", "text_b"),
     ("text", "text_pair"),
 )
-_QUESTIONS = (("question", "context"), ("question", "passage"), ("question", "paragraph"), ("query", "context"), ("question", "text"))
+_QUESTIONS = (
+    ("question", "context"),
+    ("question", "passage"),
+    ("question", "paragraph"),
+    ("query", "context"),
+    ("question", "text"),
+    ("text", "text_pair"),
+)
 _ASKED = (
     frozenset({"question", "context", "answers"}),
     frozenset({"question", "context", "answer"}),
