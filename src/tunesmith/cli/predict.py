@@ -38,7 +38,7 @@ def predict(
     text: TextColumn = None,
     text_pair: SecondColumn = None,
     encoding: Encoding = None,
-    file_format: Annotated[str | None, typer.Option("--format", help="Format of standard input: csv, tsv, jsonl, txt.")] = None,
+    file_format: Annotated[str | None, typer.Option("--format", help="Format of standard input: csv, tsv, jsonl, json, txt.")] = None,
     precision: Precision = "fp32",
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")] = False,
 ) -> None:
