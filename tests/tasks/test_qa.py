@@ -198,6 +198,22 @@ def test_of_equal_texts_the_one_with_the_highest_score_is_given() -> None:
     assert (answer.answer, answer.start, answer.end) == ("dog", 8, 11)
 
 
+@pytest.mark.parametrize(("passage", "answer"), tiny.ANSWERED)
+@pytest.mark.parametrize("max_length", [30, 200])
+def test_answers_in_any_script_are_exact_slices(passage: str, answer: str, max_length: int) -> None:
+    start = passage.index(answer)
+    given = [Example(("q", passage), [answer], True, None, Source("t", 1), ((start, start + len(answer)),))]
+    found = PassageEncoder(tiny.byte_level(), Truncation("windows", max_length, 8), 1).encode_examples(given, offsets=True)
+    places = found[0].points[3 * len(found[0].sequences) :].reshape(-1, 2)
+    outputs = np.zeros((sum(map(len, found[0].sequences)), 2), np.float32)
+    outputs[places[:, 0], 0] = outputs[places[:, 1], 1] = 9
+    task = QuestionAnswering(max_answer_tokens=40)
+    predicted = next(task.decode(combined(found, outputs, task), given, found))
+    if len(places):
+        assert (predicted.answer, predicted.start, predicted.end) == (answer, start, start + len(answer))
+    assert all(one["answer"] == passage[one["start"] : one["end"]] for one in predicted.nbest)
+
+
 # --- the whole of it -------------------------------------------------------------------------------------------------------
 
 

@@ -237,7 +237,7 @@ class _Comparison:
             columns=tuple(scan.source.columns),
             text=" and ".join(scan.schema.texts),
             repeats=Issue(sum(map(len, groups)) - len(groups), len(groups), tuple(map(self._repeat, groups[:SHOWN]))),
-            near=self._near(),
+            near=self._near() if self.repeat else Issue(0, 0, ()),  # questions on one passage are alike, and a split keeps them together
             conflicts=Issue(sum(map(len, conflicts)), len(conflicts), tuple(map(self._conflict, conflicts[:SHOWN]))),
             scripts={name: rows / written for name, rows in scan.scripts.most_common()},
             labels=labels,

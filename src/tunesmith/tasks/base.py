@@ -158,8 +158,10 @@ class Task(ABC):
         """Return the metrics that can be computed on `rows` whatever is predicted."""
         return METRICS[self.kind]
 
-    tunes: ClassVar[bool] = False
-    """Whether `tune` chooses anything."""
+    @property
+    def tunes(self) -> bool:
+        """Whether `tune` may choose anything."""
+        return False
 
     def tune(self, outputs: Ragged, part: Part) -> Self:
         """Return the task with what is chosen by the validation rows, such as thresholds."""

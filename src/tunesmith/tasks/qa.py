@@ -201,22 +201,27 @@ class QuestionAnswering(Task):
         best = ["best_exact_match", "best_f1"] if self.unanswerable else []
         return ["exact_match", "f1", *kinds, "no_answer_accuracy", *best]
 
-    tunes: ClassVar[bool] = True
+    @property
+    def tunes(self) -> bool:
+        """Whether there is a threshold, which only matters where "no answer" can be predicted."""
+        return self.unanswerable
 
     def tune(self, outputs: Ragged, part: Part) -> QuestionAnswering:
         """Choose the threshold of "no answer" by F1 on these rows, where there are questions of both kinds."""
-        return self._tuned(list(self._found(outputs, part)), part)
+        found = list(self._found(outputs, part))
+        return self._tuned(found, self._best(found, part), part)
 
-    def _tuned(self, found: Sequence[Found], part: Part) -> QuestionAnswering:
+    def _tuned(self, found: Sequence[Found], best: np.ndarray, part: Part) -> QuestionAnswering:
         has = part.rows.gold()
         if not self.unanswerable or has.all() or not has.any():
             return self
-        return replace(self, null_threshold=best_threshold(self._best(found, part)[:, 1], _margins(found), has)[1])
+        return replace(self, null_threshold=best_threshold(best[:, 1], _margins(found), has)[1])
 
     def score(self, outputs: Ragged, part: Part, progress: Progress = QUIET) -> dict[str, float]:
         """Return the metrics on validation rows, with the threshold of "no answer" that is best for these rows."""
         found = list(self._found(outputs, part))
-        return self._tuned(found, part)._scored(found, part)[0]
+        best = self._best(found, part)
+        return self._tuned(found, best, part)._scored(found, best, part)[0]
 
     def _found(self, outputs: Ragged, part: Part, progress: Progress = QUIET) -> Iterator[Found]:
         """Yield what is found for each row, reading a piece of the table at a time."""
@@ -250,10 +255,9 @@ class QuestionAnswering(Task):
         predicted = [text[one.spans[0][0] : one.spans[0][1]] if one.spans else "" for text, one in zip(texts, found, strict=True)]
         return scores(predicted, self._golds(part), self._match(part))
 
-    def _scored(self, found: Sequence[Found], part: Part) -> tuple[dict[str, float], np.ndarray]:
-        """Return the metrics, and float64[E, 2] of each row."""
-        has = part.rows.gold()
-        each, margins = self._best(found, part), _margins(found)
+    def _scored(self, found: Sequence[Found], each: np.ndarray, part: Part) -> tuple[dict[str, float], np.ndarray]:
+        """Return the metrics, and float64[E, 2] of each row; each: of the best spans, as `_best` gives them."""
+        has, margins = part.rows.gold(), _margins(found)
         best: dict[str, float] = {}
         if self.unanswerable and not has.all():
             best = {"best_exact_match": best_threshold(each[:, 0], margins, has)[0], "best_f1": best_threshold(each[:, 1], margins, has)[0]}
@@ -264,7 +268,7 @@ class QuestionAnswering(Task):
     def evaluation(self, outputs: Ragged, part: Part, progress: Progress = QUIET) -> dict[str, Any]:
         """Return metrics with intervals, how far probabilities can be believed, and the most confident mistakes."""
         found = list(self._found(outputs, part, progress))
-        metrics, each = self._scored(found, part)
+        metrics, each = self._scored(found, self._best(found, part), part)
         golds, index, table = self._golds(part), part.rows.index, part.rows.table
         answers = [self._answer(one, table.text(row)) for one, row in zip(found, index.tolist(), strict=True)]
         sure = np.array([answer.probability for answer in answers])
