@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -165,3 +166,26 @@ def test_wrong_rows_are_refused_with_their_place(row: dict[str, Any], says: str)
     with pytest.raises(TunesmithError) as caught:
         parse(row)
     assert says in str(caught.value) and str(caught.value).startswith("f:7")
+
+
+@pytest.mark.real
+@pytest.mark.parametrize(
+    ("file", "questions", "none", "mended"),
+    [
+        ("squad/dev-v1.1.json", 10_570, 0, 0),
+        ("squad/dev-v2.0.json", 11_873, 5_945, 0),
+        ("cmrc2018/cmrc2018_trial.json", 1_002, 0, 5),
+        ("cmrc2018/cmrc2018_dev.json", 3_219, 0, 200),
+    ],
+)
+def test_real_files_are_read_whole(file: str, questions: int, none: int, mended: int) -> None:
+    folder = os.environ.get("TUNESMITH_DATA")
+    if folder is None:
+        pytest.skip("TUNESMITH_DATA names no directory with the labelled data sets")
+    source = open_file(Path(folder) / file)
+    schema = guess_schema(source, text=None, label=None, group=None, family=family("qa"))
+    found = [schema.parse(row, place) for row, place in source]
+    assert len(found) == questions and sum(example.target == [] for example in found) == none
+    assert all(example.texts[1][start:end] in (example.target or ()) for example in found for start, end in example.spans)
+    assert all(bool(example.spans) == bool(example.target) for example in found)
+    assert sum(len(example.mended) for example in found) <= mended
