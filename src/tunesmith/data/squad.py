@@ -23,8 +23,8 @@ COLUMNS = ("id", "title", "question", "context", "answers", "is_impossible")
 _SPACE = re.compile(r"[ \t\n\r]*")
 _TRUE = ("true", "1", "yes")
 _FORMS = (
-    'SQuAD\'s form ({"data": [{"paragraphs": [{"context": ..., "qas": [{"question": ..., "answers": [...]}]}]}]}), '
-    'or a list of rows ([{"question": ..., "context": ..., "answers": ...}])'
+    'a list of rows ([{"text": ..., "label": ...}, ...]), '
+    'or questions in SQuAD\'s form ({"data": [{"paragraphs": [{"context": ..., "qas": [{"question": ..., "answers": [...]}]}]}]})'
 )
 
 
