@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from tunesmith.config import Config
 from tunesmith.data.readers import open_file
 from tunesmith.data.schema import Example, Schema, Source, choose_task, guess_schema
 from tunesmith.data.squad import COLUMNS
@@ -49,7 +50,7 @@ def test_squad_json_becomes_flat_rows(tmp_path: Path, indent: int | None) -> Non
     rows = list(source)
     assert [place.line for _, place in rows] == [1, 2, 3, 4]
     assert rows == list(source)  # again from the start
-    assert choose_task(source, "auto", text=None, text_pair=None, label=None) == "qa"
+    assert choose_task(source, Config()) == "qa"
     schema = guess_schema(source, text=None, label=None, group=None, family=family("qa"))
     assert schema.texts == ("question", "context") and schema.target == "answers"
     examples = [schema.parse(row, place) for row, place in rows]
