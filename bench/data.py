@@ -9,6 +9,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
+from bench.questions import prepare_questions
 from bench.settings import Row
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -29,6 +30,8 @@ def read(path: Path, columns: Sequence[str]) -> list[tuple[str, ...]]:
 
 def prepare(row: Row, seed: int, folder: Path, target: Path) -> tuple[Path, Path]:
     """Write train and test of `row` below `target`, once, and return their paths."""
+    if row.task == "qa":
+        return prepare_questions(row, seed, folder, target)
     stem = row.name
     if row.sample is not None:
         stem += f"-sample-{row.sample}-{seed}"

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.data import read as read_rows
+from bench.questions import judged_answers
 from bench.settings import SEPARATOR, Row
 
 
@@ -17,6 +18,8 @@ def judged(row: Row, train: Path, test: Path, predictions: list[Any]) -> dict[st
     if row.task == "regression":
         gold = [float(value) for *_, value in read_rows(test, row.columns)]
         return {"gold": gold, "predictions": [float(value) for value in predictions]}
+    if row.task == "qa":
+        return judged_answers(test, predictions)
     of_test, of_train = labels_of(test, row), labels_of(train, row)
     names = sorted({name for labels in [*of_test, *of_train] for name in labels})
     place = {name: i for i, name in enumerate(names)}

@@ -20,6 +20,8 @@ def scores(gold: np.ndarray, predicted: np.ndarray, metric: str, weights: np.nda
     """
     if weights is None:
         weights = np.ones((1, len(gold)))
+    if metric in ("exact_match", "answer_f1"):  # judged question by question before: the predictions are the figures of each
+        return weights @ predicted[:, int(metric == "answer_f1")] / weights.sum(axis=1)
     if metric in ("pearson", "spearman"):
         return correlation(gold[:, 0], predicted[:, 0], weights, ranked=metric == "spearman")
     if metric == "accuracy":  # with several labels a row: subset accuracy

@@ -21,19 +21,24 @@ class Row:
     lr: float
     batch_size: int
     max_length: int
-    metric: Literal["accuracy", "f1_micro", "f1_macro", "matthews", "f1_positive", "pearson"]
+    metric: Literal["accuracy", "f1_micro", "f1_macro", "matthews", "f1_positive", "pearson", "answer_f1"]
     kind: Literal["single", "multi"] = "single"
     seeds: tuple[int, ...] = (0,)
     encoder: Literal["bundled", "multilingual"] = "bundled"
     first: int | None = None  # only the first so many training rows
     text_pair: str | None = None
-    task: Literal["classification", "pair", "regression"] = "classification"
+    task: Literal["classification", "pair", "regression", "qa"] = "classification"
     also: tuple[str, ...] = ()  # further figures to print
     sample: int | None = None  # a sample of so many rows of both files, balanced over the labels, drawn anew for each seed
+    test_sample: int | None = None  # questions: a sample of so many test rows; `sample` is of the training rows then
+    stride: int | None = None  # questions: tokens that windows share
+    max_answer_tokens: int | None = None
 
     @property
     def columns(self) -> list[str]:
         """The columns of the prepared files."""
+        if self.task == "qa":
+            return ["question", "context", "answers"]
         return ["text", *(["text_pair"] if self.text_pair is not None else []), "label"]
 
 
@@ -66,6 +71,20 @@ ROWS = (
     Row(
         "stsb", "STS-B (similarity)", "stsb", "train.csv", "test.csv", "sentence1", "score", 4, 5e-5, 16, 256, "pearson",
         text_pair="sentence2", task="regression", also=("spearman",), seeds=(0, 1, 2),
+    ),
+    Row(
+        "squad", "SQuAD 1.1, 10,000 questions, 2,000 of dev as test", "squad", "train-v1.1.json", "dev-v1.1.json", "question", "answers",
+        2, 5e-5, 16, 384, "answer_f1", task="qa", also=("exact_match",), sample=10_000, test_sample=2_000, stride=128, max_answer_tokens=30,
+    ),
+    Row(
+        "cmrc", "CMRC 2018 (Chinese), its dev to train, its trial as test, multilingual encoder", "cmrc2018", "cmrc2018_dev.json",
+        "cmrc2018_trial.json", "question", "answers", 2, 5e-5, 16, 384, "answer_f1", task="qa", also=("exact_match",), stride=128,
+        max_answer_tokens=50, encoder="multilingual",
+    ),
+    Row(
+        "squad-to-cmrc", "trained on SQuAD 1.1 (10,000 questions), asked in Chinese: CMRC 2018 trial, multilingual encoder", "squad",
+        "train-v1.1.json", "../cmrc2018/cmrc2018_trial.json", "question", "answers", 2, 5e-5, 16, 384, "answer_f1", task="qa",
+        also=("exact_match",), sample=10_000, stride=128, max_answer_tokens=50, encoder="multilingual",
     ),
 )  # fmt: skip
 

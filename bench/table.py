@@ -43,7 +43,8 @@ def read(path: Path) -> list[Record]:
 def matrices(record: Record) -> tuple[np.ndarray, np.ndarray]:
     """Return gold and predictions, each float64[N, C]."""
     if "labels" not in record:
-        return np.array(record["gold"], float)[:, None], np.array(record["predictions"], float)[:, None]
+        gold, predicted = np.array(record["gold"], float), np.array(record["predictions"], float)
+        return gold.reshape(len(gold), -1), predicted.reshape(len(gold), -1)
     both = []
     for rows in (record["gold"], record["predictions"]):
         matrix = np.zeros((len(rows), record["labels"]))

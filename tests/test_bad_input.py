@@ -119,7 +119,7 @@ def test_missing_files(run: Run, tmp_path: Path) -> None:
     refused(run("check", "review.csv"), 3, "Did you mean reviews.csv?")
     refused(run("walk", "review.csv"), 3, "Did you mean reviews.csv?")
     (tmp_path / "data.json").write_text("[]")
-    refused(run("train", "data.json"), 3, "the extension .json is none that can be read", ".csv", "jq -c")
+    refused(run("train", "data.json"), 3, "there are no rows in this JSON file", "a list of rows")
 
 
 def test_standard_input_where_a_file_is_needed(run: Run, trained: Path, tmp_path: Path) -> None:

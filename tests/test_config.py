@@ -46,6 +46,8 @@ RANGES: dict[str, tuple[list[Any], list[Any]]] = {
     "pooling": (["cls", "mean", "max", "attention"], ["avg"]),
     "dropout": ([None, 0, 0.99], [-0.1, 1, math.nan]),
     "attention_dropout": ([None, 0, 0.99], [-0.1, 1]),
+    "max_answer_tokens": ([1, 512], [0, 513, 1.5]),
+    "answer_match": (["auto", "words", "characters"], ["tokens", None]),
     "precision": (["auto", "fp32", "bf16"], ["fp16"]),
     "loss": (["cross-entropy", "focal"], ["hinge"]),
     "focal_gamma": ([0, 10], [-0.1, 10.1, math.nan]),

@@ -36,6 +36,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--max-length", type=int, default=256)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--kind", choices=["single", "multi", "number"], default="single")
+    parser.add_argument("--task", choices=["qa"], help="a task that does not follow from the columns")
+    parser.add_argument("--stride", type=int, default=32)
+    parser.add_argument("--max-answer-tokens", type=int, default=30)
     parser.add_argument("--json", required=True)
     return parser.parse_args()
 
@@ -61,7 +64,9 @@ def main() -> None:
             text=args.text,
             label=args.label,
             text_pair=args.text_pair,
-            task="regression" if args.kind == "number" else "classification" if args.text_pair is None else "pair",
+            task=args.task or ("regression" if args.kind == "number" else "classification" if args.text_pair is None else "pair"),
+            stride=args.stride,
+            max_answer_tokens=args.max_answer_tokens,
             label_type="multi" if args.kind == "multi" else "single",
             label_separator=args.sep if args.kind == "multi" else None,
             valid_size=0.0,
@@ -96,7 +101,7 @@ def main() -> None:
         "peak_device_mb": torch.cuda.max_memory_allocated() / 2**20 if torch.cuda.is_available() else None,
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
         "versions": {"torch": torch.__version__, "transformers": transformers.__version__, "tunesmith": tunesmith.__version__},
-        "predictions": [plain(prediction, args.kind) for prediction in predicted],
+        "predictions": [prediction.answer if args.task == "qa" else plain(prediction, args.kind) for prediction in predicted],
     }
     with open(args.json, "w", encoding="utf-8") as file:
         json.dump(result, file, ensure_ascii=False)

@@ -76,6 +76,12 @@ class Config(BaseModel):
     attention_dropout: float | None = Field(None, ge=0, lt=1, description="dropout of attention weights; unless told the checkpoint's own")
     precision: Precision = Field("auto", description="arithmetic of training; auto takes bf16 where the processor multiplies it natively")
 
+    max_answer_tokens: int = Field(30, ge=1, le=512, description="longest answer to a question, in tokens of the passage")
+    answer_match: Literal["auto", "words", "characters"] = Field(
+        "auto",
+        description="how answers to questions are compared: by words (SQuAD), by characters (CMRC 2018), or by the script of the passages",
+    )
+
     # objective and optimizer
     loss: Literal["cross-entropy", "focal"] = Field(
         "cross-entropy", description="training loss (binary cross-entropy for several labels a row)"

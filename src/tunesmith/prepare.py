@@ -77,7 +77,7 @@ def prepare(config: Config, sources: dict[str, RowSource], progress: Progress) -
     dropped = {"dropped_empty": int(blank.sum()), "dropped_unlabelled": int((unlabelled & ~blank).sum()), "dropped_duplicates": 0}
     parts["train"] = train.with_index(np.flatnonzero(~blank & ~unlabelled))
     notes = task.remarks(parts["train"].rows) + remarks(pretrained, sources["train"], schema)
-    _split(parts, config, task.target_word, notes)
+    _split(parts, config, task, notes)
     _dedupe(parts, config, dropped, notes)
     _note_shared_groups(parts, config, notes)
     _check_parts(parts, dropped)
@@ -137,14 +137,15 @@ def _contradictions(rows: Rows) -> list[str]:
     return [f"{counted(count, 'text')} {'stands' if count == 1 else 'stand'} in training rows that disagree; tunesmith check shows them."]
 
 
-def _split(parts: dict[str, Part], config: Config, word: str, notes: list[str]) -> None:
+def _split(parts: dict[str, Part], config: Config, task: Task, notes: list[str]) -> None:
     """Split test and validation rows off the training rows where no file was given for them."""
-    train = parts["train"]
+    train, word = parts["train"], task.target_word
     rows = train.rows
     stratum = rows.targets.stratum()
     index, total = rows.index, len(rows)
     # of the rows in use only: through the empty text of dropped rows all of their groups would hang together
-    group = rows.table.group[index] if rows.table.group is not None else None
+    own = task.groups(rows) if rows.table.group is None else None
+    group = rows.table.group[index] if rows.table.group is not None else own
     units = np.zeros(len(rows.table), np.int64)
     units[index] = units_of(rows.table.text_key[index], group)
     for name, size in (("test", config.test_size), ("valid", config.valid_size)):
@@ -159,7 +160,8 @@ def _split(parts: dict[str, Part], config: Config, word: str, notes: list[str]) 
                 f"A greater {setting(f'{name}_size')} or a file for it gives one."
             )
             continue
-        grouped = f", groups of {config.group!r} kept together" if config.group is not None else ""
+        kept = f"groups of {config.group!r}" if config.group is not None else task.together if own is not None else ""
+        grouped = f", {kept} kept together" if kept else ""
         evenly = f", stratified by {word}" if word else ""
         how = f"split off {size:.0%} of {train.source.name}{evenly}{grouped}"
         parts[name] = replace(train.with_index(index[away]), how=how)

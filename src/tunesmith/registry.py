@@ -30,6 +30,20 @@ _PAIRS = (
     ("text_a", "text_b"),
     ("text", "text_pair"),
 )
+_QUESTIONS = (
+    ("question", "context"),
+    ("question", "passage"),
+    ("question", "paragraph"),
+    ("query", "context"),
+    ("question", "text"),
+    ("text", "text_pair"),
+)
+_ASKED = (
+    frozenset({"question", "context", "answers"}),
+    frozenset({"question", "context", "answer"}),
+    frozenset({"question", "passage", "answers"}),
+    frozenset({"question", "passage", "answer", "answer_start"}),
+)
 
 
 @dataclass(frozen=True)
@@ -88,6 +102,10 @@ TASKS: dict[str, Family] = {
         "tunesmith.tasks.masked_lm:MaskedLM", needs_target=False, values="tunesmith.data.documents:is_raw_text",
         rows="tunesmith.data.documents:documents_of",
         settings=frozenset({"mask_share", "from_scratch", "vocab_size", "layers", "width", "heads"}),
+    ),
+    "qa": Family(
+        "tunesmith.tasks.qa:QuestionAnswering", True, pairs=_QUESTIONS, targets=("answers", "answer"),
+        read="tunesmith.data.squad:read_question", signs=_ASKED, settings=frozenset({"max_answer_tokens", "answer_match"}),
     ),
 }  # fmt: skip
 """Built-in tasks; `data.schema.choose_task` says which of them `auto` takes."""

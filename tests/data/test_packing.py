@@ -17,12 +17,12 @@ from tunesmith.data.packing import Masking, PackedTable, seed_of
 from tunesmith.data.schema import Example, Schema, Source
 from tunesmith.data.table import open_table
 from tunesmith.data.tokens import Truncation
-from tunesmith.data.whole_words import WordEncoder
+from tunesmith.data.whole_words import WholeWordEncoder
 
 
 def words_of(tokenizer: Tokenizer, text: str, max_length: int = 512) -> list[str]:
-    """Return the text of each word that `WordEncoder` marks."""
-    (found,) = WordEncoder(tokenizer, Truncation(max_length=max_length)).encode_examples([example(text)], offsets=True)
+    """Return the text of each word that `WholeWordEncoder` marks."""
+    (found,) = WholeWordEncoder(tokenizer, Truncation(max_length=max_length)).encode_examples([example(text)], offsets=True)
     ends = [*found.points[1:], len(found.sequences[0]) - 1]
     return [text[found.offsets[0][a][0] : found.offsets[0][b - 1][1]].strip() for a, b in zip(found.points, ends, strict=True)]
 
@@ -112,7 +112,7 @@ def test_in_scripts_without_spaces_characters_are_words() -> None:
 def test_packing_loses_nothing_and_keeps_every_word(max_length: int) -> None:
     generator = random.Random(max_length)
     texts = [" ".join(generator.choices(tiny.WORDS[:40], k=generator.choice([0, 1, 3, 20, 200]))) for _ in range(30)]
-    encoder = WordEncoder(tiny.tokenizer(), Truncation(max_length=max_length))
+    encoder = WholeWordEncoder(tiny.tokenizer(), Truncation(max_length=max_length))
     table = open_table(open_data(texts), Schema(("text",)), encoder)
     rows = np.array([row for row in range(30) if row % 3])
     packed = PackedTable(table, rows, encoder)
@@ -141,7 +141,7 @@ def test_packing_loses_nothing_and_keeps_every_word(max_length: int) -> None:
 
 
 def test_packing_depends_on_its_rows_alone() -> None:
-    encoder = WordEncoder(tiny.tokenizer(), Truncation(max_length=16))
+    encoder = WholeWordEncoder(tiny.tokenizer(), Truncation(max_length=16))
     table = open_table(open_data([row["text"] for row in tiny.rows(20)]), Schema(("text",)), encoder)
     one, same, other = (PackedTable(table, np.arange(n), encoder) for n in (20, 20, 19))
     assert one.key == same.key != other.key
@@ -157,7 +157,7 @@ def masking(share: float = 0.15) -> Masking:
 
 
 def test_whole_words_are_hidden_in_the_shares_of_bert() -> None:
-    encoder = WordEncoder(tiny.tokenizer(), Truncation(max_length=512))
+    encoder = WholeWordEncoder(tiny.tokenizer(), Truncation(max_length=512))
     generator = random.Random(0)
     pool = ["redcat", "the", "bluedog", "a", "horses", "near"]
     (given,) = encoder.encode_examples([example(" ".join(generator.choices(pool, k=120)))])
@@ -183,7 +183,9 @@ def test_whole_words_are_hidden_in_the_shares_of_bert() -> None:
 
 
 def test_what_is_hidden_depends_on_the_seed_alone() -> None:
-    (given,) = WordEncoder(tiny.tokenizer(), Truncation(max_length=64)).encode_examples([example("the old cat near a red house by day")])
+    (given,) = WholeWordEncoder(tiny.tokenizer(), Truncation(max_length=64)).encode_examples(
+        [example("the old cat near a red house by day")]
+    )
     one, again, other = (masking(0.4).hide(given, seed)[0] for seed in (1, 1, 2))
     assert one.points.tolist() == again.points.tolist() and (one.sequences[0] == again.sequences[0]).all()
     assert one.points.tolist() != other.points.tolist() or (one.sequences[0] != other.sequences[0]).any()
@@ -191,7 +193,7 @@ def test_what_is_hidden_depends_on_the_seed_alone() -> None:
 
 
 def test_one_word_at_least_is_hidden_and_none_where_there_is_none() -> None:
-    encoder = WordEncoder(tiny.tokenizer(), Truncation(max_length=64))
+    encoder = WholeWordEncoder(tiny.tokenizer(), Truncation(max_length=64))
     one, none, unknown = encoder.encode_examples([example("cat"), example(""), example("§ §§")])
     assert len(masking(0.01).hide(one, 0)[1]) == 1
     for given in (none, unknown):

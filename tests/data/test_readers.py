@@ -300,7 +300,7 @@ def test_unreadable_file_for_any_user(write, monkeypatch):
         ("x.foo", ["extension .foo", ".csv, .tsv", ".parquet", "rename the file"]),
         ("x", ["without extension"]),
         ("x.xlsx", ["extension .xlsx", "export the sheet as CSV"]),
-        ("x.json", ["jq -c"]),
+        ("x.json", ["no list of rows", "named .jsonl"]),
         ("x.zip", ["unpack it first"]),
         ("x.parquet.gz", ["extension .parquet.gz"]),
     ],

@@ -86,11 +86,29 @@ def _alphabet(count: int, seed: int) -> Rows:
     return rows
 
 
+def _questions(count: int, seed: int) -> Rows:
+    """The answer is the word after the colour that the question names; one question in five has none."""
+    generator, rows = random.Random(seed), []
+    for number in range(count):
+        asked, other = generator.sample(tiny.COLOURS, 2)
+        animal = generator.choice(tiny.ANIMALS)
+        words = [generator.choice(tiny.FILLER) for _ in range(generator.randint(4, 8))]
+        begins = generator.randint(0, len(words))
+        none = number % 5 == 4
+        words[begins:begins] = [other if none else asked, animal]
+        start = sum(len(word) + 1 for word in words[: begins + 1])
+        answers = [] if none else [{"text": animal, "answer_start": start}]
+        rows.append({"question": asked, "context": " ".join(words), "answers": answers})
+    return rows
+
+
 CASES = [
     Case("classification", lambda count, seed: tiny.rows(count, seed=seed), {"text": ["a", "b"]}, "a text is expected", (
         "predicted_label", "probability", "probabilities")),
     Case("pair", _pairs, {"hypothesis": {"a": 1}}, "a text is expected", ("predicted_label", "probability", "probabilities")),
     Case("masked-lm", _alphabet, {"text": ["a", "b"]}, "a text is expected", ("filled", "fill"), {"batch_size": 1, "max_length": 24}),
+    Case("qa", _questions, {"answers": [{"text": "xyzzy", "answer_start": 3}]}, "is not in the passage",
+         ("answer", "answer_start", "probability", "nbest"), {"stride": 8, "max_answer_tokens": 5}),
     Case("regression", _scores, {"score": "high"}, "'high' is not a number", ("predicted_score",)),
     Case("tagging", _tagged, {"tags": ["O"]}, "Every word needs one tag", ("predicted_tags", "spans", "words")),
 ]  # fmt: skip

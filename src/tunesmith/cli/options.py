@@ -42,6 +42,8 @@ PANELS = {
         "pooling",
         "dropout",
         "attention_dropout",
+        "max_answer_tokens",
+        "answer_match",
     ),
     "Pretraining": ("mask_share", "from_scratch", "vocab_size", "layers", "width", "heads"),
     "Training": (

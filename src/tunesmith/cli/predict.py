@@ -45,7 +45,7 @@ def predict(
     text_pair: SecondColumn = None,
     encoding: Encoding = None,
     file_format: Annotated[
-        str | None, typer.Option("--format", help="Format of standard input: csv, tsv, jsonl, txt, conll, conllu.")
+        str | None, typer.Option("--format", help="Format of standard input: csv, tsv, jsonl, json, txt, conll, conllu.")
     ] = None,
     constrain: Constrain = None,
     precision: Precision = "fp32",

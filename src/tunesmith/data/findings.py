@@ -238,6 +238,16 @@ def _labels(audit: Audit, labels: Labels) -> Iterator[Finding]:
 
 
 def _lengths(lengths: Lengths, rows: int) -> Iterator[Finding]:
+    only = lengths.policies.get("windows") if "head" not in lengths.policies else None
+    if only is not None and only.rows:
+        yield Finding(
+            "warning",
+            f"{_rows(only.rows)} ({_share(only.share_of_rows)}) {_verb(only.rows, 'needs', 'need')} more than {lengths.max_windows:,}"
+            f" windows; {_share(only.share_of_tokens)} of all tokens are in none.",
+            "Raise --max-windows or --max-length.",
+        )
+    if "head" not in lengths.policies:
+        return
     head = lengths.policies["head"]
     if not head.rows:
         spare = lengths.percentiles["max"] + (lengths.max_length - lengths.budget)

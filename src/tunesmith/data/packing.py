@@ -9,7 +9,7 @@ import numpy as np
 
 from tunesmith.data.table import TokenTable
 from tunesmith.data.tokens import Encoded
-from tunesmith.data.whole_words import WordEncoder
+from tunesmith.data.whole_words import WholeWordEncoder
 
 
 class PackedTable(TokenTable):
@@ -20,7 +20,7 @@ class PackedTable(TokenTable):
     read from the table's file when it is asked for.
     """
 
-    def __init__(self, table: TokenTable, rows: np.ndarray, encoder: WordEncoder) -> None:
+    def __init__(self, table: TokenTable, rows: np.ndarray, encoder: WholeWordEncoder) -> None:
         """rows: int[E], in the order in which they are put together; encoder: that of the table"""
         rows = np.asarray(rows, np.int64)
         self.base, self.rows, self.encoder = table, rows[table.tokens[rows] > 0], encoder

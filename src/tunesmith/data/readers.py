@@ -28,6 +28,7 @@ from tunesmith.data.files import (
     reading,
 )
 from tunesmith.data.schema import Row, RowSource, Source
+from tunesmith.data.squad import parse_json
 from tunesmith.errors import DataError, UsageError
 from tunesmith.progress import QUIET, Progress
 
@@ -37,6 +38,7 @@ _PARSERS: dict[str, Parser] = {
     "csv": csv_parser(None),
     "tsv": csv_parser("\t"),
     "jsonl": parse_jsonl,
+    "json": parse_json,
     "txt": parse_txt,
     "conll": parse_conll,
     "conllu": parse_conllu,

@@ -69,6 +69,7 @@ class Example:
     spans: ranges [start, end) of characters of the last text that the task is about, such as its words
     words: what stands at the spans, where the row gives words; the text may spell them otherwise
     before, after: text around the last text that is read along
+    mended: what was wrong in the row and put right, a few words each
     """
 
     texts: tuple[str, ...]
@@ -80,6 +81,7 @@ class Example:
     words: tuple[str, ...] = ()
     before: str = ""
     after: str = ""
+    mended: tuple[str, ...] = ()
 
     @property
     def group_key(self) -> int:

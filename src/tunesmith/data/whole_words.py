@@ -23,7 +23,7 @@ UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4
 _UNSPACED = re.compile(f"[{UNSPACED}]")
 
 
-class WordEncoder(TextEncoder):
+class WholeWordEncoder(TextEncoder):
     """Encodes the whole of a text in consecutive sequences without overlap; `Encoded.points` are the first tokens of its words, int32[W].
 
     A word is what the tokenizer's pre-tokenizer takes for one, or a piece that begins with the mark of a space (U+2581, U+0120). In scripts

@@ -39,7 +39,7 @@ class WordEncoder:
         self.tokenizer, self.prefix, self.suffix, self.budget = tokenizer, plain.prefix, plain.suffix, plain.budget
         self.truncation = replace(truncation, policy="windows", stride=min(truncation.stride, plain.budget // 2), max_windows=_NO_LIMIT)
         self.fallback_token, self.context = fallback_token, context
-        self.pairs, self.has_points = False, True
+        self.pairs, self.has_points, self.keeps_text = False, True, False
         self._empty = plain.encode([""], offsets=True)[0]
         self._space = _space_before(tokenizer)
         self._blank = {token for piece in _SPACES if (token := tokenizer.token_to_id(piece)) is not None}

@@ -37,6 +37,13 @@ _TITLES = {
     "mae": "Mean absolute error",
     "perplexity": "Perplexity of hidden tokens",
     "masked_accuracy": "Hidden tokens guessed",
+    "exact_match": "Exact match",
+    "f1": "F1",
+    "has_answer_exact_match": "Exact match, answerable",
+    "has_answer_f1": "F1, answerable",
+    "no_answer_accuracy": "Accuracy, unanswerable",
+    "best_exact_match": "Exact match, best threshold",
+    "best_f1": "F1, best threshold",
 }
 _LEADING = (
     "f1_strict",
@@ -50,6 +57,7 @@ _LEADING = (
     "matthews",
     "roc_auc",
     "lrap",
+    *METRICS["qa"],
     "ece",
     "log_loss",
     *METRICS["regression"],
@@ -203,7 +211,7 @@ def headline(result: Result, evaluation: Evaluation) -> str:
 
 def _share_right(evaluation: Evaluation) -> str:
     """Return the name of the metric that is the share of rows predicted right, which always has an interval where there is one."""
-    return "accuracy" if "accuracy" in evaluation["metrics"] else "subset_accuracy"
+    return next((name for name in ("accuracy", "exact_match") if name in evaluation["metrics"]), "subset_accuracy")
 
 
 def verdict(result: Result) -> str:

@@ -117,6 +117,13 @@ class Task(ABC):
         """Return what cannot be learned as the training rows that are left after the split lack it."""
         return []
 
+    together: ClassVar[str] = ""
+    """What `groups` keeps on one side of a split, as messages call it."""
+
+    def groups(self, rows: Rows) -> np.ndarray | None:
+        """Return uint64[E], equal for rows that a split must not part, unless the user says by which column; None for none."""
+        return None
+
     @classmethod
     def examine(cls, source: RowSource, schema: Schema) -> list[Finding]:
         """Return what an audit of `source` finds beside what it finds in the data of any task."""
@@ -176,8 +183,10 @@ class Task(ABC):
         """Return the metrics that can be computed on `rows` whatever is predicted."""
         return METRICS[self.kind]
 
-    tunes: ClassVar[bool] = False
-    """Whether `tune` chooses anything."""
+    @property
+    def tunes(self) -> bool:
+        """Whether `tune` may choose anything."""
+        return False
 
     def tune(self, outputs: Ragged, part: Part) -> Self:
         """Return the task with what is chosen by the validation rows, such as thresholds."""

@@ -71,7 +71,11 @@ class Classification(Task):
 
     added: ClassVar[tuple[str, ...]] = ("label", "probability", "probabilities")
     bulky: ClassVar[frozenset[str]] = frozenset({"probabilities"})
-    tunes: ClassVar[bool] = True
+
+    @property
+    def tunes(self) -> bool:
+        """Whether there are thresholds, which only several labels a row have."""
+        return self.multi
 
     @property
     def outputs(self) -> int:

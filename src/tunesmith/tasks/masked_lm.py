@@ -21,7 +21,7 @@ from tunesmith.data.packing import Masking, PackedTable, seed_of
 from tunesmith.data.schema import Example, Schema
 from tunesmith.data.table import TokenTable
 from tunesmith.data.tokens import Encoded, Truncation
-from tunesmith.data.whole_words import WordEncoder
+from tunesmith.data.whole_words import WholeWordEncoder
 from tunesmith.errors import DataError, ModelError, counted
 from tunesmith.masked_metrics import masked_intervals, masked_scores
 from tunesmith.model.spec import HeadSpec
@@ -97,7 +97,7 @@ class MaskedLM(Task):
 
     share: float = 0.15
     tokenizer: Any = field(default=None, repr=False, compare=False)
-    encoded_by: WordEncoder | None = field(default=None, repr=False, compare=False)
+    encoded_by: WholeWordEncoder | None = field(default=None, repr=False, compare=False)
     name: str = field(default="masked-lm", init=False)
     kind: str = field(default="masked-lm", init=False)
     labels: list[str] = field(default_factory=list, init=False)
@@ -114,9 +114,9 @@ class MaskedLM(Task):
     @classmethod
     def encoder(
         cls, tokenizer: Tokenizer, truncation: Truncation, fallback_token: int | None, schema: Schema, **settings: Any
-    ) -> WordEncoder:
+    ) -> WholeWordEncoder:
         """Return what encodes whole texts and marks their words; of `truncation` only the length counts, as nothing is cut off."""
-        return WordEncoder(tokenizer, truncation, fallback_token)
+        return WholeWordEncoder(tokenizer, truncation, fallback_token)
 
     @classmethod
     def learn(cls, table: TokenTable, config: Config) -> MaskedLM:
