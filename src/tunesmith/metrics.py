@@ -12,6 +12,7 @@ import numpy as np
 
 from tunesmith.counting import count_cells, label_scores, point_scores, precision_recall_f1
 from tunesmith.errors import DataError, ModelError, UsageError, did_you_mean, setting
+from tunesmith.ranking_metrics import RANKING
 from tunesmith.seeds import seed_for
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ METRICS: dict[str, dict[str, bool]] = {
     "single": {"accuracy": True, **_AVERAGED, "matthews": True, "roc_auc": True, "ece": False, "log_loss": False},
     "multi": {**_AVERAGED, "subset_accuracy": True, "lrap": True, "roc_auc": True, "ece": False},
     "regression": {"pearson": True, "spearman": True, "mse": False, "mae": False},
+    "ranking": RANKING,
 }
 """Per kind, every metric name and whether greater is better."""
 

@@ -12,12 +12,12 @@ import numpy as np
 from tunesmith import registry
 from tunesmith.bundle import account
 from tunesmith.config import Config
-from tunesmith.data.schema import RowSource, Schema, choose_task, guess_schema
+from tunesmith.data.schema import RowSource, Schema, choose_task, guess_schema, rows_of
 from tunesmith.data.split import split_off, units_of
 from tunesmith.data.table import TokenTable, open_table
 from tunesmith.data.text_faults import script
 from tunesmith.data.tokens import ExampleEncoder, Truncation
-from tunesmith.errors import DataError, counted, listing, setting
+from tunesmith.errors import DataError, UsageError, counted, listing, setting
 from tunesmith.metrics import greater_is_better
 from tunesmith.model.encoder import Pretrained, open_pretrained
 from tunesmith.progress import Progress
@@ -49,6 +49,9 @@ def prepare(config: Config, sources: dict[str, RowSource], progress: Progress) -
     chosen = choose_task(sources["train"], config.task, **config.columns)
     family = registry.family(chosen)
     kind: type[Task] = registry.load(family.task)
+    if family.grouped and config.group is not None:
+        raise UsageError(f"{setting('group')} has no use here: the rows of a query always stay together.")
+    sources = {name: rows_of(source, family, **kind.encoding(config)) for name, source in sources.items()}
     schema = guess_schema(sources["train"], **config.columns, group=config.group, family=family)
     if None in (config.text, config.label) or (schema.pair and config.text_pair is None):
         progress.say(f"columns of {sources['train'].name}: {schema}")
@@ -130,7 +133,7 @@ def _split(parts: dict[str, Part], config: Config, word: str, notes: list[str]) 
                 f"{size:.0%} of them off for {_WORDS[name]}, evenly over the labels."
             )
             continue
-        grouped = f", groups of {config.group!r} kept together" if config.group is not None else ""
+        grouped = f", groups of {train.schema.group!r} kept together" if train.schema.group is not None else ""
         how = f"split off {size:.0%} of {train.source.name}, stratified by {word}{grouped}"
         parts[name] = replace(train.with_index(index[away]), how=how)
         index = index[~away]
@@ -171,7 +174,7 @@ def _note_shared_groups(parts: dict[str, Part], config: Config, notes: list[str]
         if inside:
             have = "has" if inside == 1 else "have"
             notes.append(
-                f"{inside:,} of {counted(len(groups), f'{_WORDS[name]} row')} {have} a {config.group!r} that is also in training: "
+                f"{inside:,} of {counted(len(groups), f'{_WORDS[name]} row')} {have} a {parts['train'].schema.group!r} that is also in training: "
                 f"the score on them may be flattered. Part the files by it, or leave {setting(name)} out to have rows split off by it."
             )
 

@@ -110,6 +110,8 @@ def train(
         for name, value in given.items()
         if value is not None
     }
+    for name, other in getattr(sources["train"], "companions", {}).items():
+        sources.setdefault(name, other)  # the splits that a collection comes with
     checkpoint_directory = directory / CHECKPOINTS
     prepared = prepare(config, sources, progress)
     with locked(checkpoint_directory):
@@ -151,10 +153,11 @@ def _fit(config: Config, prepared: Prepared, directory: Path, *, resume: bool, p
             "there is no checkpoint yet; starting from the first step." if found is None else f"resuming after step {found.step:,}."
         )
         state = found if found is not None else state
-    steps = config.epochs * steps_per_epoch(train_rows, config)
+    task, planned = task.planned(prepared.parts["train"], prepared.pretrained, prepared.encoder, config, progress)
+    steps = config.epochs * steps_per_epoch(planned, config)
     if steps < _FEW_STEPS:
         prepared.notes.append(
-            f"only {counted(steps, 'optimizer step')} ({counted(config.epochs, 'epoch')} of {counted(len(train_rows), 'row')}, "
+            f"only {counted(steps, 'optimizer step')} ({counted(config.epochs, 'epoch')} of {counted(len(planned), 'row' if planned is train_rows else 'example')}, "
             f"{config.batch_size} a step), "
             f"which often is too few to learn: more epochs, a smaller {setting('batch_size')} or a higher {setting('lr')} may help."
         )
@@ -163,7 +166,7 @@ def _fit(config: Config, prepared: Prepared, directory: Path, *, resume: bool, p
         state = run(
             model,
             task,
-            train_rows,
+            planned,
             optimizer,
             config,
             state,
@@ -180,7 +183,7 @@ def _fit(config: Config, prepared: Prepared, directory: Path, *, resume: bool, p
         outputs = outputs_for(model, task, valid.rows, max_tokens=config.max_tokens, what="validating for thresholds", progress=progress)
         task = task.tune(outputs, valid)
     evaluations = {name: _evaluation(model, task, prepared, name, config, progress) for name in ("valid", "test")}
-    result = _result(config, prepared, model, task, state, evaluations, directory, metric, precision, reason)
+    result = _result(config, prepared, model, task, state, evaluations, directory, metric, precision, reason, len(planned))
     description = {
         "task": task.to_dict(),
         "schema": prepared.parts["train"].schema.to_dict(),
@@ -201,6 +204,7 @@ def _fit(config: Config, prepared: Prepared, directory: Path, *, resume: bool, p
     }
 
     def reports(where: Path) -> None:
+        task.write_extra(where, model)
         write_report(result, where)
         (where / "README.md").write_text(model_card(result), encoding="utf-8")
 
@@ -232,6 +236,7 @@ def _finished(directory: Path) -> TrainResult:
 
 def _validation_scores(model: TextModel, task: Task, valid: Part, precision: str, config: Config, progress: Progress) -> dict[str, float]:
     """Score the current weights on the validation rows, in the precision of training."""
+    valid = task.judged(valid)
     outputs = outputs_for(model, task, valid.rows, precision=precision, max_tokens=config.max_tokens, what="validating", progress=progress)
     return task.score(outputs, valid, progress)
 
@@ -290,6 +295,7 @@ def _result(
     metric: str,
     precision: str,
     reason: str,
+    examples: int,
 ) -> dict[str, Any]:
     """Everything that report, model card and `tunesmith.json` say, as plain values."""
     splits: dict[str, Any] = {"train": None, "valid": None, "test": None}
@@ -325,7 +331,7 @@ def _result(
             "notes": prepared.notes,
         },
         "training": {
-            "epochs": state.step / max(-(-len(prepared.parts["train"].rows) // config.batch_size), 1),
+            "epochs": state.step / max(-(-examples // config.batch_size), 1),
             "steps": state.step,
             "tokens": state.tokens,
             "seconds": state.seconds,

@@ -18,6 +18,7 @@ _TEXTS = (
     "text", "sentence", "review", "content", "comment", "body", "message", "document", "question", "title", "headline", "utterance"
 )  # fmt: skip
 _LABELS = ("label", "labels", "category", "class", "target", "sentiment", "intent", "topic", "tag", "tags", "y")
+_GRADES = ("label", "relevance", "relevant", "grade", "score", "judgement", "judgment", "rating", "y")
 _SCORES = ("score", "similarity", "similarity_score", "rating", "label", "target", "y")
 _PAIRS = (
     ("premise", "hypothesis"),
@@ -29,6 +30,18 @@ _PAIRS = (
     ("text_1", "text_2"),
     ("text_a", "text_b"),
     ("text", "text_pair"),
+)
+
+_RANKED = (
+    ("query", "passage"),
+    ("query", "document"),
+    ("query", "doc"),
+    ("query", "text"),
+    ("query", "article"),
+    ("query", "answer"),
+    ("query", "sentence"),
+    ("question", "passage"),
+    ("question", "answer"),
 )
 
 
@@ -43,6 +56,8 @@ class Family:
     needs_target: whether training rows without a target are of no use
     signs: columns that, all of one of these sets being there, can only mean this task
     values: "module:function" that tells by a source and the settings whether the values can only mean this task
+    rows: "module:function" that makes of a source, and the task's `encoding`, the source of its rows, where these are not alike
+    grouped: whether rows with the same first text stay on one side of a split, as the passages of one query
     """
 
     task: str
@@ -54,6 +69,8 @@ class Family:
     needs_target: bool = True
     signs: tuple[frozenset[str], ...] = ()
     values: str | None = None
+    rows: str | None = None
+    grouped: bool = False
 
 
 TASKS: dict[str, Family] = {
@@ -61,6 +78,11 @@ TASKS: dict[str, Family] = {
     "pair": Family("tunesmith.tasks.classification:Classification", True),
     "regression": Family(
         "tunesmith.tasks.regression:Regression", None, targets=_SCORES, values="tunesmith.data.measured:looks_measured"
+    ),
+    "ranking": Family(
+        "tunesmith.tasks.ranking:Ranking", True, pairs=_RANKED, targets=_GRADES, read="tunesmith.data.relevance:read_judged",
+        signs=(frozenset({"query", "passage"}), frozenset({"query", "document"}), frozenset({"query", "positive"})),
+        rows="tunesmith.data.relevance:as_rows", grouped=True,
     ),
 }  # fmt: skip
 """Built-in tasks; `data.schema.choose_task` says which of them `auto` takes."""

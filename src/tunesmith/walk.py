@@ -14,7 +14,7 @@ from tunesmith.bundle import DESCRIPTION, Bundle
 from tunesmith.config import Config
 from tunesmith.data.batches import pack
 from tunesmith.data.memory import open_data
-from tunesmith.data.schema import Example, RowSource, Schema, choose_task, guess_schema
+from tunesmith.data.schema import Example, RowSource, Schema, choose_task, guess_schema, rows_of
 from tunesmith.data.table import open_table
 from tunesmith.data.tokens import Encoded, ExampleEncoder
 from tunesmith.errors import DataError, counted
@@ -40,6 +40,7 @@ def walk_row(config: Config, number: int, progress: Progress) -> str:
     bundle = Bundle.load(config.model) if (Path(config.model) / DESCRIPTION).is_file() else None
     family = bundle.family if bundle is not None else registry.family(choose_task(source, config.task, **config.columns))
     kind: type[Task] = registry.load(family.task)
+    source = rows_of(source, family, **(bundle.description["tokens"]["settings"] if bundle is not None else kind.encoding(config)))
     schema = _schema(source, config, bundle, family)
     found = next(islice(iter(source), number - 1, None), None)
     if found is None:

@@ -241,7 +241,15 @@ def guess_schema(
             f"Columns: {listing(source.columns, 40)}."
         )
     texts = (text,) if text_pair is None else (text, text_pair)
+    if family.grouped and group is None:
+        return Schema(texts, label if need_label else None, text, needs_group=False, read=family.read)
     return Schema(texts, label if need_label else None, group, read=family.read)
+
+
+def rows_of(source: RowSource, family: Family, **settings: Any) -> RowSource:
+    """Return the rows that the task takes from `source`; settings: those of its `encoding`."""
+    found: RowSource = source if family.rows is None else registry.load(family.rows)(source, **settings)
+    return found
 
 
 def _pair_by_name(columns: list[str], text: str | None, text_pair: str | None, family: Family) -> tuple[str | None, str | None]:

@@ -35,8 +35,16 @@ _TITLES = {
     "spearman": "Spearman correlation",
     "mse": "Mean squared error",
     "mae": "Mean absolute error",
+    "ndcg@10": "nDCG@10",
+    "mrr@10": "MRR@10",
+    "map": "MAP",
+    "recall@10": "Recall@10",
+    "recall@100": "Recall@100",
 }
-_LEADING = ("accuracy", "subset_accuracy", "f1_macro", "f1_micro", "matthews", "roc_auc", "lrap", "ece", "log_loss", *METRICS["regression"])
+_LEADING = (
+    "accuracy", "subset_accuracy", "f1_macro", "f1_micro", "matthews", "roc_auc", "lrap", "ece", "log_loss",
+    *METRICS["regression"], *METRICS["ranking"],
+)  # fmt: skip
 LOWER_IS_BETTER = ("ece", "log_loss", "loss", *(name for names in METRICS.values() for name, greater in names.items() if not greater))
 _WITHOUT_INTERVAL = ("roc_auc", "lrap", "ece", "log_loss", "loss")
 
@@ -135,6 +143,12 @@ def judged(result: Result) -> tuple[str, Evaluation] | None:
     return None
 
 
+def unit(evaluation: Evaluation) -> str:
+    """Return what the metrics are means over: rows, unless the task says otherwise."""
+    found: str = evaluation.get("unit", "row")
+    return found
+
+
 def split_name(split: str) -> str:
     """Return the split's name for people."""
     return {"train": "training", "valid": "validation"}.get(split, split)
@@ -188,7 +202,7 @@ def verdict(result: Result) -> str:
     name = headline(result, evaluation)
     value, bounds = evaluation["metrics"][name], evaluation["intervals"].get(name)
     sentence = (
-        f"{title(name)} {number(value)} {interval(bounds)}".rstrip() + f" on {counted(evaluation['rows'], f'{split_name(split)} row')}."
+        f"{title(name)} {number(value)} {interval(bounds)}".rstrip() + f" on {counted(evaluation['rows'], f'{split_name(split)} {unit(evaluation)}')}."
     )
     sign = -1 if name in LOWER_IS_BETTER else 1
     rivals = [y for y in computed(evaluation) if y["metrics"].get(name) is not None]
@@ -241,7 +255,7 @@ def _measured(result: Result, split: str, evaluation: Evaluation) -> list[str]:
     said = []
     name = headline(result, evaluation)
     bounds = evaluation["intervals"].get(name)
-    rows, exact = counted(evaluation["rows"], "row"), _share_right(evaluation)
+    rows, exact = counted(evaluation["rows"], unit(evaluation)), _share_right(evaluation)
     few = f"{rows} {'is' if evaluation['rows'] == 1 else 'are'} few"
     right, exact_bounds = evaluation["metrics"].get(exact), evaluation["intervals"].get(exact)
     if right in (0, 1) and exact_bounds and exact_bounds[1] - exact_bounds[0] > 0.1:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor
 
 from tunesmith.config import Config
-from tunesmith.data.batches import PackedBatch, pack
+from tunesmith.data.batches import PackedBatch, pack, split_by_tokens
 from tunesmith.data.schema import Example, Schema
 from tunesmith.data.table import TokenTable
 from tunesmith.data.tokens import Encoded, ExampleEncoder, TextEncoder, Truncation
@@ -120,6 +121,19 @@ class Task(ABC):
         """Return the batch of examples `chosen`, int[E] in the table, for training; `seed` is of everything that is drawn."""
         return pack([rows.table.example(row) for row in chosen.tolist()], rows.targets.take(chosen))
 
+    def planned(self, part: Part, pretrained: Pretrained, encoder: ExampleEncoder, config: Config, progress: Progress) -> tuple[Self, Rows]:
+        """Return the task ready to make batches of the training rows, and the rows that stand for its examples in the plan of steps."""
+        return self, part.rows
+
+    def tokens_an_example(self, rows: Rows) -> float:
+        """Return how many tokens an example of the planned rows has on average."""
+        return float(rows.table.kept[rows.index].mean())
+
+    def batches(self, rows: Rows, chosen: np.ndarray, seed: int, max_tokens: int) -> list[PackedBatch]:
+        """Return the step of examples `chosen` in parts, each within `max_tokens` padded tokens or one example; see `batch`."""
+        parts = split_by_tokens(rows.table.longest[chosen], rows.table.sequences[chosen], max_tokens)
+        return [self.batch(rows, chosen[part], seed) for part in parts]
+
     @abstractmethod
     def combine(self, outputs: Tensor, batch: PackedBatch) -> Tensor:
         """Turn the head's outputs, float[S, C] or float[T, C], into float[R, C]; the same in training and prediction."""
@@ -136,6 +150,11 @@ class Task(ABC):
         """Return float32[C], what the last layer's bias should begin with; None to leave it at 0."""
         return None
 
+    @property
+    def joint(self) -> bool:
+        """Whether the loss is of all examples of a step together, so that `loss` wants its parts put together."""
+        return False
+
     def finish(self, model: TextModel) -> Self:
         """Change a trained model for good before it is tested and saved, and return the task that goes with it."""
         return self
@@ -146,6 +165,10 @@ class Task(ABC):
     @abstractmethod
     def default_metric(self) -> str:
         """The validation metric that chooses the checkpoint unless another is named."""
+
+    def judged(self, part: Part) -> Part:
+        """Return `part` with all rows that the model must have run on before the part can be judged."""
+        return part
 
     def computable(self, rows: Rows) -> Collection[str]:
         """Return the metrics that can be computed on `rows` whatever is predicted."""
@@ -193,6 +216,9 @@ class Task(ABC):
     @abstractmethod
     def shown(self, prediction: Any, example: Example) -> list[str]:
         """Return lines that tell a person what was predicted, and whether it is what the row says."""
+
+    def write_extra(self, directory: Path, model: TextModel) -> None:
+        """Write files that other libraries want beside transformers' own into the model directory."""
 
     # --- being told and kept -----------------------------------------------------------------------------------------------
 
