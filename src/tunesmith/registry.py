@@ -42,6 +42,7 @@ _RANKED = (
     ("query", "sentence"),
     ("question", "passage"),
     ("question", "answer"),
+    ("text", "text_pair"),
 )
 
 

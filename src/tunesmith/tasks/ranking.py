@@ -294,11 +294,12 @@ def _with_mined(
     """Return the queries with hard negatives among their negatives."""
 
     def compute() -> list[np.ndarray]:
-        examples = part.with_index(np.concatenate([np.array(list(queries), np.int64), pool])).examples(progress)
+        wanted, place = np.unique(np.concatenate([np.array(list(queries), np.int64), pool]), return_inverse=True)
+        examples = part.with_index(wanted).examples(progress)
         if examples is None:
             raise DataError(f"{part.source.name}: the data changed while they were in use. Start again.")
-        asked = [example.texts[0] for example in examples[: len(queries)]]
-        passages = [example.texts[1] for example in examples[len(queries) :]]
+        asked = [examples[at].texts[0] for at in place[: len(queries)].tolist()]
+        passages = [examples[at].texts[1] for at in place[len(queries) :].tolist()]
         scores = (
             lexical_scores(asked, passages, progress) if config.miner == "bm25" else vector_scores(asked, passages, pretrained, progress)
         )
