@@ -86,7 +86,9 @@ class Config(BaseModel):
         "mined ones; auto: random for a cross-encoder, in-batch for a bi-encoder",
     )
     negatives_per_query: int = Field(8, ge=0, le=1000, description="negatives that a query gets in a step, drawn afresh each epoch")
-    miner: Literal["bm25", "encoder"] = Field("bm25", description="what hard negatives are mined with: BM25, or the encoder before training")
+    miner: Literal["bm25", "encoder"] = Field(
+        "bm25", description="what hard negatives are mined with: BM25, or the encoder before training"
+    )
     false_negative_margin: float = Field(
         0.05, ge=0, lt=1, description="a mined passage that scores above (1 - this) times the relevant one is left out"
     )

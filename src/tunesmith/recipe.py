@@ -25,7 +25,7 @@ from tunesmith.progress import QUIET, Progress
 from tunesmith.report import model_card, write_report
 from tunesmith.rundir import CHECKPOINTS, check_same_settings, is_started, output_directory, resume_hint, store_settings
 from tunesmith.seeds import seed_for
-from tunesmith.storage import sweep
+from tunesmith.storage import sweep, write_json
 from tunesmith.tasks.base import Task
 from tunesmith.tasks.rows import Part
 from tunesmith.training.loop import run, steps_per_epoch
@@ -156,8 +156,9 @@ def _fit(config: Config, prepared: Prepared, directory: Path, *, resume: bool, p
     task, planned = task.planned(prepared.parts["train"], prepared.pretrained, prepared.encoder, config, progress)
     steps = config.epochs * steps_per_epoch(planned, config)
     if steps < _FEW_STEPS:
+        of = counted(len(planned), "row" if planned is train_rows else "example")
         prepared.notes.append(
-            f"only {counted(steps, 'optimizer step')} ({counted(config.epochs, 'epoch')} of {counted(len(planned), 'row' if planned is train_rows else 'example')}, "
+            f"only {counted(steps, 'optimizer step')} ({counted(config.epochs, 'epoch')} of {of}, "
             f"{config.batch_size} a step), "
             f"which often is too few to learn: more epochs, a smaller {setting('batch_size')} or a higher {setting('lr')} may help."
         )
@@ -204,7 +205,8 @@ def _fit(config: Config, prepared: Prepared, directory: Path, *, resume: bool, p
     }
 
     def reports(where: Path) -> None:
-        task.write_extra(where, model)
+        for name, content in task.extra_files(model).items():
+            write_json(where / name, content)
         write_report(result, where)
         (where / "README.md").write_text(model_card(result), encoding="utf-8")
 

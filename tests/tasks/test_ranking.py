@@ -49,7 +49,7 @@ def collection(directory: Path, splits: bool = False) -> Path:
     with (directory / "queries.jsonl").open("w") as file:
         file.writelines(json.dumps(row) + "\n" for row in queries)
     lines = [(f"q{n}", f"d{d}", 2 if n % 5 == d % 5 else 1) for n in range(18) for d in range(n % 6, 60, 6)]
-    parts = {"train": range(0, 10), "dev": range(10, 14), "test": range(14, 18)} if splits else {"": range(18)}
+    parts = {"train": range(10), "dev": range(10, 14), "test": range(14, 18)} if splits else {"": range(18)}
     for name, chosen in parts.items():
         path = directory / "qrels" / f"{name}.tsv" if name else directory / "qrels.tsv"
         path.parent.mkdir(exist_ok=True)
@@ -167,7 +167,7 @@ def test_negatives_of_every_kind(settings: dict[str, Any], tiny_bert: Path, tmp_
 def test_triples_are_rows(tiny_bert: Path, tmp_path: Path, run) -> None:
     triples = []
     for number in range(12):
-        part = [row for row in judged(12)[6 * number : 6 * number + 6]]
+        part = judged(12)[6 * number : 6 * number + 6]
         triples.append({
             "query": part[0]["query"],
             "positive": next(row["passage"] for row in part if row["label"]),
@@ -257,7 +257,9 @@ def test_faults_of_a_collection_are_named(tmp_path: Path, tiny_bert: Path, run) 
 def test_grades_that_are_none_and_data_without_use(tiny_bert: Path) -> None:
     rows = judged(8)
     with pytest.raises(DataError, match=r":7: 'maybe' says not how relevant a passage is"):
-        tunesmith.train([{**row, "label": "maybe" if n == 6 else row["label"]} for n, row in enumerate(rows)], model=tiny_bert, out="u", **QUIET)
+        tunesmith.train(
+            [{**row, "label": "maybe" if n == 6 else row["label"]} for n, row in enumerate(rows)], model=tiny_bert, out="u", **QUIET
+        )
     with pytest.raises(DataError, match="no passage is relevant to any query"):
         tunesmith.train([{**row, "label": 0} for row in rows], model=tiny_bert, out="u", **QUIET)
     with pytest.raises(DataError, match="no training query has both"):
@@ -279,7 +281,11 @@ def test_queries_without_a_relevant_passage(tiny_bert: Path, tmp_path: Path, cro
 
 
 def test_odd_rows(tiny_bert: Path, tmp_path: Path) -> None:
-    rows: list[dict[str, Any]] = [*judged(8), {"query": "red cat", "passage": "", "label": 0}, {"query": "red cat", "passage": "red cat", "label": 1}]
+    rows: list[dict[str, Any]] = [
+        *judged(8),
+        {"query": "red cat", "passage": "", "label": 0},
+        {"query": "red cat", "passage": "red cat", "label": 1},
+    ]
     for shape in ("cross-encoder", "bi-encoder"):
         settings = {"epochs": 1, "ranker": shape, "valid_size": 0, "test_size": 0, **QUIET}
         trained = tunesmith.train(rows, out=tmp_path / shape, model=tiny_bert, **settings)

@@ -63,7 +63,9 @@ def open_beir(path: Path, name: str) -> BeirSource:
         raise DataError(f"{directory}: it has no judgements. Put them into {QRELS}.tsv, or into {QRELS}/train.tsv, dev.tsv and test.tsv.")
     main = next((found[stem] for stem in ("train", "qrels", "test", "dev") if stem in found), None)
     if main is None:
-        raise DataError(f"{directory}: it has {listing([file.name for file in found.values()])}; name one of them in place of the directory.")
+        raise DataError(
+            f"{directory}: it has {listing([file.name for file in found.values()])}; name one of them in place of the directory."
+        )
     others = {part: found[stem] for part, stem in _SPLITS.items() if stem in found and found[stem] != main}
     return BeirSource(directory, main, str(main.relative_to(main.parent.parent) if main.parent != directory else main), others)
 
@@ -74,7 +76,7 @@ class BeirSource:
     companions: the source of its judgements for `valid` and `test` by that name, where it has them
     """
 
-    columns = ("query_id", "query", "passage_id", "passage", "label")
+    columns: tuple[str, ...] = ("query_id", "query", "passage_id", "passage", "label")
 
     def __init__(
         self,
@@ -161,7 +163,7 @@ class BeirSource:
             values = [text_in(row.get(name), name, place).strip() for name in (query, passage, grade)]
             if not all(values):
                 raise DataError(f"{place}: a judgement needs a query, a passage and a score; found {row}.")
-            yield Judgement(*values, place.line)
+            yield Judgement(values[0], values[1], values[2], place.line)
 
     def fingerprint(self, progress: Progress = QUIET) -> str:
         """Return a hash of the collection's files and of how they are read."""

@@ -61,7 +61,7 @@ def as_rows(source: RowSource, *, ranker: str = "cross-encoder", candidates: int
 class TripleSource:
     """A `RowSource` of judgements over one of triples: the positive has grade 1, each negative 0. Each may be one text or a list."""
 
-    columns = ("query", "passage", "label")
+    columns: tuple[str, ...] = ("query", "passage", "label")
 
     def __init__(self, source: RowSource, query: str, positive: str, negatives: list[str]) -> None:
         self.name = source.name
@@ -107,6 +107,6 @@ def _passages(value: Any, column: str, place: Source) -> Iterator[str]:
 def only_grades(labels: list[str], place: str) -> DataError:
     """Return the error for labels of a row that are no grade."""
     return DataError(
-        f"{place}: {listing(list(map(repr, labels)), 3)} says not how relevant a passage is. Write 0 for not relevant and 1 for relevant, or "
-        "higher grades for more relevant ones."
+        f"{place}: {listing(list(map(repr, labels)), 3)} says not how relevant a passage is. Write 0 for not relevant and 1 for relevant, "
+        "or higher grades for more relevant ones."
     )

@@ -16,7 +16,11 @@ def render_table(result: view.Result) -> str:
     if found:
         split, evaluation = found
         rivals = view.computed(evaluation)
-        header = [f"{view.split_name(split)}, {counted(evaluation['rows'], view.unit(evaluation))}", "model [95% interval]", *(y["name"] for y in rivals)]
+        header = [
+            f"{view.split_name(split)}, {counted(evaluation['rows'], view.unit(evaluation))}",
+            "model [95% interval]",
+            *(y["name"] for y in rivals),
+        ]
         rows = [
             [
                 row["name"] + (" *" if row["chosen"] else ""),

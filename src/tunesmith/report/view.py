@@ -202,7 +202,8 @@ def verdict(result: Result) -> str:
     name = headline(result, evaluation)
     value, bounds = evaluation["metrics"][name], evaluation["intervals"].get(name)
     sentence = (
-        f"{title(name)} {number(value)} {interval(bounds)}".rstrip() + f" on {counted(evaluation['rows'], f'{split_name(split)} {unit(evaluation)}')}."
+        f"{title(name)} {number(value)} {interval(bounds)}".rstrip()
+        + f" on {counted(evaluation['rows'], f'{split_name(split)} {unit(evaluation)}')}."
     )
     sign = -1 if name in LOWER_IS_BETTER else 1
     rivals = [y for y in computed(evaluation) if y["metrics"].get(name) is not None]

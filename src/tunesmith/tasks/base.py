@@ -8,7 +8,6 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
@@ -217,8 +216,9 @@ class Task(ABC):
     def shown(self, prediction: Any, example: Example) -> list[str]:
         """Return lines that tell a person what was predicted, and whether it is what the row says."""
 
-    def write_extra(self, directory: Path, model: TextModel) -> None:
-        """Write files that other libraries want beside transformers' own into the model directory."""
+    def extra_files(self, model: TextModel) -> dict[str, Any]:
+        """Return the content, as plain values, of files that other libraries want in the model directory, by their path in it."""
+        return {}
 
     # --- being told and kept -----------------------------------------------------------------------------------------------
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -26,7 +25,7 @@ from tunesmith.tasks import ranking_judging as judging
 from tunesmith.tasks import ranking_losses as losses
 from tunesmith.tasks.base import Hub, Task, merge_windows
 from tunesmith.tasks.ranking_candidates import Candidates, Known, passage_keys, queries_of
-from tunesmith.tasks.ranking_files import write_sentence_transformers
+from tunesmith.tasks.ranking_files import sentence_transformers_files
 from tunesmith.tasks.ranking_judging import Judged, JudgedTargets
 from tunesmith.tasks.ranking_mining import lexical_scores, mine, remembered, vector_scores, weights_stamp
 from tunesmith.tasks.rows import Part, Ragged, Rows
@@ -121,7 +120,9 @@ class Ranking(Task):
         """Transformers' head for whole sequences with one output, or none at all for a bi-encoder."""
         return HeadSpec("embedding", 0) if self.ranker == BI else HeadSpec("sequence-classification", 1, ("relevance",))
 
-    def planned(self, part: Part, pretrained: Pretrained, encoder: ExampleEncoder, config: Config, progress: Progress) -> tuple[Ranking, Rows]:
+    def planned(
+        self, part: Part, pretrained: Pretrained, encoder: ExampleEncoder, config: Config, progress: Progress
+    ) -> tuple[Ranking, Rows]:
         """Return the task with the candidates of each training query, and one row for each of these queries.
 
         Raises `DataError` when no query is left to learn from.
@@ -164,7 +165,8 @@ class Ranking(Task):
         found = self.candidates
         assert found is not None
         sizes = [
-            min(len(known.positives), found.positives) + (found.negatives if found.fill != "none" else min(len(known.negatives), found.negatives))
+            min(len(known.positives), found.positives)
+            + (found.negatives if found.fill != "none" else min(len(known.negatives), found.negatives))
             for known in found.queries.values()
         ]
         return float(np.mean(sizes)) * float(rows.table.kept[rows.index].mean())
@@ -254,9 +256,11 @@ class Ranking(Task):
         said = f" (the row says {example.target[0]})" if example.target else ""
         return [f"score: {prediction.score:.4f}{said}"]
 
-    def write_extra(self, directory: Path, model: TextModel) -> None:
-        """Write what sentence-transformers reads beside transformers' files."""
-        write_sentence_transformers(directory, bi=self.ranker == BI, width=model.encoder.width, tokenizer=model.encoder.tokenizer)
+    def extra_files(self, model: TextModel) -> dict[str, Any]:
+        """Return what sentence-transformers reads of a bi-encoder beside transformers' files."""
+        if self.ranker != BI:
+            return {}
+        return sentence_transformers_files(model.encoder.width, int(model.encoder.tokenizer.model_max_length))
 
     # --- being told and kept -----------------------------------------------------------------------------------------------
 

@@ -167,7 +167,7 @@ def judge_vectors(outputs: Ragged, part: Part) -> Judged:
 
 
 def _searched(part: Part, scores: Callable[[int, np.ndarray], np.ndarray]) -> Judged:
-    """Rank all passages of the collection for each query; scores: from a place of the query and those of passages, int64[P], to float[P]."""
+    """Rank all passages of the collection for each query; scores: from the place of a query and those of P passages to float[P]."""
     targets = part.rows.targets
     assert isinstance(targets, JudgedTargets)
     keys = _keys(part.rows)

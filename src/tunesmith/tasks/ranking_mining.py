@@ -52,7 +52,9 @@ def lexical_scores(queries: Sequence[str], passages: Sequence[str], progress: Pr
     return lambda number: index.scores(queries[number])
 
 
-def vector_scores(queries: Sequence[str], passages: Sequence[str], pretrained: Pretrained, progress: Progress) -> Callable[[int], np.ndarray]:
+def vector_scores(
+    queries: Sequence[str], passages: Sequence[str], pretrained: Pretrained, progress: Progress
+) -> Callable[[int], np.ndarray]:
     """Return a function from the number of a query to the cosines of all passages: mean-pooled states of the encoder before training."""
     limit = min(pretrained.max_length or 256, 256)
     encoder = TextEncoder(pretrained.backend_tokenizer(), Truncation("head", limit), pretrained.fallback_token)
