@@ -1,4 +1,4 @@
-"""From a labelled file of the data folder to the two CSV files (columns text, label) that all variants of a run read."""
+"""From a labelled file of the data folder to the two CSV files, of one text or two and a label, that all variants of a run read."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import csv
 import os
 import random
 from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 
 from bench.settings import Row
@@ -20,10 +21,10 @@ def data_folder() -> Path:
     return Path(os.environ.get("TUNESMITH_DATA", ROOT.parent / "shared" / "data"))
 
 
-def read(path: Path, text: str, label: str) -> list[tuple[str, str]]:
-    """Return (text, label) of every row that has a text."""
+def read(path: Path, columns: Sequence[str]) -> list[tuple[str, ...]]:
+    """Return the values of `columns` of every row whose first one, the text, is not empty."""
     with path.open(encoding="utf-8", newline="") as file:
-        return [(row[text], row[label]) for row in csv.DictReader(file) if row[text].strip()]
+        return [tuple(row[column] for column in columns) for row in csv.DictReader(file) if row[columns[0]].strip()]
 
 
 def prepare(row: Row, seed: int, folder: Path, target: Path) -> tuple[Path, Path]:
@@ -38,7 +39,7 @@ def prepare(row: Row, seed: int, folder: Path, target: Path) -> tuple[Path, Path
         return paths
     target.mkdir(parents=True, exist_ok=True)
     for path, source in zip(paths, (row.train_file, row.test_file), strict=True):
-        rows = read(folder / row.folder / source, row.text, row.label)
+        rows = read(folder / row.folder / source, [row.text, *([row.text_pair] if row.text_pair is not None else []), row.label])
         if row.sample is not None:
             rows = balanced_sample(rows, row.sample, random.Random(f"{row.name} {source} {seed}"))
         elif row.first is not None and source == row.train_file:
@@ -46,19 +47,19 @@ def prepare(row: Row, seed: int, folder: Path, target: Path) -> tuple[Path, Path
         partial = path.with_suffix(".partial")
         with partial.open("w", encoding="utf-8", newline="") as file:
             writer = csv.writer(file)
-            writer.writerow(["text", "label"])
+            writer.writerow(row.columns)
             writer.writerows(rows)
         partial.replace(path)
     return paths
 
 
-def balanced_sample(rows: list[tuple[str, str]], size: int, draw: random.Random) -> list[tuple[str, str]]:
+def balanced_sample(rows: list[tuple[str, ...]], size: int, draw: random.Random) -> list[tuple[str, ...]]:
     """Return `size` rows, the same number of each label, in random order."""
-    of_label: dict[str, list[tuple[str, str]]] = defaultdict(list)
+    of_label: dict[str, list[tuple[str, ...]]] = defaultdict(list)
     for item in rows:
-        of_label[item[1]].append(item)
+        of_label[item[-1]].append(item)
     share, rest = divmod(size, len(of_label))
-    chosen: list[tuple[str, str]] = []
+    chosen: list[tuple[str, ...]] = []
     for i, label in enumerate(sorted(of_label)):
         chosen += draw.sample(of_label[label], share + (i < rest))
     draw.shuffle(chosen)

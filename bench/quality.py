@@ -8,16 +8,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import scipy.stats
 
 
 def scores(gold: np.ndarray, predicted: np.ndarray, metric: str, weights: np.ndarray | None = None) -> np.ndarray:
     """Return float64[R]: `metric` of predictions float64[N, C] against gold float64[N, C].
 
     weights: float64[R, N], how often each row counts in each resample; without it one sample with every row once. A label that a
-    sample has neither in gold nor among the predictions stays out of the macro mean. `matthews` is for one label a row.
+    sample has neither in gold nor among the predictions stays out of the macro mean. `matthews` is for one label a row. For the
+    correlations gold and predictions are numbers, float64[N, 1].
     """
     if weights is None:
         weights = np.ones((1, len(gold)))
+    if metric in ("pearson", "spearman"):
+        return correlation(gold[:, 0], predicted[:, 0], weights, ranked=metric == "spearman")
     if metric == "accuracy":  # with several labels a row: subset accuracy
         return weights @ (gold == predicted).all(axis=1) / weights.sum(axis=1)
     hits = weights @ (gold * predicted)
@@ -33,7 +37,19 @@ def scores(gold: np.ndarray, predicted: np.ndarray, metric: str, weights: np.nda
         covariance = hits.sum(axis=1) * rows - (of_gold * of_predicted).sum(axis=1)
         spread = (rows**2 - (of_predicted**2).sum(axis=1)) * (rows**2 - (of_gold**2).sum(axis=1))
         return np.where(spread > 0, covariance / np.sqrt(np.where(spread > 0, spread, 1)), 0)
+    if metric == "f1_positive":  # of the label that sorts last, the positive one of two
+        return 2 * hits[:, -1] / np.maximum(of_gold[:, -1] + of_predicted[:, -1], 1e-300)
     raise ValueError(f"unknown metric {metric!r}")
+
+
+def correlation(gold: np.ndarray, predicted: np.ndarray, weights: np.ndarray, *, ranked: bool) -> np.ndarray:
+    """Return float64[R], Pearson's correlation of two float64[N]; `ranked`: Spearman's, by the ranks in the whole sample."""
+    if ranked:
+        gold, predicted = (scipy.stats.rankdata(values) for values in (gold, predicted))
+    total = weights.sum(axis=1)
+    one, two = (values[None, :] - (weights @ values / total)[:, None] for values in (gold, predicted))
+    spread = np.sqrt((weights * one * one).sum(axis=1) * (weights * two * two).sum(axis=1))
+    return np.where(spread > 0, (weights * one * two).sum(axis=1) / np.where(spread > 0, spread, 1), 0)
 
 
 def paired_difference(

@@ -27,6 +27,7 @@ from typing import Any
 from bench import table
 from bench.data import ROOT, data_folder, prepare
 from bench.data import read as read_rows
+from bench.judging import judged
 from bench.settings import ROWS, SEPARATOR, VARIANTS, Row
 
 PEERS = Path(__file__).resolve().parent / "peers"
@@ -70,6 +71,11 @@ def key_of(row: Row, seed: int, variant: str) -> str:
     settings = {**dataclasses.asdict(row), "seed": seed, "variant": variant}
     settings.pop("seeds")
     settings.pop("title")
+    settings.pop("also")
+    # what was not always a setting counts where it is used, so that earlier results keep their key
+    for name, usual in (("text_pair", None), ("task", "classification")):
+        if settings[name] == usual:
+            settings.pop(name)
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -85,9 +91,11 @@ def command(row: Row, seed: int, variant: str, train: Path, test: Path, model: P
         "batch-size": row.batch_size,
         "max-length": row.max_length,
         "seed": seed,
-        "kind": row.kind,
+        "kind": "number" if row.task == "regression" else row.kind,
         "json": result,
     }
+    if row.text_pair is not None:
+        values["text-pair"] = "text_pair"
     if flags:
         values["flags"] = flags
     return [sys.executable, str(PEERS / f"{program}_peer.py"), *(f"--{name}={value}" for name, value in values.items())]
@@ -114,12 +122,6 @@ def commit() -> str:
     return head.stdout.strip() + ("+" if changed.stdout.strip() else "")
 
 
-def labels_of(path: Path, row: Row) -> list[list[str]]:
-    """Return the labels of every row of a prepared file."""
-    cells = [label for _, label in read_rows(path, "text", "label")]
-    return [[name for name in cell.split(SEPARATOR) if name] if row.kind == "multi" else [cell] for cell in cells]
-
-
 def children_cpu_s() -> float:
     """Return the processor time of all ended child processes."""
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -143,22 +145,17 @@ def execute(row: Row, seed: int, variant: str, train: Path, test: Path, model: P
             print(f"  failed with status {done.returncode}; its last lines:\n{tail}", flush=True)
             return None
         record = json.loads(result.read_text(encoding="utf-8"))
-    gold, of_train = labels_of(test, row), labels_of(train, row)
-    if len(gold) != len(record["predictions"]):
-        sys.exit(f"bench: {variant} predicted {len(record['predictions'])} rows of {len(gold)}")
-    if len(of_train) != record["train_rows"]:
-        sys.exit(f"bench: {variant} trained on {record['train_rows']} rows of {len(of_train)}")
-    # Labels as numbers, the same for all variants: small, and no row of the data is in the results.
-    names = sorted({name for labels in [*gold, *of_train] for name in labels})
-    place = {name: i for i, name in enumerate(names)}
-    record["labels"] = len(names)
-    record["gold"] = [[place[name] for name in labels] for labels in gold]
-    record["predictions"] = [[place[name] for name in labels] for labels in record["predictions"]]
+    for what, path, found in (("predicted", test, len(record["predictions"])), ("trained on", train, record["train_rows"])):
+        rows = len(read_rows(path, row.columns))
+        if found != rows:
+            sys.exit(f"bench: {variant} {what} {found} rows of {rows}")
+    record |= judged(row, train, test, record.pop("predictions"))
     return {
         "key": key_of(row, seed, variant),
         "row": row.name,
         "title": row.title,
         "metric": row.metric,
+        "also": list(row.also),
         "seed": seed,
         "variant": variant,
         "process_s": process_s,

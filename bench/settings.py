@@ -21,12 +21,20 @@ class Row:
     lr: float
     batch_size: int
     max_length: int
-    metric: Literal["accuracy", "f1_micro", "f1_macro", "matthews"]
+    metric: Literal["accuracy", "f1_micro", "f1_macro", "matthews", "f1_positive", "pearson"]
     kind: Literal["single", "multi"] = "single"
     seeds: tuple[int, ...] = (0,)
     encoder: Literal["bundled", "multilingual"] = "bundled"
     first: int | None = None  # only the first so many training rows
+    text_pair: str | None = None
+    task: Literal["classification", "pair", "regression"] = "classification"
+    also: tuple[str, ...] = ()  # further figures to print
     sample: int | None = None  # a sample of so many rows of both files, balanced over the labels, drawn anew for each seed
+
+    @property
+    def columns(self) -> list[str]:
+        """The columns of the prepared files."""
+        return ["text", *(["text_pair"] if self.text_pair is not None else []), "label"]
 
 
 ROWS = (
@@ -46,6 +54,18 @@ ROWS = (
     Row(
         "chnsenticorp-all", "ChnSentiCorp (Chinese), whole, multilingual encoder", "chnsenticorp", "train.csv", "test.csv", "text",
         "label", 1, 5e-5, 16, 128, "accuracy", encoder="multilingual",
+    ),
+    Row(
+        "mrpc", "MRPC (paraphrases)", "mrpc", "train.csv", "test.csv", "sentence1", "label", 4, 5e-5, 16, 256, "accuracy",
+        text_pair="sentence2", task="pair", also=("f1_positive",), seeds=(0, 1, 2),
+    ),
+    Row(
+        "rte", "RTE (entailment), dev set as test", "rte", "train.csv", "dev.csv", "premise", "label", 4, 5e-5, 16, 256, "accuracy",
+        text_pair="hypothesis", task="pair", seeds=(0, 1, 2),
+    ),
+    Row(
+        "stsb", "STS-B (similarity)", "stsb", "train.csv", "test.csv", "sentence1", "score", 4, 5e-5, 16, 256, "pearson",
+        text_pair="sentence2", task="regression", also=("spearman",), seeds=(0, 1, 2),
     ),
 )  # fmt: skip
 

@@ -42,6 +42,8 @@ def read(path: Path) -> list[Record]:
 
 def matrices(record: Record) -> tuple[np.ndarray, np.ndarray]:
     """Return gold and predictions, each float64[N, C]."""
+    if "labels" not in record:
+        return np.array(record["gold"], float)[:, None], np.array(record["predictions"], float)[:, None]
     both = []
     for rows in (record["gold"], record["predictions"]):
         matrix = np.zeros((len(rows), record["labels"]))
@@ -62,10 +64,16 @@ def memory_mb(record: Record) -> float:
 
 
 def summary(record: Record) -> str:
+    figures = ", ".join([f"{record['metric']} {quality(record):.4f}", *also([record])])
     return (
         f"train {record['train_s']:.1f} s, {record['tokens_per_s']:,.0f} tokens/s, predict {record['predict_s']:.1f} s, "
-        f"whole {record['process_s']:.1f} s, {memory_mb(record):,.0f} MB, {record['metric']} {quality(record):.4f}"
+        f"whole {record['process_s']:.1f} s, {memory_mb(record):,.0f} MB, {figures}"
     )
+
+
+def also(records: Sequence[Record]) -> list[str]:
+    """Return the further figures of a variant, means over seeds."""
+    return [f"{name} {statistics.mean(quality(record, name) for record in records):.4f}" for name in records[0].get("also", [])]
 
 
 def geometric(ratios: Sequence[float]) -> float:
@@ -106,7 +114,7 @@ def render(records: Sequence[Record]) -> str:
                 f"{statistics.mean(record['predict_s'] for record in chosen):,.1f}",
                 f"{statistics.mean(record['process_s'] for record in chosen):,.1f}",
                 f"{max(memory_mb(record) for record in chosen):,.0f}",
-                f"{chosen[0]['metric']} {statistics.mean(values):.4f}{spread}",
+                ", ".join([f"{chosen[0]['metric']} {statistics.mean(values):.4f}{spread}", *also(chosen)]),
             ]
             both = [] if variant == "tunesmith" else sorted(runs.keys() & variants.get("tunesmith", {}).keys())
             if both:

@@ -1,6 +1,6 @@
 """Write docs/cli.md and docs/settings.md from the program itself; with --check only compare, and fail if they are behind.
 
-    python scripts/docs.py [--check]
+python scripts/docs.py [--check]
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from tunesmith.cli.options import PANELS, metavar
 from tunesmith.config import Config
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
-COMMANDS = ("", "train", "evaluate", "predict", "check", "walk", "models")
+COMMANDS = ("", "train", "evaluate", "predict", "check", "walk", "models", "sample", "index", "search")
 
 
 def command_page() -> str:

@@ -35,6 +35,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--train", required=True)
     parser.add_argument("--test", required=True)
     parser.add_argument("--text", default="text")
+    parser.add_argument("--text-pair")
     parser.add_argument("--label", default="label")
     parser.add_argument("--sep", default="|", help="between the labels of a cell, with --kind multi")
     parser.add_argument("--model", required=True)
@@ -44,16 +45,16 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--max-length", type=int, default=256)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--flags", choices=["default", "best"], default="best")
-    parser.add_argument("--kind", choices=["single", "multi"], default="single")
+    parser.add_argument("--kind", choices=["single", "multi", "number"], default="single")
     parser.add_argument("--json", required=True)
     return parser.parse_args()
 
 
-def read(path: str, text: str, label: str, kind: str, separator: str) -> tuple[list[str], list[list[str]]]:
+def read(path: str, texts: list[str], label: str, kind: str, separator: str) -> tuple[dict[str, list[str]], list[list[str]]]:
     with open(path, encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     labels = [[name for name in row[label].split(separator) if name] if kind == "multi" else [row[label]] for row in rows]
-    return [row[text] for row in rows], labels
+    return {name: [row[column] for row in rows] for name, column in zip(("text", "text_pair"), texts, strict=False)}, labels
 
 
 def bf16_is_native() -> bool:
@@ -65,12 +66,15 @@ def bf16_is_native() -> bool:
 def main() -> None:
     args = arguments()
     best = args.flags == "best"
-    train_texts, train_labels = read(args.train, args.text, args.label, args.kind, args.sep)
-    test_texts, _ = read(args.test, args.text, args.label, args.kind, args.sep)
-    names = sorted({name for row in train_labels for name in row})
+    columns = [args.text, *([args.text_pair] if args.text_pair else [])]
+    train_texts, train_labels = read(args.train, columns, args.label, args.kind, args.sep)
+    test_texts, _ = read(args.test, columns, args.label, args.kind, args.sep)
+    names = ["score"] if args.kind == "number" else sorted({name for row in train_labels for name in row})
     place = {name: i for i, name in enumerate(names)}
 
-    def target(row: list[str]) -> int | list[float]:
+    def target(row: list[str]) -> int | float | list[float]:
+        if args.kind == "number":
+            return float(row[0])
         if args.kind == "single":
             return place[row[0]]
         return [float(name in row) for name in names]
@@ -83,16 +87,16 @@ def main() -> None:
         num_labels=len(names),
         id2label=dict(enumerate(names)),
         label2id=place,
-        problem_type="multi_label_classification" if args.kind == "multi" else "single_label_classification",
+        problem_type={"multi": "multi_label_classification", "single": "single_label_classification", "number": "regression"}[args.kind],
     )
 
     def tokenize(batch: dict[str, list]) -> dict[str, list]:
-        encoded = tokenizer(batch["text"], truncation=True, max_length=args.max_length)
+        encoded = tokenizer(*(batch[name] for name in train_texts), truncation=True, max_length=args.max_length)
         return {**encoded, "length": [len(ids) for ids in encoded["input_ids"]]}
 
-    train = Dataset.from_dict({"text": train_texts, "labels": [target(row) for row in train_labels]})
-    train = train.map(tokenize, batched=True, remove_columns=["text"])
-    test = Dataset.from_dict({"text": test_texts}).map(tokenize, batched=True, remove_columns=["text"])
+    train = Dataset.from_dict({**train_texts, "labels": [target(row) for row in train_labels]})
+    train = train.map(tokenize, batched=True, remove_columns=list(train_texts))
+    test = Dataset.from_dict(test_texts).map(tokenize, batched=True, remove_columns=list(test_texts))
     order = np.argsort(test["length"], kind="stable")[::-1] if best else np.arange(len(test))
     test = test.select(order)
 
@@ -140,7 +144,10 @@ def main() -> None:
 
     in_file_order = np.empty_like(logits)
     in_file_order[order] = logits
-    if args.kind == "single":
+    predictions: list
+    if args.kind == "number":
+        predictions = in_file_order[:, 0].tolist()
+    elif args.kind == "single":
         predictions = [[names[i]] for i in in_file_order.argmax(axis=1)]
     else:
         predictions = [[names[i] for i in np.flatnonzero(row > 0)] for row in in_file_order]  # probability above 0.5

@@ -10,6 +10,7 @@ import resource
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 STARTED = time.perf_counter()
 
@@ -25,6 +26,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--train", required=True)
     parser.add_argument("--test", required=True)
     parser.add_argument("--text", default="text")
+    parser.add_argument("--text-pair")
     parser.add_argument("--label", default="label")
     parser.add_argument("--sep", default="|", help="between the labels of a cell, with --kind multi")
     parser.add_argument("--model", required=True)
@@ -33,15 +35,23 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--max-length", type=int, default=256)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--kind", choices=["single", "multi"], default="single")
+    parser.add_argument("--kind", choices=["single", "multi", "number"], default="single")
     parser.add_argument("--json", required=True)
     return parser.parse_args()
+
+
+def plain(prediction: Any, kind: str) -> Any:
+    """Return a prediction as JSON has it: a number, or a list of labels."""
+    if kind == "number":
+        return prediction.score
+    return [prediction.label] if isinstance(prediction.label, str) else list(prediction.label)
 
 
 def main() -> None:
     args = arguments()
     with open(args.test, encoding="utf-8", newline="") as file:
-        texts = [row[args.text] for row in csv.DictReader(file)]
+        rows = list(csv.DictReader(file))
+        texts = [row[args.text] if args.text_pair is None else (row[args.text], row[args.text_pair]) for row in rows]
     with tempfile.TemporaryDirectory() as directory:
         # Nothing of a former run may help: the cache of tokenised rows is this run's own.
         os.environ["TUNESMITH_CACHE"] = os.path.join(directory, "cache")
@@ -50,7 +60,9 @@ def main() -> None:
             args.train,
             text=args.text,
             label=args.label,
-            label_type=args.kind,
+            text_pair=args.text_pair,
+            task="regression" if args.kind == "number" else "classification" if args.text_pair is None else "pair",
+            label_type="multi" if args.kind == "multi" else "single",
             label_separator=args.sep if args.kind == "multi" else None,
             valid_size=0.0,
             test_size=0.0,  # the test rows are predicted below, by the saved model, as a user would
@@ -65,7 +77,7 @@ def main() -> None:
         )
         model = tunesmith.load(out)
         began = time.perf_counter()
-        predicted = [prediction.label for prediction in model.predict(texts)]
+        predicted = model.predict(texts)
         predict_s = time.perf_counter() - began
     training = run.result["training"]
 
@@ -84,7 +96,7 @@ def main() -> None:
         "peak_device_mb": torch.cuda.max_memory_allocated() / 2**20 if torch.cuda.is_available() else None,
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
         "versions": {"torch": torch.__version__, "transformers": transformers.__version__, "tunesmith": tunesmith.__version__},
-        "predictions": [[label] if isinstance(label, str) else list(label) for label in predicted],
+        "predictions": [plain(prediction, args.kind) for prediction in predicted],
     }
     with open(args.json, "w", encoding="utf-8") as file:
         json.dump(result, file, ensure_ascii=False)

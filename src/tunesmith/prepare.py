@@ -175,7 +175,8 @@ def _note_shared_groups(parts: dict[str, Part], config: Config, notes: list[str]
             have = "has" if inside == 1 else "have"
             notes.append(
                 f"{inside:,} of {counted(len(groups), f'{_WORDS[name]} row')} {have} a {parts['train'].schema.group!r} that is also in "
-                f"training: the score on them may be flattered. Part the files by it, or leave {setting(name)} out to have rows split off by it."
+                f"training: the score on them may be flattered. Part the files by it, or leave {setting(name)} out to have rows "
+                "split off by it."
             )
 
 

@@ -9,7 +9,6 @@ import functools
 import importlib
 from collections.abc import Collection
 from dataclasses import dataclass
-from importlib.metadata import entry_points
 from typing import Any
 
 from tunesmith.errors import UsageError, did_you_mean, listing, setting
@@ -91,6 +90,8 @@ TASKS: dict[str, Family] = {
 
 @functools.cache
 def _others() -> dict[str, Family]:
+    from importlib.metadata import entry_points  # costs a tenth of what `tunesmith --help` may take
+
     return {point.name: point.load() for point in entry_points(group="tunesmith.tasks")}
 
 

@@ -23,7 +23,8 @@ from tunesmith.data.schema import Schema
 from tunesmith.data.table import TokenTable, open_table
 from tunesmith.data.tokens import TextEncoder, Truncation
 from tunesmith.errors import DataError, UsageError
-from tunesmith.tasks.classification import Classification, Prediction, class_weights
+from tunesmith.tasks.classification import Classification, Prediction
+from tunesmith.tasks.labels import class_weights
 from tunesmith.tasks.rows import Rows
 
 

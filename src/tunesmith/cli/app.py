@@ -13,6 +13,7 @@ import typer
 from tunesmith import __version__
 from tunesmith.cli import inspect as _inspect
 from tunesmith.cli import predict as _predict
+from tunesmith.cli import sample as _sample
 from tunesmith.cli import search as _search
 from tunesmith.cli import train as _train
 from tunesmith.errors import EXIT_INTERNAL, TunesmithError, setting, speaking_flags
@@ -46,6 +47,7 @@ app.command("predict")(_predict.predict)
 app.command("check")(_inspect.check)
 app.command("walk")(_inspect.walk)
 app.command("models")(_inspect.models)
+app.command("sample")(_sample.sample)
 app.command("index")(_search.index)
 app.command("search")(_search.search)
 

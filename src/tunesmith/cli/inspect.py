@@ -38,7 +38,8 @@ def check(
 
     progress = Progress()
     source = open_file(data, encoding=config.encoding)
-    family = registry.family(choose_task(source, config.task, **config.columns))
+    task = choose_task(source, config.task, **config.columns)
+    family = registry.family(task)
     source = rows_of(source, family)
     schema = guess_schema(source, **config.columns, group=None, family=family)
     if None in (config.text, config.label) or (schema.pair and config.text_pair is None):
@@ -56,7 +57,7 @@ def check(
         truncation=encoder.truncation,
         budget=encoder.budget,
         label_separator=config.label_separator,
-        label_type=config.label_type,
+        label_type="value" if task == "regression" else config.label_type,
         progress=progress,
     )
     print(render_audit(found), file=sys.stderr if as_json else sys.stdout)

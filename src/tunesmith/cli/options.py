@@ -109,7 +109,7 @@ def _option(name: str, panel: str) -> Any:
     help_text = f"{text[0].upper()}{text[1:]}{shown}"
     if field.annotation is bool:
         return Annotated[bool | None, typer.Option(f"{flag}/--no-{flag[2:]}", help=help_text, rich_help_panel=panel, show_default=False)]
-    values = "|".join(["auto", *registry.names()]) if name == "task" else metavar(field.annotation)
+    values = "|".join(["auto", *registry.TASKS]) if name == "task" else metavar(field.annotation)
     return Annotated[str | None, typer.Option(flag, help=help_text, metavar=values, rich_help_panel=panel, show_default=False)]
 
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import itertools
-import math
 import re
 from collections import Counter
 from collections.abc import Mapping
 
+import numpy as np
+
 from tunesmith.data.audit_types import Issue, LabelInText, Labels, Variant
 from tunesmith.data.duplicates import normalise
 from tunesmith.data.joined import parts, separator_of
+from tunesmith.data.measured import number_in
 
 _LIST = "\x1f"  # between the labels of a list, which may hold any printable separator
 _PLACEHOLDERS = {"nan", "null", "none", "n/a", "na", "#n/a", "nil", "?", "-", "unknown", "undefined"}
@@ -44,29 +46,23 @@ def recognise(cells: Mapping[str, int], separator: str | None, from_lists: bool,
 
     Numbers are measured values when hardly any comes back, or when there are many with decimals; whole numbers that do come
     back are numbered classes.
-    label_type: `single` or `multi` where that is known, else `auto`
+    label_type: `single`, `multi`, or `value` for regression, where that is known, else `auto`
     """
+    if label_type == "value":
+        return "value", None
     if label_type == "single":
         return "single", None
     if from_lists or separator is not None:
         return "multi", separator
     if label_type == "multi":
         return "multi", separator_of(cells, certain=True)
-    values = [_number(cell) for cell in cells]
+    values = [number_in(cell) for cell in cells]
     if len(cells) > _SCALE and None not in values:
         decimals = any(value is not None and not value.is_integer() for value in values)
         if decimals or sum(cells.values()) < _COMES_BACK * len(cells):
             return "number", None
     found = separator_of(cells)
     return ("multi", found) if found is not None else ("single", None)
-
-
-def _number(cell: str) -> float | None:
-    try:
-        value = float(cell)
-    except ValueError:
-        return None
-    return value if math.isfinite(value) else None
 
 
 class LabelsInTexts:
@@ -107,10 +103,12 @@ def audit_labels(column: str, cells: Mapping[str, int], missing: Issue, kind: st
         for label in split(cell, kind, separator):
             counter[label] += rows
     counts = dict(sorted(counter.items(), key=lambda item: (-item[1], item[0])))
-    if kind == "number":
-        return Labels(
-            column, kind, None, dict(itertools.islice(counts.items(), _KEPT_NUMBERS)), len(counts), missing, (), {}, (), {}, None, ()
-        )
+    if kind in ("number", "value"):
+        known = {cell: number for cell in counts if (number := number_in(cell)) is not None}
+        wrong = {cell: rows for cell, rows in counts.items() if cell not in known}
+        kept = dict(itertools.islice(counts.items(), _KEPT_NUMBERS))
+        values = _summary(np.repeat(list(known.values()), [counts[cell] for cell in known])) if known else None
+        return Labels(column, kind, None, kept, len(counts), missing, (), wrong, (), {}, None, (), values)
     named = [LabelInText(label, rows, rows / counts[label]) for label, rows in in_text.rows.items()]
     return Labels(
         column=column,
@@ -126,6 +124,11 @@ def audit_labels(column: str, cells: Mapping[str, int], missing: Issue, kind: st
         imbalance=max(counts.values()) / min(counts.values()) if len(counts) > 1 else None,
         in_text=tuple(sorted((n for n in named if n.share > 0.5 and counts[n.label] >= FEW_ROWS), key=lambda n: (-n.share, n.label))),
     )
+
+
+def _summary(values: np.ndarray) -> dict[str, float]:
+    figures = {"least": values.min(), "mean": values.mean(), "greatest": values.max(), "standard deviation": values.std()}
+    return {name: float(value) for name, value in figures.items()}
 
 
 def _folded(label: str) -> str:

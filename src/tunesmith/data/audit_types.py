@@ -49,15 +49,17 @@ class LabelInText:
 class Labels:
     """The label column.
 
-    kind: `single`, `multi` (any number per row), or `number` (a measured value rather than a class)
+    kind: `single`, `multi` (any number per row), `value` (a number, as regression wants), or `number` (a measured value where labels
+        are wanted)
     separator: what joins the labels of a cell, given or recognised; None for single labels and lists
-    counts: rows of each label, most frequent first; for kind `number` only the most frequent values
+    counts: rows of each label, most frequent first; of numbers only the most frequent ones
     distinct: how many different ones there are
     missing: rows without a label
     variants: pairs that may be one label spelled in two ways
-    placeholders: labels that read like a missing value (`nan`, `null`), with their rows
+    placeholders: labels that read like a missing value (`nan`, `null`), or where numbers are wanted what is none, with their rows
     single: labels with one row; few: labels with 2 to 9 rows
     imbalance: rows of the most frequent label over rows of the rarest; None with fewer than two labels
+    values: least, mean, greatest value and standard deviation of numbers
     """
 
     column: str
@@ -72,6 +74,7 @@ class Labels:
     few: dict[str, int]
     imbalance: float | None
     in_text: tuple[LabelInText, ...]
+    values: dict[str, float] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -166,8 +166,18 @@ def _labels(audit: Audit, labels: Labels) -> Iterator[Finding]:
         yield Finding(
             "error",
             f"column {labels.column!r} holds {labels.distinct:,} different numbers: it is a measured value, not a class.",
-            "Choose another --label column, or turn the numbers into classes.",
+            "Choose another --label column, turn the numbers into classes, or predict numbers with --task regression.",
         )
+        return
+    if labels.kind == "value":
+        if labels.placeholders:
+            yield Finding(
+                "error",
+                f"column {labels.column!r} holds what is not a number: {_counted(labels.placeholders)}.",
+                "Correct it, or take --task classification if these are labels.",
+            )
+        elif labels.distinct < 2:
+            yield Finding("error", f"all values of column {labels.column!r} are the same.", "There is nothing to learn. Is --label right?")
         return
     labelled = audit.rows - labels.missing.rows
     if labels.distinct < 2:

@@ -46,10 +46,14 @@ def _bar(part: float) -> str:
 
 
 def _labels(labels: Labels, rows: int) -> Iterator[str]:
-    kind = {"single": "one per row", "multi": "any number per row", "number": "numbers"}[labels.kind]
+    if labels.values is not None:
+        figures = ", ".join(f"{name} {value:.4g}" for name, value in labels.values.items())
+        yield f"Values: {count(labels.distinct)} different in column {one_line(labels.column)!r}, {figures}"
+        return
+    kind = {"single": "one per row", "multi": "any number per row", "number": "numbers", "value": "no numbers"}[labels.kind]
     joined = f", joined by {labels.separator!r}" if labels.separator is not None else ""
     yield f"Labels: {count(labels.distinct)} in column {one_line(labels.column)!r}, {kind}{joined}"
-    if labels.kind == "number" or not labels.counts:
+    if not labels.counts:
         return
     items = list(labels.counts.items())
     half = _LABELS // 2

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -17,76 +16,21 @@ from tunesmith import yardsticks
 from tunesmith.config import Config
 from tunesmith.data.audit_labels import spellings
 from tunesmith.data.batches import PackedBatch
-from tunesmith.data.joined import parts, separator_of
+from tunesmith.data.joined import parts
 from tunesmith.data.schema import Example, Schema
 from tunesmith.data.table import Labels, TokenTable
 from tunesmith.data.tokens import Encoded
-from tunesmith.errors import DataError, UsageError, counted, did_you_mean, listing, setting
+from tunesmith.errors import DataError, counted, listing, setting
 from tunesmith.metrics import Kind, evaluation, multi_label, predicted_labels, scoring_steps, single_label, tune_thresholds
 from tunesmith.model.spec import HeadSpec
 from tunesmith.progress import QUIET, Progress
 from tunesmith.tasks.base import Hub, Task, merge_windows
+from tunesmith.tasks.labels import EMPTY_LIST, ClassTargets, class_weights, label_order, recognise, targets_of
 from tunesmith.tasks.mistakes import worst
 from tunesmith.tasks.rows import Part, Ragged, Rows
 
 if TYPE_CHECKING:
     from tunesmith.model.encoder import Pretrained
-
-EMPTY_LIST = " A row that has none of the labels is written in JSONL, with an empty list [] of them: an empty cell says nothing of them."
-"""For messages on missing labels where a row may have any number of them."""
-
-
-@dataclass(frozen=True)
-class ClassTargets:
-    """Ragged label numbers of N examples: those of example i are `codes[starts[i]:starts[i+1]]`."""
-
-    codes: np.ndarray
-    starts: np.ndarray
-    names: list[str]
-    multi: bool
-
-    @property
-    def labels(self) -> int:
-        """C, the number of labels."""
-        return len(self.names)
-
-    def __len__(self) -> int:
-        return len(self.starts) - 1
-
-    def take(self, rows: np.ndarray) -> np.ndarray:
-        """Return int64[E] label numbers, or with several labels a row float32[E, C] of zeros and ones."""
-        if not self.multi:
-            return self.codes[self.starts[rows]].astype(np.int64)
-        result = np.zeros((len(rows), self.labels), np.float32)
-        sizes = self.starts[rows + 1] - self.starts[rows]
-        within = np.arange(sizes.sum()) - np.repeat(np.cumsum(sizes) - sizes, sizes)
-        result[np.repeat(np.arange(len(rows)), sizes), self.codes[np.repeat(self.starts[rows], sizes) + within]] = 1
-        return result
-
-    def summary(self, rows: np.ndarray) -> dict[str, float]:
-        """Return how many of the examples `rows` have each label."""
-        return dict(zip(self.names, self.counts(rows).tolist(), strict=True))
-
-    def counts(self, rows: np.ndarray) -> np.ndarray:
-        """Return int64[C], how many of the examples `rows` have each label."""
-        wanted = np.zeros(len(self), bool)
-        wanted[rows] = True
-        return np.bincount(self.codes[np.repeat(wanted, np.diff(self.starts))], minlength=self.labels)
-
-    def digests(self) -> np.ndarray:
-        """Return uint64[N], equal for examples with the same labels (and, but for one chance in 2**64, only for those)."""
-        mixed = np.random.default_rng(0).integers(0, 2**64, self.labels, np.uint64)
-        sums = np.concatenate([np.zeros(1, np.uint64), np.cumsum(mixed[self.codes], dtype=np.uint64)])
-        return sums[self.starts[1:]] - sums[self.starts[:-1]]
-
-    def stratum(self) -> np.ndarray:
-        """Return int64[N], the label by which each example is spread over a split: its rarest one; C for none."""
-        counts = np.bincount(self.codes, minlength=self.labels)
-        result = np.full(len(self), self.labels, np.int64)
-        owner = np.repeat(np.arange(len(self)), np.diff(self.starts))
-        order = np.argsort(-counts[self.codes], kind="stable")  # the rarest is written last
-        result[owner[order]] = self.codes[order]
-        return result
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +103,7 @@ class Classification(Task):
                 f"the training rows have too few labels: {listing(map(repr, sorted(names))) or 'none'}; "
                 f"at least 2 different ones are needed. Is {setting('label')} the right column?"
             )
-        return cls(sorted(names, key=_label_order), kind, separator=separator if kind == "multi" else None, **settings)
+        return cls(sorted(names, key=label_order), kind, separator=separator if kind == "multi" else None, **settings)
 
     @classmethod
     def learn(cls, table: TokenTable, config: Config) -> Classification:
@@ -212,33 +156,7 @@ class Classification(Task):
         Raises `DataError` for a label that the training rows do not have, with its place, and for several labels in a row
         where one is expected.
         """
-        labels = table.labels()
-        number = {label: i for i, label in enumerate(self.labels)}
-        split = [[number.get(part, -1) for part in parts(name, self.separator)] for name in labels.names]
-        for code, numbers in enumerate(split):
-            if -1 in numbers:
-                part = parts(labels.names[code], self.separator)[numbers.index(-1)]
-                row = int(np.searchsorted(labels.starts, np.argmax(labels.codes == code), side="right")) - 1
-                raise DataError(
-                    f"{table.name}:{table.line[row]}: label {part!r} is not one of the training labels: {listing(self.labels)}."
-                    f"{did_you_mean(part, self.labels)} Correct it, leave the row out, or add training rows with it."
-                )
-        sizes = np.diff(labels.starts)
-        wrong = ((sizes != 1) & ~labels.missing) if not self.multi else np.zeros(len(sizes), np.bool_)
-        if wrong.any():
-            row = int(np.argmax(wrong))
-            raise DataError(
-                f"{table.name}:{table.line[row]}: the row has {sizes[row]} labels where one is expected. "
-                f"Try {setting('label_type', 'multi')}."
-            )
-        per_code = np.array([len(numbers) for numbers in split], np.int64)
-        flat = np.array([n for numbers in split for n in numbers], np.int32)
-        first = np.concatenate([[0], np.cumsum(per_code)])
-        repeat = per_code[labels.codes] if len(labels.codes) else np.zeros(0, np.int64)
-        within = np.arange(repeat.sum()) - np.repeat(np.cumsum(repeat) - repeat, repeat)
-        codes = flat[np.repeat(first[labels.codes], repeat) + within] if len(labels.codes) else flat
-        before = np.concatenate([[0], np.cumsum(repeat)])
-        return ClassTargets(codes, before[labels.starts], self.labels, self.multi)
+        return targets_of(table, self.labels, self.multi, self.separator)
 
     def combine(self, outputs: Tensor, batch: PackedBatch) -> Tensor:
         """Merge outputs float[S, C] over each example's windows into float[E, C] (mean or max)."""
@@ -424,39 +342,6 @@ class Classification(Task):
         return cls(**{key: values[key] for key in keys})
 
 
-def class_weights(wanted: str | dict[str, float], labels: Sequence[str], counts: np.ndarray, multi: bool) -> list[float] | None:
-    """Return one factor per label, or None for none.
-
-    `balanced` is n / (C x count), scikit-learn's rule, scaled so that the mean over the training rows is 1; a mapping gives
-    factors by name, 1 for labels it does not name. Raises `UsageError` for a name that is no label.
-    """
-    if wanted == "none":
-        return None
-    if isinstance(wanted, dict):
-        for name in wanted:
-            if name not in labels:
-                raise UsageError(
-                    f"{setting('class_weights')} names {name!r}, which is not a label.{did_you_mean(name, labels)} "
-                    f"Labels: {listing(labels)}."
-                )
-        return [float(wanted.get(label, 1.0)) for label in labels]
-    weights = 1 / np.maximum(counts, 1)
-    weights *= counts.sum() / (weights * counts).sum() if not multi else len(labels) / weights.sum()
-    return weights.tolist()
-
-
-def recognise(labels: Labels, label_type: str, separator: str | None) -> tuple[Kind, str | None]:
-    """Decide whether rows have one label or several, and what separates them: (`single` or `multi`, separator or None)."""
-    if label_type == "single":
-        return "single", None
-    if separator is not None:
-        return "multi", separator
-    if labels.from_list:
-        return "multi", None
-    found = separator_of(labels.names, certain=label_type == "multi")
-    return ("multi", found) if found is not None or label_type == "multi" else ("single", None)
-
-
 def _counts(rows: Rows) -> np.ndarray:
     """Return int64[C], how many of the chosen rows have each label."""
     targets = rows.targets
@@ -467,12 +352,3 @@ def _counts(rows: Rows) -> np.ndarray:
 def _focus(p: Tensor, gamma: float) -> Tensor:
     """Return (1 - p)**gamma, the factor of the focal loss; kept off 0, where the slope of a root (gamma < 1) has no bound."""
     return (1 - p).clamp_min(1e-7) ** gamma
-
-
-def _label_order(label: str) -> tuple[int, float, str]:
-    try:
-        value = float(label)
-    except ValueError:
-        value = math.nan
-    # words that Python takes for numbers are words here: nan has no place in any order
-    return (0, value, label) if math.isfinite(value) else (1, 0.0, label)
