@@ -15,6 +15,7 @@ import pytest
 
 import tiny
 import tunesmith
+from killer import Server
 from tunesmith.errors import DataError, UsageError
 
 QUIET: dict[str, Any] = {"progress": "quiet", "precision": "fp32", "max_length": 48}
@@ -311,3 +312,53 @@ def test_a_bi_encoder_learns_the_same_in_parts(tiny_bert: Path, tmp_path: Path) 
     parts = tunesmith.train(rows, out=tmp_path / "b", model=tiny_bert, max_tokens=60, **settings)
     ours, theirs = ([one.score for one in found.bundle.predict(rows)] for found in (whole, parts))
     np.testing.assert_allclose(ours, theirs, atol=1e-4)
+
+
+@pytest.mark.parametrize("shape", [["--negatives", "random"], ["--ranker", "bi-encoder", "--negatives", "hard"]], ids=["cross", "bi"])
+def test_a_killed_run_goes_on_to_the_same_bits(shape: list[str], data: Path, tiny_bert: Path, tmp_path: Path) -> None:
+    server = Server(tmp_path)
+    try:
+        flags = ["--model", tiny_bert, "--epochs", 3, "--batch-size", 5, "--max-length", 48, "--precision", "fp32", "--checkpoint-steps", 2]
+        flags += ["--negatives-per-query", 3, "--lr", 0.003, *shape]
+        whole = server.run("train", data, "--out", tmp_path / "whole", *flags)
+        assert whole.code == 0, whole.err
+        cut = server.run("train", data, "--out", tmp_path / "cut", *flags, traps=[("tunesmith.training.loop:clip", 8, "kill")])
+        assert cut.code == -9
+        again = server.run("train", "--resume", "--out", tmp_path / "cut")
+        assert again.code == 0 and "resuming after step" in again.err, again.err
+    finally:
+        server.close()
+    weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("whole", "cut")]
+    assert weights[0] == weights[1]
+    results = [json.loads((tmp_path / name / "tunesmith.json").read_text())["result"] for name in ("whole", "cut")]
+    assert results[0]["evaluations"] == results[1]["evaluations"]
+    assert results[0]["training"]["history"] == results[1]["training"]["history"]
+
+
+def test_negatives_are_drawn_afresh_and_from_the_seed_alone(tiny_bert: Path, tmp_path: Path) -> None:
+    from tunesmith.tasks.ranking_candidates import Candidates, Known
+
+    keys = np.arange(40, dtype=np.uint64) % 30
+    grades = np.zeros(40, np.float32)
+    grades[[0, 20]] = 1
+    group = np.repeat([1, 2], 20).astype(np.uint64)
+    queries = {row: Known(row, np.array([row]), np.zeros(0, np.int64), frozenset({int(keys[row])})) for row in (0, 20)}
+    known: Any = Candidates(None, None, queries, grades, group, keys, np.arange(30), 5, 8, "random")  # type: ignore[arg-type]
+    chosen = np.array([0, 20])
+    one, two, three = (known.drawn(chosen, seed) for seed in (1, 2, 1))
+    assert [rows.tolist() for rows in one] == [rows.tolist() for rows in three] != [rows.tolist() for rows in two]
+    assert known.drawn(np.array([20]), 1)[0].tolist() == one[1].tolist(), "a part of a step draws what the whole step does"
+    for rows, row in zip(one, (0, 20), strict=True):
+        assert len(rows) == 6 and len(set(keys[rows].tolist())) == 6 and rows[0] == row
+
+
+def test_mining_leaves_out_what_may_be_relevant() -> None:
+    from tunesmith.tasks.ranking_candidates import Known
+    from tunesmith.tasks.ranking_mining import mine
+
+    keys, pool = np.arange(6, dtype=np.uint64), np.arange(6)
+    known = Known(0, np.array([0]), np.zeros(0, np.int64), frozenset({0}))
+    scores = np.array([10.0, 12.0, 9.6, 9.4, 3.0, 0.0])
+    assert mine([(known, "q")], pool, keys, lambda number: scores, 5, 0.05)[0].tolist() == [3, 4]
+    assert mine([(known, "q")], pool, keys, lambda number: scores, 1, 0.05)[0].tolist() == [3]
+    assert mine([(known, "q")], pool, keys, lambda number: scores, 5, 0.0)[0].tolist() == [2, 3, 4]

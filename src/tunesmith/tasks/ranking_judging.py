@@ -20,6 +20,7 @@ from tunesmith.tasks.rows import Part, Ragged, Rows
 
 SEARCHED = 1000
 """Passages of a searched collection that count: the depth of TREC's runs."""
+_DRAWS = 25
 
 
 @dataclass(frozen=True)
@@ -281,11 +282,16 @@ def yardsticks(part: Part, progress: Progress) -> list[dict[str, Any]]:
     def chance() -> Judged:
         if is_whole(part):
             return _searched(part, lambda row, known: generator.random(len(known)))
-        return judge_scores(generator.random(len(part.rows)), part)
+        judged = judge_scores(generator.random(len(part.rows)), part)
+        draws = max(1, min(_DRAWS, 5000 // max(len(judged.ranking), 1)))
+        more = [judge_scores(generator.random(len(part.rows)), part).ranking for _ in range(draws - 1)]
+        for metric, values in judged.ranking.values.items():
+            judged.ranking.values[metric] = np.mean([values, *(one.values[metric] for one in more)], 0).tolist()
+        return judged
 
     found: list[dict[str, Any]] = []
     for name, note, compute in (
-        ("random order", "passages in random order", chance),
+        ("random order", "passages in random order, on average", chance),
         ("BM25", "words in common, Lucene's BM25 with k1 1.5 and b 0.75, no stemming", lambda: bm25(part, progress)),
     ):
         result: dict[str, Any] = {"name": name, "note": note, "metrics": {}, "intervals": {}}
