@@ -12,6 +12,7 @@ import numpy as np
 from tunesmith.bundle import DESCRIPTION, Bundle
 from tunesmith.data.tokens import TextEncoder, Truncation
 from tunesmith.errors import ModelError, UsageError
+from tunesmith.model.arithmetic import arithmetic, choose_precision
 from tunesmith.model.encoder import Encoder, open_pretrained
 from tunesmith.model.heads import embed
 from tunesmith.storage import checksum
@@ -43,6 +44,7 @@ class Embedder:
             self._model, tokenizer, weights = pretrained.load(), pretrained.backend_tokenizer(), Path(pretrained.located.place)
         self._encoder = TextEncoder(tokenizer, truncation, fallback)
         self._model.eval()
+        self._precision = choose_precision("auto")[0]
         file = weights / "model.safetensors"
         self.stamp = checksum(file) if file.is_file() else str(weights)
 
@@ -53,7 +55,8 @@ class Embedder:
 
     def vectors(self, texts: Sequence[str], advance: Any = lambda count: None) -> np.ndarray:
         """Return float32[N, H]."""
-        found = embed(self._model, self._encoder.encode(list(texts)), advance)
+        with arithmetic(self._precision):
+            found = embed(self._model, self._encoder.encode(list(texts)), advance)
         return found / np.maximum(np.linalg.norm(found, axis=1, keepdims=True), 1e-12)
 
 
