@@ -206,7 +206,9 @@ class Bundle:
         Rows without a label cannot be tested and raise `DataError` unless `drop_unlabelled` leaves them out. A label that the
         model does not know raises it always.
         """
-        source = rows_of(open_data(data), self.family, **self.description["tokens"]["settings"])
+        opened = open_data(data)
+        opened = getattr(opened, "companions", {}).get("test", opened)  # of a collection with splits of its own
+        source = rows_of(opened, self.family, **self.description["tokens"]["settings"])
         schema = self.schema_for(source, text, label, text_pair=text_pair, need_label=True)
         if (schema.texts, schema.target) != (self.schema.texts, self.schema.target):
             progress.say(f"columns of {source.name}: {schema}")
@@ -224,11 +226,11 @@ class Bundle:
             )
         if missing.all():
             raise DataError(f"{source.name}: none of its {counted(len(table), 'row')} has a label. Name a file of labelled rows.")
-        rows = Rows(table, np.flatnonzero(~missing), self.task.targets(table))
+        part = self.task.own(Part(Rows(table, np.flatnonzero(~missing), self.task.targets(table)), source, schema))
+        rows = part.rows
         note = seen_before(self.description.get("seen"), table.text_key[rows.index])
         if note:
             progress.say(f"warning: {note}")
-        part = Part(rows, source, schema)
         result = assess(self.model, self.task, part, precision=precision, max_tokens=self.max_tokens, progress=progress)
         # what has neither label nor text are empty lines of a spreadsheet
         dropped = {"dropped_empty": int((missing & table.blank).sum()), "dropped_unlabelled": int(wanting.sum())}

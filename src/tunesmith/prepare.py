@@ -62,13 +62,13 @@ def prepare(config: Config, sources: dict[str, RowSource], progress: Progress) -
     missing = {name: _missing(table, kind, config, needed=family.needs_target) for name, table in tables.items()}
     task = _learn(kind, tables["train"], config, progress, told=config.task != "auto")
     parts = {
-        name: Part(Rows(table, np.flatnonzero(~missing[name]), task.targets(table)), sources[name], schemas[name])
+        name: task.own(Part(Rows(table, np.flatnonzero(~missing[name]), task.targets(table)), sources[name], schemas[name]))
         for name, table in tables.items()
     }
     train = parts["train"]
     blank, unlabelled = train.rows.table.blank, missing["train"]
     dropped = {"dropped_empty": int(blank.sum()), "dropped_unlabelled": int((unlabelled & ~blank).sum()), "dropped_duplicates": 0}
-    parts["train"] = train.with_index(np.flatnonzero(~blank & ~unlabelled))
+    parts["train"] = train.with_index(train.rows.index[~blank[train.rows.index]])
     notes = task.remarks(parts["train"].rows) + _remarks(pretrained, sources["train"], schema)
     _split(parts, config, task.target_word, notes)
     _dedupe(parts, config, dropped, notes)

@@ -221,7 +221,9 @@ def test_a_collection_with_its_own_splits(shape: str, tiny_bert: Path, tmp_path:
     ended = run("train", place, *settings, "--candidates", 20, "--out", "m")
     assert ended.code == 0, ended.err
     said = "20 first passages of BM25" if shape == "cross-encoder" else "all 60 passages of the collection"
-    assert said in ended.out and "test, 4 queries" in ended.out
+    assert said in ended.out and "test, 4 queries" in ended.out and "flattered" not in ended.out + ended.err
+    ended = run("evaluate", "m", place, "--json")
+    assert ended.code == 0 and json.loads(ended.out)["file"].endswith("test.tsv") and "trained on" not in ended.err, ended.err
     ended = run("evaluate", "m", place / "qrels" / "dev.tsv", "--json")
     assert ended.code == 0, ended.err
     assert json.loads(ended.out)["rows"] == 4

@@ -101,6 +101,10 @@ class Task(ABC):
         """Return what the user should know of the training rows before they are split, a sentence or two each."""
         return []
 
+    def own(self, part: Part) -> Part:
+        """Return `part` without the rows that are there for other rows' sake only, such as a collection that is searched."""
+        return part
+
     def gaps(self, rows: Rows) -> list[str]:
         """Return what cannot be learned as the training rows that are left after the split lack it."""
         return []

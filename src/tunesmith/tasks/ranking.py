@@ -109,6 +109,10 @@ class Ranking(Task):
         have = f"{found.none:,} of {found.queries:,} queries {'has' if found.none == 1 else 'have'} no relevant passage; they"
         return [f"{have} {use}, and no metric counts them."]
 
+    def own(self, part: Part) -> Part:
+        """Return the part without the collection's passages, which `judged` and `planned` take in again."""
+        return judging.without_collection(part)
+
     @property
     def _takes_all_negative(self) -> bool:
         return self.ranker == CROSS and self.objective == "pointwise"
@@ -128,6 +132,7 @@ class Ranking(Task):
         Raises `DataError` when no query is left to learn from.
         """
         assert isinstance(encoder, JointEncoder | TwinEncoder)
+        part = judging.with_collection(part)
         rows = part.rows
         table, targets = rows.table, rows.targets
         assert isinstance(targets, JudgedTargets) and table.group is not None
@@ -140,9 +145,6 @@ class Ranking(Task):
         count = config.negatives_per_query
         if how == "hard":
             queries = _with_mined(queries, part, pool, keys, pretrained, config, progress)
-        if self.ranker == BI and how == "in-batch":
-            queries = {row: replace(known, negatives=known.negatives[:0]) for row, known in queries.items()}
-            count = 0
         fill = how if how == "random" or (how == "in-batch" and self.ranker == CROSS) else "none"
         if self.ranker == CROSS and fill == "none":
             lone = [row for row, known in queries.items() if not len(known.negatives)]

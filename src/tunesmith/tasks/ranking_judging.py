@@ -12,6 +12,7 @@ import numpy as np
 from tunesmith.data.lexical import Lexical
 from tunesmith.data.relevance import grade_in, only_grades
 from tunesmith.data.table import TokenTable
+from tunesmith.errors import counted
 from tunesmith.progress import QUIET, Progress
 from tunesmith.ranking_metrics import RANKING, Ranking, difference, order_of, ranking_intervals
 from tunesmith.seeds import seed_for
@@ -118,6 +119,13 @@ def is_whole(part: Part) -> bool:
     return bool(getattr(part.source, "whole", False))
 
 
+def without_collection(part: Part) -> Part:
+    """Return the part without the passages of a collection that have no query of their own."""
+    targets = part.rows.targets
+    assert isinstance(targets, JudgedTargets)
+    return part.with_index(part.rows.index[targets.group[part.rows.index] != 0]) if is_whole(part) else part
+
+
 def with_collection(part: Part) -> Part:
     """Return the part with all rows of its table that are passages without a query, behind its own."""
     if not is_whole(part):
@@ -133,12 +141,13 @@ class Judged:
     """The lists of a part: their scores, and where each query's first passage stands and its first relevant one is ranked.
 
     tops: by query, the place among the part's rows of the passage ranked first where it is not relevant, else -1
-    how: what was ranked, in words
+    how: what was ranked, in words; trivial: how many queries have relevant passages only, which any order ranks right
     """
 
     ranking: Ranking
     tops: list[int]
     how: str
+    trivial: int = 0
 
 
 def judge_scores(scores: np.ndarray, part: Part) -> Judged:
@@ -146,8 +155,9 @@ def judge_scores(scores: np.ndarray, part: Part) -> Judged:
     targets = part.rows.targets
     assert isinstance(targets, JudgedTargets)
     ranks = targets.rank[part.rows.index] if targets.rank is not None else None
-    ranking, tops = Ranking(), []
+    ranking, tops, trivial = Ranking(), [], 0
     for places, grades in _lists(part.rows):
+        trivial += bool((grades > 0).all())
         listed = places if ranks is None else places[ranks[places] > 0]
         here = grades if ranks is None else grades[ranks[places] > 0]
         order = order_of(scores[listed], here)
@@ -156,7 +166,7 @@ def judge_scores(scores: np.ndarray, part: Part) -> Judged:
         if len(ranking) > before:
             tops.append(int(listed[order[0]]) if len(order) and here[order[0]] <= 0 else -1)
     depth = f"the {int(ranks.max(initial=0)):,} first passages of BM25" if ranks is not None else "the passages given for it"
-    return Judged(ranking, tops, f"for each query {depth}, ranked again" if ranks is not None else f"for each query {depth}, ranked")
+    return Judged(ranking, tops, f"for each query {depth}, ranked{' again' if ranks is not None else ''}", trivial)
 
 
 def judge_vectors(outputs: Ragged, part: Part) -> Judged:
@@ -266,6 +276,9 @@ def remarks(judged: Judged, versus: dict[str, dict[str, float]]) -> list[str]:
             f"{left:,} {'query has' if left == 1 else 'queries have'} no relevant passage and {'is' if left == 1 else 'are'} left out, "
             "as trec_eval does."
         )
+    if judged.trivial:
+        have = "has" if judged.trivial == 1 else "have"
+        said.append(f"{counted(judged.trivial, 'query')} of these {have} relevant passages only, so any order is right.")
     found = versus.get("ndcg@10")
     if found:
         said.append(
