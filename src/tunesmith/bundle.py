@@ -17,7 +17,7 @@ import numpy as np
 from tunesmith import registry
 from tunesmith.config import resolve
 from tunesmith.data.memory import is_pair, open_data
-from tunesmith.data.schema import Example, Row, RowSource, Schema, Source, guess_schema, rows_of
+from tunesmith.data.schema import Example, Row, RowSource, Schema, Source, for_test, guess_schema, rows_of
 from tunesmith.data.table import open_table
 from tunesmith.data.tokens import Encoded, ExampleEncoder, Truncation
 from tunesmith.errors import DataError, ModelError, UsageError, counted, listing, setting
@@ -206,9 +206,7 @@ class Bundle:
         Rows without a label cannot be tested and raise `DataError` unless `drop_unlabelled` leaves them out. A label that the
         model does not know raises it always.
         """
-        opened = open_data(data)
-        opened = getattr(opened, "companions", {}).get("test", opened)  # of a collection with splits of its own
-        source = rows_of(opened, self.family, **self.description["tokens"]["settings"])
+        source = rows_of(for_test(open_data(data)), self.family, **self.description["tokens"]["settings"])
         schema = self.schema_for(source, text, label, text_pair=text_pair, need_label=True)
         if (schema.texts, schema.target) != (self.schema.texts, self.schema.target):
             progress.say(f"columns of {source.name}: {schema}")

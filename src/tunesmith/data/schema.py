@@ -252,6 +252,12 @@ def rows_of(source: RowSource, family: Family, **settings: Any) -> RowSource:
     return found
 
 
+def for_test(source: RowSource) -> RowSource:
+    """Return the rows to test on: those of `source`, or of the test part that a collection with parts of its own comes with."""
+    found: RowSource = getattr(source, "companions", {}).get("test", source)
+    return found
+
+
 def _pair_by_name(columns: list[str], text: str | None, text_pair: str | None, family: Family) -> tuple[str | None, str | None]:
     """Return the columns of the one usual pair of names that is there, and agrees with what has been named already."""
     folded = {column.strip().casefold(): column for column in columns}
