@@ -38,6 +38,20 @@ class Vocabulary:
         return np.array([self.numbers[word] for word in words_of(text) if word in self.numbers], np.int32)
 
 
+class _Lists(Sequence[list[int]]):
+    """Arrays of numbers as lists, which are far greater and of which no more than one is needed at a time."""
+
+    def __init__(self, arrays: Sequence[np.ndarray]) -> None:
+        self._arrays = arrays
+
+    def __len__(self) -> int:
+        return len(self._arrays)
+
+    def __getitem__(self, place: Any) -> Any:
+        found = self._arrays[place]
+        return [one.tolist() for one in found] if isinstance(place, slice) else found.tolist()
+
+
 class Lexical:
     """BM25 (Robertson and Zaragoza 2009, section 3.4) in Lucene's form as bm25s computes it: k1 1.5, b 0.75, no stemming, no stop words."""
 
@@ -67,7 +81,7 @@ class Lexical:
             return cls(None, vocabulary, len(texts))
         engine = bm25s.BM25()
         # a text without words still has its place
-        engine.index(Tokenized(ids=[text.tolist() for text in texts], vocab=dict(vocabulary.numbers)), show_progress=False)
+        engine.index(Tokenized(ids=_Lists(texts), vocab=dict(vocabulary.numbers)), show_progress=False)
         return cls(engine, vocabulary, len(texts))
 
     def scores(self, query: str) -> np.ndarray:

@@ -213,6 +213,9 @@ def verdict(result: Result) -> str:
     theirs, their_bounds = best["metrics"][name], best["intervals"].get(name)
     gain = sign * (value - theirs)
     said = f"the best yardstick, {best['name']}, at {number(theirs)} {interval(their_bounds)}".rstrip()
+    paired = evaluation.get("versus", {}).get(name) if best["name"] == "BM25" else None
+    if paired is not None:
+        return f"{sentence} {_paired(gain, said, paired['p'])}"
     judged_by, of = (bounds, their_bounds), ""
     if not (bounds and their_bounds) and name not in _WITHOUT_INTERVAL:
         # one of them was right on all rows or on none, which leaves the share of right rows to judge by
@@ -228,6 +231,16 @@ def verdict(result: Result) -> str:
     if overlap:
         return f"{sentence} It is ahead of {said}, but the 95% intervals{of} overlap: more test rows would show whether the lead is real."
     return f"{sentence} It beats {said}" + (f"; the 95% intervals{of} do not overlap." if known else ".")
+
+
+def _paired(gain: float, said: str, p: float) -> str:
+    """Return what a paired test says of a model that is `gain` ahead of the yardstick `said`."""
+    test = f"paired randomization test, p = {p:.2g}"
+    if p >= 0.05:
+        return f"It cannot be told apart from {said} ({test}): more test queries would show whether there is a difference."
+    if gain > 0:
+        return f"It beats {said} ({test})."
+    return f"It is worse than {said} ({test}): on these queries the simple method is better."
 
 
 def limitations(result: Result) -> list[str]:
