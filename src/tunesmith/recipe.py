@@ -140,7 +140,9 @@ def _fit(config: Config, prepared: Prepared, directory: Path, *, resume: bool, p
     model = new_model(config, prepared)
     precision, reason = choose_precision(config.precision)
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    progress.say(f"model {config.model}: {parameters / 1e6:.1f} M parameters, {config.pooling} pooling, trained in {precision} ({reason})")
+    progress.say(
+        f"model {config.model}: {parameters / 1e6:.1f} M parameters, {_pooling(task, config)} pooling, trained in {precision} ({reason})"
+    )
     optimizer = build_optimizer(model, config)
     rows = [part.fingerprint() for part in (train_rows, *([valid.rows] if valid is not None else []))]
     checkpoints = Checkpoints(directory / CHECKPOINTS, config.content_hash(), rows)
@@ -194,7 +196,7 @@ def _fit(config: Config, prepared: Prepared, directory: Path, *, resume: bool, p
             "settings": type(task).encoding(config),
             "max_tokens": config.max_tokens,
         },
-        "pooling": config.pooling,
+        "pooling": _pooling(task, config),
         "head": task.head.kind,
         "outputs": task.head.outputs,
         "loads_in_transformers": model.loads_in_transformers,
@@ -212,6 +214,11 @@ def _fit(config: Config, prepared: Prepared, directory: Path, *, resume: bool, p
 
     save_bundle(directory, model, description, reports)
     return result
+
+
+def _pooling(task: Task, config: Config) -> str:
+    """Return how a text's token vectors become one: that of the settings, or of the vectors that are to be learned."""
+    return "mean" if task.head.kind == "embedding" else config.pooling
 
 
 def new_model(config: Config, prepared: Prepared) -> TextModel:
@@ -316,7 +323,7 @@ def _result(
         "name": directory.name,
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "base_model": config.model,
-        "pooling": config.pooling,
+        "pooling": _pooling(task, config),
         "head": task.head.kind,
         "outputs": task.head.outputs,
         "loads_in_transformers": model.loads_in_transformers,

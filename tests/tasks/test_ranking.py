@@ -364,3 +364,38 @@ def test_mining_leaves_out_what_may_be_relevant() -> None:
     assert mine([(known, "q")], pool, keys, lambda number: scores, 5, 0.05)[0].tolist() == [3, 4]
     assert mine([(known, "q")], pool, keys, lambda number: scores, 1, 0.05)[0].tolist() == [3]
     assert mine([(known, "q")], pool, keys, lambda number: scores, 5, 0.0)[0].tolist() == [2, 3, 4]
+
+
+def test_what_has_no_sense_is_refused(data: Path, tiny_bert: Path) -> None:
+    for settings, said in (
+        ({"ranker": "bi-encoder", "pooling": "max"}, "none that a bi-encoder has"),
+        ({"negatives_per_query": 0}, "leaves a cross-encoder nothing to compare"),
+        ({"metric": "accuracy"}, "is not one of those for ranking"),
+    ):
+        with pytest.raises(UsageError, match=said):
+            tunesmith.train(data, model=tiny_bert, out="unused", **{**QUIET, **settings})
+
+
+def test_the_card_and_the_verdict(cross: tunesmith.TrainResult, bi: tunesmith.TrainResult) -> None:
+    from tunesmith.report.view import verdict
+
+    card = (cross.directory / "README.md").read_text()
+    assert 'pipeline("text-classification"' in card and "CrossEncoder(" in card and "pipeline_tag: text-ranking" in card
+    card = (bi.directory / "README.md").read_text()
+    assert "SentenceTransformer(" in card and "pipeline_tag: sentence-similarity" in card and bi.result["pooling"] == "mean"
+    result = json.loads(json.dumps(cross.result))
+    test = result["evaluations"]["test"]
+    test["metrics"]["ndcg@10"], test["yardsticks"][1]["metrics"]["ndcg@10"] = 0.8, 0.7
+    test["yardsticks"][0]["metrics"]["ndcg@10"] = 0.3
+    for p, said in ((0.01, "It beats the best yardstick, BM25"), (0.3, "It cannot be told apart from the best yardstick, BM25")):
+        test["versus"]["ndcg@10"]["p"] = p
+        assert said in verdict(result)
+    test["metrics"]["ndcg@10"], test["versus"]["ndcg@10"]["p"] = 0.5, 0.001
+    assert "It is worse than the best yardstick, BM25" in verdict(result)
+
+
+def test_a_query_without_a_relevant_passage_teaches_pointwise(tiny_bert: Path, tmp_path: Path) -> None:
+    rows = [{**row, "label": 0} if number < 12 else row for number, row in enumerate(judged(6))]
+    settings = {**QUIET, "ranking_loss": "pointwise", "epochs": 1, "valid_size": 0, "test_size": 0}
+    trained = tunesmith.train(rows, out=tmp_path / "m", model=tiny_bert, **settings)
+    assert "2 of 6 queries have no relevant passage; they teach only what is not relevant" in " ".join(trained.result["data"]["notes"])

@@ -39,6 +39,8 @@ class Hub:
     does: what the model was fine-tuned for
     given, shown: Python for what `predict` is given, and for what is printed of a prediction
     piped, options: Python for what transformers' pipeline is given, and further arguments to make it; piped is empty where it has none
+    pipe: the pipeline's name in transformers where that is not the Hub's
+    sentence_transformers: Python for sentence-transformers, where it opens the model
     """
 
     pipeline_tag: str
@@ -49,6 +51,8 @@ class Hub:
     piped: str = ""
     options: str = ""
     tags: list[str] = field(default_factory=list)
+    pipe: str = ""
+    sentence_transformers: str = ""
 
 
 class Task(ABC):

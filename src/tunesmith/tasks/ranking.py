@@ -16,7 +16,7 @@ from tunesmith.data.ranked import JointEncoder, TwinEncoder
 from tunesmith.data.schema import Example, Schema
 from tunesmith.data.table import TokenTable
 from tunesmith.data.tokens import Encoded, ExampleEncoder, Truncation
-from tunesmith.errors import DataError, counted, setting
+from tunesmith.errors import DataError, UsageError, counted, setting
 from tunesmith.metrics import METRICS
 from tunesmith.model.heads import TextModel
 from tunesmith.model.spec import HeadSpec
@@ -88,6 +88,10 @@ class Ranking(Task):
     @classmethod
     def learn(cls, table: TokenTable, config: Config) -> Ranking:
         """Check the grades. Raises `DataError` for one that is none, or when no passage is relevant to any query."""
+        if config.ranker == BI and config.pooling not in ("cls", "mean"):
+            raise UsageError(f"{setting('pooling')} {config.pooling!r} is none that a bi-encoder has: its vectors are means. Leave it out.")
+        if config.ranker == CROSS and config.negatives_per_query == 0:
+            raise UsageError(f"{setting('negatives_per_query')} 0 leaves a cross-encoder nothing to compare; it must be at least 1.")
         targets = judging.targets_of(table)
         if not (targets.grades > 0).any():
             raise DataError(
@@ -268,13 +272,27 @@ class Ranking(Task):
 
     def hub(self, schema: Schema) -> Hub:
         """Text ranking, or sentence similarity, as the Hub calls it."""
-        given = '("A query", "A passage")'
+        given, does = '("A query", "A passage")', "ranking: how relevant a passage is to a query"
         if self.ranker == BI:
-            return Hub("sentence-similarity", "Retrieval", "search: a vector per text, close for a query and its passages", given,
-                       "prediction.score", tags=["sentence-transformers", "ranking"])  # fmt: skip
+            code = (
+                "from sentence_transformers import SentenceTransformer\n\n"
+                'model = SentenceTransformer("path/to/model")\n'
+                'print(model.similarity(model.encode("A query"), model.encode(["A passage", "Another passage"])))'
+            )
+            does = "search: a vector for each text, close to each other for a query and its passages"
+            tags = ["sentence-transformers", "ranking"]
+            return Hub("sentence-similarity", "Retrieval", does, given, "prediction.score", tags=tags, sentence_transformers=code)
         piped = '{"text": "A query", "text_pair": "A passage"}, truncation=True'
-        return Hub("text-ranking", "Ranking", "ranking: how relevant a passage is to a query", given, "prediction.score", piped,
-                   tags=["sentence-transformers", "cross-encoder", "reranking"])  # fmt: skip
+        code = (
+            "from sentence_transformers import CrossEncoder\n\n"
+            'model = CrossEncoder("path/to/model")\n'
+            'print(model.predict([("A query", "A passage")]))'
+        )
+        tags = ["sentence-transformers", "cross-encoder", "reranking"]
+        return Hub(
+            "text-ranking", "Ranking", does, given, "prediction.score", piped, tags=tags, pipe="text-classification",
+            sentence_transformers=code,
+        )  # fmt: skip
 
     def sentence(self) -> str:
         """Return what is learned."""
