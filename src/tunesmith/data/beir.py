@@ -5,6 +5,7 @@ Thakur et al. 2021, "BEIR", and github.com/beir-cellar/beir. A collection become
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -36,12 +37,13 @@ class Judgement:
 
 def collection_of(path: Path) -> Path | None:
     """Return the BEIR directory that `path` is, or whose qrels file it is; None when it is neither."""
-    if path.is_dir():
-        return path if (path / CORPUS).is_file() or (path / QUERIES).is_file() else None
-    if path.suffix.lower() != ".tsv":
-        return None
-    places = [path.parent] if path.name == "qrels.tsv" else [path.parent.parent] if path.parent.name == QRELS else []
-    return next((place for place in places if (place / CORPUS).is_file()), None)
+    with contextlib.suppress(OSError, ValueError):  # what is no path at all is told by who opens it as a file
+        if path.is_dir():
+            return path if (path / CORPUS).is_file() or (path / QUERIES).is_file() else None
+        if path.suffix.lower() == ".tsv":
+            places = [path.parent] if path.name == "qrels.tsv" else [path.parent.parent] if path.parent.name == QRELS else []
+            return next((place for place in places if (place / CORPUS).is_file()), None)
+    return None
 
 
 def open_beir(path: Path, name: str) -> BeirSource:
