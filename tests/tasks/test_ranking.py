@@ -89,12 +89,12 @@ def test_a_cross_encoder_learns_and_is_compared_with_bm25(cross: tunesmith.Train
     assert "nDCG@10" in page and "paired randomization test" in page and "test queries" in page
 
 
-def test_rows_of_a_query_are_never_parted(data: Path, tiny_bert: Path, cross: tunesmith.TrainResult) -> None:
+def test_rows_of_a_query_are_never_parted(data: Path, tiny_bert: Path, tmp_path: Path, cross: tunesmith.TrainResult) -> None:
     splits = cross.result["data"]["splits"]
     assert sum(part["rows"] for part in splits.values()) == len(judged())
     assert all(part["rows"] % 6 == 0 for part in splits.values())
     with pytest.raises(UsageError, match="the rows of a query always stay together"):
-        tunesmith.train(data, group="query", model=tiny_bert, out="unused", **QUIET)
+        tunesmith.train(data, group="query", model=tiny_bert, out=tmp_path / "u", **QUIET)
 
 
 @pytest.mark.parametrize("shape", ["cross", "bi"])
@@ -257,17 +257,20 @@ def test_faults_of_a_collection_are_named(tmp_path: Path, tiny_bert: Path, run) 
     assert ended.code == 3 and "it has no queries.jsonl" in ended.err
 
 
-def test_grades_that_are_none_and_data_without_use(tiny_bert: Path) -> None:
+def test_grades_that_are_none_and_data_without_use(tiny_bert: Path, tmp_path: Path) -> None:
     rows = judged(8)
     with pytest.raises(DataError, match=r":7: 'maybe' says not how relevant a passage is"):
         tunesmith.train(
-            [{**row, "label": "maybe" if n == 6 else row["label"]} for n, row in enumerate(rows)], model=tiny_bert, out="u", **QUIET
+            [{**row, "label": "maybe" if n == 6 else row["label"]} for n, row in enumerate(rows)],
+            model=tiny_bert,
+            out=tmp_path / "u",
+            **QUIET,
         )
     with pytest.raises(DataError, match="no passage is relevant to any query"):
-        tunesmith.train([{**row, "label": 0} for row in rows], model=tiny_bert, out="u", **QUIET)
+        tunesmith.train([{**row, "label": 0} for row in rows], model=tiny_bert, out=tmp_path / "u", **QUIET)
     with pytest.raises(DataError, match="no training query has both"):
         only = [row for row in rows if row["label"]]
-        tunesmith.train(only, model=tiny_bert, out="u", negatives="given", valid_size=0, test_size=0, **QUIET)
+        tunesmith.train(only, model=tiny_bert, out=tmp_path / "u", negatives="given", valid_size=0, test_size=0, **QUIET)
 
 
 def test_queries_without_a_relevant_passage(tiny_bert: Path, tmp_path: Path, cross: tunesmith.TrainResult) -> None:
@@ -366,14 +369,14 @@ def test_mining_leaves_out_what_may_be_relevant() -> None:
     assert mine([(known, "q")], pool, keys, lambda number: scores, 5, 0.0)[0].tolist() == [2, 3, 4]
 
 
-def test_what_has_no_sense_is_refused(data: Path, tiny_bert: Path) -> None:
+def test_what_has_no_sense_is_refused(data: Path, tiny_bert: Path, tmp_path: Path) -> None:
     for settings, said in (
         ({"ranker": "bi-encoder", "pooling": "max"}, "none that a bi-encoder has"),
         ({"negatives_per_query": 0}, "leaves a cross-encoder nothing to compare"),
         ({"metric": "accuracy"}, "is not one of those for ranking"),
     ):
         with pytest.raises(UsageError, match=said):
-            tunesmith.train(data, model=tiny_bert, out="unused", **{**QUIET, **settings})
+            tunesmith.train(data, model=tiny_bert, out=tmp_path / "u", **{**QUIET, **settings})
 
 
 def test_the_card_and_the_verdict(cross: tunesmith.TrainResult, bi: tunesmith.TrainResult) -> None:
