@@ -32,7 +32,7 @@ from tunesmith.tasks.classification import Classification
 from tunesmith.tasks.rows import Part, Ragged, Rows
 
 DESCRIPTION = "tunesmith.json"
-_FORMAT = 1
+_FORMAT = 2
 _SKETCH = 2000
 
 
@@ -126,6 +126,8 @@ class Bundle:
         Returns the task's prediction for one text or pair (a `tunesmith.Prediction` from a classifier), else a list of them, in
         order. Raises `DataError`.
         """
+        if self.schema.pair and isinstance(data, list) and is_pair(data):
+            raise DataError("this model takes pairs, and two texts in a list may be a pair or not: pass a tuple (first, second).")
         if isinstance(data, str) or (self.schema.pair and is_pair(data)):
             return self.predict([data], precision=precision)[0]
         if isinstance(data, Sized) and len(data) == 0:
@@ -347,6 +349,8 @@ def _read_description(directory: Path) -> dict[str, Any]:
         description = json.loads(path.read_text(encoding="utf-8"))
         if description["format"] > _FORMAT:
             raise ModelError(f"{path} has format {description['format']}; this tunesmith reads up to {_FORMAT}. Update tunesmith.")
+        if description["format"] < _FORMAT:
+            raise ModelError(f"{path} has format {description['format']}, of an older tunesmith; this one reads {_FORMAT}. Train again.")
         for key in ("task", "schema", "tokens", "pooling", "head", "outputs", "loads_in_transformers", "last_token"):
             description[key]
         if description["task"]["name"] not in registry.names():
@@ -355,6 +359,8 @@ def _read_description(directory: Path) -> dict[str, Any]:
             raise TypeError("labels must be texts")
         registry.load(registry.family(description["task"]["name"]).task).from_dict(description["task"])
         Truncation(**description["tokens"]["truncation"])
+        for key in ("max_tokens", "fallback_token", "settings"):
+            description["tokens"][key]
     except (ValueError, KeyError, TypeError) as error:
         raise ModelError(f"{path} is damaged ({type(error).__name__}: {error}). Restore it from a copy, or train again.") from error
     except OSError as error:

@@ -190,6 +190,10 @@ class Config(BaseModel):
         """What `guess_schema` is told of text and label columns."""
         return {"text": self.text, "text_pair": self.text_pair, "label": self.label}
 
+    def is_told(self, name: str) -> bool:
+        """Whether a setting is another than the usual one."""
+        return bool(getattr(self, name) != type(self).model_fields[name].default)
+
     def _content(self) -> dict[str, Any]:
         """Every setting that changes the trained weights."""
         values = self.model_dump(mode="json", exclude={"out", "checkpoint_minutes", "checkpoint_steps", "train", "valid", "test"})

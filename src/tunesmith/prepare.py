@@ -15,7 +15,7 @@ from tunesmith.config import Config
 from tunesmith.data.schema import RowSource, Schema, choose_task, guess_schema, rows_of
 from tunesmith.data.split import split_off, units_of
 from tunesmith.data.table import TokenTable, open_table
-from tunesmith.data.text_faults import script
+from tunesmith.data.text_faults import faults, script
 from tunesmith.data.tokens import ExampleEncoder, Truncation
 from tunesmith.errors import DataError, UsageError, counted, listing, setting
 from tunesmith.metrics import greater_is_better
@@ -46,7 +46,7 @@ def prepare(config: Config, sources: dict[str, RowSource], progress: Progress) -
     sources: `train`, and `valid` and `test` where files were given for them
     Raises `DataError` and `UsageError`.
     """
-    chosen = choose_task(sources["train"], config.task, **config.columns)
+    chosen = choose_task(sources["train"], config)
     family = registry.family(chosen)
     kind: type[Task] = registry.load(family.task)
     if family.grouped and config.group is not None:
@@ -60,7 +60,7 @@ def prepare(config: Config, sources: dict[str, RowSource], progress: Progress) -
     schemas = {name: _fitting(schema, family, source, name) for name, source in sources.items()}
     tables = {name: open_table(source, schemas[name], encoder, progress) for name, source in sources.items()}
     missing = {name: _missing(table, kind, config, needed=family.needs_target) for name, table in tables.items()}
-    task = _learn(kind, tables["train"], config, progress, told=config.task != "auto")
+    task = _learn(kind, tables["train"], config, progress, told=config.task != "auto", pair=schema.pair)
     parts = {
         name: task.own(Part(Rows(table, np.flatnonzero(~missing[name]), task.targets(table)), sources[name], schemas[name]))
         for name, table in tables.items()
@@ -69,12 +69,12 @@ def prepare(config: Config, sources: dict[str, RowSource], progress: Progress) -
     blank, unlabelled = train.rows.table.blank, missing["train"]
     dropped = {"dropped_empty": int(blank.sum()), "dropped_unlabelled": int((unlabelled & ~blank).sum()), "dropped_duplicates": 0}
     parts["train"] = train.with_index(train.rows.index[~blank[train.rows.index]])
-    notes = task.remarks(parts["train"].rows) + _remarks(pretrained, sources["train"], schema)
+    notes = task.remarks(parts["train"].rows) + remarks(pretrained, sources["train"], schema)
     _split(parts, config, task.target_word, notes)
     _dedupe(parts, config, dropped, notes)
     _note_shared_groups(parts, config, notes)
     _check_parts(parts, dropped)
-    notes += task.gaps(parts["train"].rows)
+    notes += _contradictions(parts["train"].rows) + task.gaps(parts["train"].rows)
     if "valid" not in parts and (config.patience is not None or config.metric is not None):
         chosen = f"{setting('metric')} and {setting('patience')}"
         notes.append(f"there are no validation rows, so {chosen} choose nothing: the last weights are kept.")
@@ -97,18 +97,34 @@ def _check_parts(parts: dict[str, Part], dropped: dict[str, int]) -> None:
             )
 
 
-def _remarks(pretrained: Pretrained, source: RowSource, schema: Schema) -> list[str]:
-    """What makes a good model unlikely, whatever the task and its settings; `tunesmith check` says much more."""
-    if pretrained.located.kind != "bundled":
-        return []
+def remarks(pretrained: Pretrained, source: RowSource, schema: Schema) -> list[str]:
+    """What the first rows show to make a good model unlikely, whatever the task; `tunesmith check` says much more."""
     sample = [" ".join(schema.parse(row, place).texts) for row, place in islice(source, 200)]
+    notes = []
+    if any("control" in faults(text) for text in sample):
+        notes.append(
+            f"some texts hold control characters; if the file is of Windows, read it with {setting('encoding', 'cp1252')}. "
+            "tunesmith check shows them."
+        )
     foreign = [name for name in map(script, sample) if name not in ("Latin", "none", "")]
-    if len(foreign) * 2 <= len(sample):
+    if pretrained.located.kind == "bundled" and len(foreign) * 2 > len(sample):
+        scripts = " and ".join(name for name, rows in Counter(foreign).most_common(2) if rows * 10 > len(sample))
+        notes.append(
+            f"most texts are in {scripts} script, but {pretrained.located.name} knows English; "
+            f"take a model of their language, or a multilingual one, with {setting('model')}."
+        )
+    return notes
+
+
+def _contradictions(rows: Rows) -> list[str]:
+    """Note texts that stand under more than one target."""
+    keys, digests = rows.table.text_key[rows.index], rows.targets.digests()[rows.index]
+    pairs = np.unique(np.stack([keys, digests], axis=1), axis=0)
+    _, several = np.unique(pairs[:, 0], return_counts=True)
+    count = int((several > 1).sum())
+    if not count:
         return []
-    return [
-        f"most texts are in {Counter(foreign).most_common(1)[0][0]} script, but {pretrained.located.name} knows English; "
-        f"take a model of their language, or a multilingual one, with {setting('model')}."
-    ]
+    return [f"{counted(count, 'text')} {'stands' if count == 1 else 'stand'} in training rows that disagree; tunesmith check shows them."]
 
 
 def _split(parts: dict[str, Part], config: Config, word: str, notes: list[str]) -> None:
@@ -128,9 +144,9 @@ def _split(parts: dict[str, Part], config: Config, word: str, notes: list[str]) 
         if not away.any():
             different, labels = len(np.unique(units[index])), len(np.unique(stratum[index]))
             notes.append(
-                f"{counted(total, 'training row')} with {counted(different, 'different text or group')} and {counted(labels, 'label')} "
-                "are too few to split "
-                f"{size:.0%} of them off for {_WORDS[name]}, evenly over the labels."
+                f"{counted(total, 'training row')} with {different:,} different texts or groups and {counted(labels, f'kind of {word}')} "
+                f"are too few to split {size:.0%} of them off for {_WORDS[name]}, evenly over the {word}s: there is no {_WORDS[name]}. "
+                f"A greater {setting(f'{name}_size')} or a file for it gives one."
             )
             continue
         grouped = f", groups of {train.schema.group!r} kept together" if train.schema.group is not None else ""
@@ -209,12 +225,12 @@ def _fitting(schema: Schema, family: Family, source: RowSource, name: str) -> Sc
     return replace(fitting, needs_group=False) if group is not None and name != "train" else fitting
 
 
-def _learn(kind: type[Task], table: TokenTable, config: Config, progress: Progress, *, told: bool) -> Task:
+def _learn(kind: type[Task], table: TokenTable, config: Config, progress: Progress, *, told: bool, pair: bool) -> Task:
     """Fit the task, and say what it is, and how to say that another one is meant."""
     task = kind.learn(table, config)
     advice = task.advice(config)
     if not told and task.name != "classification":
-        advice = listing([*([advice] if advice else []), setting("task", "classification")])
+        advice = listing([*([advice] if advice else []), setting("task", "pair" if pair else "classification")])
     progress.say(f"task: {task.sentence()}{f' ({advice} if that is wrong)' if advice else ''}")
     if config.metric is not None:
         greater_is_better(config.metric, task.kind)  # raises for a metric of the other kind

@@ -136,7 +136,7 @@ def _fit(config: Config, prepared: Prepared, directory: Path, *, resume: bool, p
     metric = config.metric if config.metric is not None else task.default_metric
     valid = prepared.parts.get("valid")
     if valid is not None:
-        _check_metric(metric, task, valid)
+        metric = _computable(metric, task, valid, prepared.notes, told=config.metric is not None)
     model = new_model(config, prepared)
     precision, reason = choose_precision(config.precision)
     parameters = sum(parameter.numel() for parameter in model.parameters())
@@ -250,13 +250,22 @@ def _validation_scores(model: TextModel, task: Task, valid: Part, precision: str
     return task.score(outputs, valid, progress)
 
 
-def _check_metric(metric: str, task: Task, valid: Part) -> None:
-    """Raise `DataError` when `metric` is undefined on these validation rows, whatever is predicted, before any time is spent."""
-    possible = task.computable(valid.rows)
+def _computable(metric: str, task: Task, valid: Part, notes: list[str], *, told: bool) -> str:
+    """Return `metric`, or if it was not told and has no value on these validation rows, another one, which is noted.
+
+    Raises `DataError` when it was told and has none, whatever is predicted, before any time is spent.
+    """
+    possible = list(task.computable(valid.rows))
     if metric in possible:
-        return
-    counts = valid.rows.targets.summary(valid.rows.index)
-    found = listing([f"{label!r} {count:,}" for label, count in counts.items() if count], 5) or "none"
+        return metric
+    if not told and possible:
+        notes.append(
+            f"{metric} has no value on {counted(len(valid.rows), 'validation row')} that do not differ in their {task.target_word}; "
+            f"{possible[0]} chooses the checkpoint instead."
+        )
+        return possible[0]
+    summary = valid.rows.targets.summary(valid.rows.index)
+    found = listing([f"{name} {count:,g}" for name, count in summary.items() if count or not task.labels], 5) or "none"
     raise DataError(
         f"{valid.source.name}: {setting('metric')} {metric!r} cannot be computed on the validation rows: it needs rows that differ in "
         f"their {task.target_word}, and of {counted(len(valid.rows), 'validation row')} the {task.target_word}s are {found}. Choose other "

@@ -38,7 +38,7 @@ def walk_row(config: Config, number: int, progress: Progress) -> str:
     assert config.train is not None
     source = open_data(config.train, encoding=config.encoding)
     bundle = Bundle.load(config.model) if (Path(config.model) / DESCRIPTION).is_file() else None
-    family = bundle.family if bundle is not None else registry.family(choose_task(source, config.task, **config.columns))
+    family = bundle.family if bundle is not None else registry.family(choose_task(source, config))
     kind: type[Task] = registry.load(family.task)
     source = rows_of(source, family, **(bundle.description["tokens"]["settings"] if bundle is not None else kind.encoding(config)))
     schema = _schema(source, config, bundle, family)
@@ -52,7 +52,8 @@ def walk_row(config: Config, number: int, progress: Progress) -> str:
         encoder, task, model = bundle.encoder, bundle.task, bundle.model
         origin = f"trained model {config.model}"
         unused = sorted(
-            config.model_fields_set & {"label_type", "label_separator", "max_length", "truncation", "stride", "max_windows", "pooling"}
+            config.model_fields_set
+            & {"task", "label_type", "label_separator", "max_length", "truncation", "stride", "max_windows", "pooling"}
         )
         if unused:
             progress.say(f"not used, as the trained model has its own: {', '.join(unused)}.")

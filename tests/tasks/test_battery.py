@@ -14,6 +14,7 @@ import pytest
 import tiny
 import tunesmith
 from running import Run
+from tunesmith.config import Config
 from tunesmith.data.memory import open_data
 from tunesmith.data.schema import choose_task, guess_schema
 from tunesmith.errors import DataError
@@ -113,7 +114,7 @@ def test_every_task_has_a_case() -> None:
 
 
 def test_it_is_recognised_by_its_data(case: Case, data: Path) -> None:
-    assert choose_task(open_data(data), "auto", text=None, text_pair=None, label=None) == case.name
+    assert choose_task(open_data(data), Config()) == case.name
 
 
 def test_encoding_is_deterministic(case: Case, data: Path, tiny_bert: Path) -> None:

@@ -38,7 +38,7 @@ def check(
 
     progress = Progress()
     source = open_file(data, encoding=config.encoding)
-    task = choose_task(source, config.task, **config.columns)
+    task = choose_task(source, config)
     family = registry.family(task)
     source = rows_of(source, family)
     schema = guess_schema(source, **config.columns, group=None, family=family)
@@ -46,9 +46,12 @@ def check(
         progress.say(f"columns: {schema}")
     other = rows_of(open_file(config.test, encoding=config.encoding), family) if config.test is not None else None
     from tunesmith.model.encoder import open_pretrained
-    from tunesmith.prepare import encoder_of
+    from tunesmith.prepare import encoder_of, remarks
 
-    encoder = encoder_of(config, registry.load(family.task), open_pretrained(config.model), schema, progress)
+    pretrained = open_pretrained(config.model)
+    encoder = encoder_of(config, registry.load(family.task), pretrained, schema, progress)
+    for note in remarks(pretrained, source, schema):
+        progress.say(f"note: {note}")
     found = audit(
         source,
         schema,

@@ -5,16 +5,13 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from tunesmith.cli.options import check_is_no_pipe
-from tunesmith.errors import DataError, UsageError, counted, listing
+from tunesmith.errors import DataError, ModelError, UsageError, counted, listing
 from tunesmith.progress import Progress
-
-if TYPE_CHECKING:
-    pass
 
 _STDIN_CHUNK = 64  # rows answered together when they come through a pipe, whose writer may wait for answers
 
@@ -50,6 +47,10 @@ def predict(
     if directory.is_file() and Path(data).is_dir():
         raise UsageError(f"the model directory comes first: tunesmith predict {data} {directory}")
     progress = Progress("quiet" if quiet else "auto")
+    if data == "-" and not directory.is_dir():
+        raise ModelError(f"there is no model directory {directory}: usage is tunesmith predict DIR FILE, or ... | tunesmith predict DIR")
+    if data == "-" and sys.stdin.isatty():
+        progress.say("reading standard input; end it with Ctrl-D. To predict a file, name it after the directory.")
     source = (
         open_stdin(sys.stdin.buffer, file_format, encoding=encoding)
         if data == "-"
@@ -78,23 +79,25 @@ def predict(
     added = [name for key, name in names.items() if everything or not flat or key not in task.bulky]
     target: Any = output if output is not None else sys.stdout
     chunk = _STDIN_CHUNK if data == "-" else bundles.CHUNK
-    tally, notes = bundles.Tally(), progress
+    tally = bundles.Tally()
     quiet_on_screen = output is None and sys.stdout.isatty()
     if quiet_on_screen:
         progress = Progress("quiet")  # the rows themselves show how far it is
     with (
-        open_writer(target, [*source.columns, *added], None if output is not None else out_format) as writer,
+        open_writer(target, [*source.columns, *added], None if output is not None else out_format, other_keys=True) as writer,
         progress.track("predicting", None, "rows") as tracker,
     ):
         for row, _, prediction in bundles.stream_rows(bundle, source, schema, tally, precision=precision, chunk=chunk):
-            late.update(row.keys() - columns)
+            if out_format != "jsonl":
+                late.update(row.keys() - columns)
             values = task.columns(prediction, flat=flat)
             writer.write({**row, **{name: values[key] for key, name in names.items()}})
             tracker.advance()
     for sentence in tally.sentences():
-        notes.say(f"note: {sentence}")
+        print(f"note: {sentence}", file=sys.stderr)  # what is lost is said even where progress is not wanted
     if late:
-        progress.say(f"note: not written, as the first row does not have them: {listing(sorted(late))}. Give the first row every key.")
+        what = f"note: not written, as the first row does not have them: {listing(sorted(late))}. Give the first row every key."
+        print(what, file=sys.stderr)
     if output is not None:
         progress.say(f"wrote {counted(writer.rows, 'row')} to {output}")
 

@@ -43,6 +43,8 @@ def train(
             f"there is nothing in {out} that can be resumed by itself: it holds no settings of an unfinished run on files. "
             "Name the right --out, or give the data and the settings again."
         )
+    elif resume and out is None:
+        raise UsageError("--resume needs --out DIR, the directory of the run to go on with, or the data and settings that it began with.")
     elif not stored:
         raise UsageError(
             "no data: name a file of labelled rows or a recipe. Example: tunesmith train reviews.csv --text review --label sentiment"
@@ -81,7 +83,7 @@ def _look_at(config: Config) -> None:
         if name is not None:
             source = open_file(name, encoding=config.encoding)
             if family is None:
-                family = registry.family(choose_task(source, config.task, **config.columns))
+                family = registry.family(choose_task(source, config))
             source = rows_of(source, family)
             guess_schema(source, **config.columns, group=config.group if name == config.train else None, family=family)
     locate(config.model)

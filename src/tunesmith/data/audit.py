@@ -99,7 +99,8 @@ class _Scan:
         if self.schema.target is not None:
             self.from_lists |= example.target_is_list
             if example.target is None:
-                self._count("missing", place, text)
+                if text.strip():  # empty lines of a spreadsheet need no label
+                    self._count("missing", place, text)
             else:
                 code = self.cells.setdefault(cell_of(example.target, example.target_is_list), len(self.cells))
         self._codes.append(code)

@@ -10,7 +10,8 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from tunesmith import registry
-from tunesmith.errors import DataError, did_you_mean, listing, setting
+from tunesmith.config import Config
+from tunesmith.errors import DataError, UsageError, did_you_mean, listing, setting
 from tunesmith.progress import QUIET, Progress
 from tunesmith.registry import Family
 
@@ -169,24 +170,50 @@ def _label(value: Any, column: str, source: Source) -> str | None:
     )
 
 
-def choose_task(source: RowSource, task: str, *, text: str | None, text_pair: str | None, label: str | None) -> str:
-    """Return the name of the task of `source`: `task`, or for `auto` the one that its columns or values can only mean.
+def choose_task(source: RowSource, config: Config) -> str:
+    """Return the name of the task of `source`: the one told, or the one that settings, columns or values can only mean.
 
-    text, text_pair, label: the columns that were named
+    Raises `UsageError` for settings that mean nothing to this task.
     """
-    if task != "auto":
-        registry.family(task)
-        return task
-    found = registry.by_signs(source.columns, label)
+    families = registry.usable()
+    told = {name for family in families.values() for name in family.settings if config.is_told(name)}
+    meant = [name for name, family in families.items() if family.settings & told]
+    name = config.task if config.task != "auto" else _recognised(source, config, meant)
+    for other in sorted(told - registry.family(name).settings):
+        owners = listing([task for task, family in families.items() if other in family.settings])
+        how = "was recognised from the data" if config.task == "auto" else "was told"
+        raise UsageError(
+            f"{setting(other)} means nothing for {name}, which {how}; it belongs to {owners}. Leave it out, or name the {setting('task')}."
+        )
+    return name
+
+
+def _recognised(source: RowSource, config: Config, meant: list[str]) -> str:
+    """Return the task that can only be meant; meant: those that have one of the settings that were told."""
+    if len(meant) == 1:
+        return meant[0]
+    found = registry.by_signs(source.columns, config.label)
     if found is not None:
         return found
-    for name in registry.names():
-        values = registry.family(name).values
-        if values is not None and registry.load(values)(source, label):
+    # settings of labels say that there are labels
+    for name, family in registry.usable().items() if not meant else ():
+        target = _target_of(source, family, config) if family.values is not None else None
+        if family.values is not None and target is not None and registry.load(family.values)(source, target):
             return name
-    if text_pair is None and text is None:
-        text_pair = _pair_by_name([name for name in source.columns if name != label], None, None, DEFAULT)[1]
+    text_pair = config.text_pair
+    if text_pair is None and config.text is None:
+        text_pair = _pair_by_name([name for name in source.columns if name != config.label], None, None, DEFAULT)[1]
     return "classification" if text_pair is None else "pair"
+
+
+def _target_of(source: RowSource, family: Family, config: Config) -> str | None:
+    """Return the column that would be the target: the one named, the one that classification would take, else one of the family's names."""
+    for kind in (DEFAULT, family):
+        try:
+            return guess_schema(source, **config.columns, group=config.group, family=kind).target
+        except DataError:
+            continue
+    return None
 
 
 def guess_schema(
@@ -208,7 +235,7 @@ def guess_schema(
 
     Raises `DataError` that lists the columns when one is missing or more than one could be meant.
     """
-    pairs = family.two_texts
+    pairs, need_label = family.two_texts, need_label and family.needs_target
     for role, name in (("text", text), ("second text", text_pair), ("label", label if need_label else None), ("group", group)):
         if name is not None and name not in source.columns:
             raise DataError(

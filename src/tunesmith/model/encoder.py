@@ -207,8 +207,9 @@ class Pretrained:
         with_head = _auto_class(head.kind) if head is not None and head.kind != "embedding" else None
         if head is not None and with_head is not None and type(config) in with_head._model_mapping:
             kind = with_head
+            if head.kind != "masked-lm":
+                config.num_labels = head.outputs
             if head.labels:
-                config.num_labels = len(head.labels)
                 config.id2label = dict(enumerate(head.labels))
                 config.label2id = {label: i for i, label in enumerate(head.labels)}
             if head.problem_type is not None:

@@ -143,10 +143,16 @@ class TextModel(nn.Module):
     def __init__(self, encoder: Encoder, head: nn.Module) -> None:
         super().__init__()
         self.encoder, self.head = encoder, head
+        self.in_autocast = bool(getattr(head, "in_autocast", False))
 
     def forward(self, batch: PackedBatch) -> Tensor:
         """Return one row of outputs for each sequence, or each token, of `batch`."""
-        return self.head(self.encoder(batch), batch).float()
+        hidden = self.encoder(batch)
+        if self.in_autocast:
+            return self.head(hidden, batch).float()
+        # heads are small and their outputs may be values of any size, which bf16 would round to three digits
+        with torch.autocast("cpu", enabled=False):
+            return self.head(hidden.float(), batch)
 
     @property
     def loads_in_transformers(self) -> bool:

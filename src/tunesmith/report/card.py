@@ -33,6 +33,7 @@ def model_card(result: view.Result) -> str:
     )
     environment.filters |= {
         "number": view.number,
+        "figure": view.figure,
         "count": view.count,
         "counted": counted,
         "score": view.score,
@@ -109,10 +110,22 @@ def _front_matter(result: view.Result, split: str | None, evaluation: view.Evalu
             "type": "custom",
             "split": {"valid": "validation"}.get(str(split), split),
         }
-        measured = [{"type": _hub_name(row["name"]), "value": round(row["model"], 4), "name": row["title"]} for row in rows]
+        measured = [
+            {
+                "type": _hub_name(row["name"]),
+                "value": _rounded(row["model"]),
+                "name": row["title"],
+            }
+            for row in rows
+        ]
         task = {"type": hub["pipeline_tag"], "name": hub["title"]}
         matter["model-index"] = [{"name": result["name"], "results": [{"task": task, "dataset": dataset, "metrics": measured}]}]
     return yaml.safe_dump(matter, allow_unicode=True, sort_keys=False, width=1000).rstrip("\n")
+
+
+def _rounded(value: float) -> float:
+    """Return `value` with four decimals, or four significant digits where that is more."""
+    return round(value, 4) if abs(value) >= 0.1 else float(f"{value:.4g}")
 
 
 def _hub_name(metric: str) -> str:

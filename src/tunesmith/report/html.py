@@ -32,6 +32,7 @@ def render_html(result: view.Result) -> str:
     )
     environment.filters |= {
         "number": view.number,
+        "figure": view.figure,
         "count": view.count,
         "counted": counted,
         "score": view.score,

@@ -24,8 +24,8 @@ def render_table(result: view.Result) -> str:
         rows = [
             [
                 row["name"] + (" *" if row["chosen"] else ""),
-                f"{view.number(row['model'])} {view.interval(row['interval'])}".rstrip(),
-                *(view.number(other["value"]) for other in row["others"]),
+                f"{view.figure(row['name'], row['model'])} {view.interval(row['interval'], row['name'])}".rstrip(),
+                *(view.figure(row["name"], other["value"]) for other in row["others"]),
             ]
             for row in view.comparison(result, evaluation)
             if row["leading"]

@@ -46,6 +46,8 @@ _LEADING = (
     *METRICS["regression"], *METRICS["ranking"],
 )  # fmt: skip
 LOWER_IS_BETTER = ("ece", "log_loss", "loss", *(name for names in METRICS.values() for name, greater in names.items() if not greater))
+_CONSTANTS = ("majority class", "mean")  # yardsticks that predict the same for every row
+_IN_UNITS = ("mse", "mae")
 _WITHOUT_INTERVAL = ("roc_auc", "lrap", "ece", "log_loss", "loss")
 
 
@@ -62,14 +64,21 @@ def number(value: float | None, digits: int = 3) -> str:
     return DASH if value is None or not math.isfinite(value) else f"{value:.{digits}f}"
 
 
+def figure(metric: str, value: float | None) -> str:
+    """Return the value of a metric: with three decimals, or with four significant digits where it is in the units of the data."""
+    if metric not in _IN_UNITS or value is None or not math.isfinite(value):
+        return number(value)
+    return f"{value:.4g}"
+
+
 def count(value: float | None) -> str:
     """Return a whole number with thousands separated, or a dash."""
     return DASH if value is None or not math.isfinite(value) else f"{value:,.0f}"
 
 
-def interval(bounds: Sequence[float] | None) -> str:
-    """Return "[low, high]", or nothing without bounds."""
-    return f"[{number(bounds[0])}, {number(bounds[1])}]" if bounds else ""
+def interval(bounds: Sequence[float] | None, metric: str = "") -> str:
+    """Return "[low, high]" of a metric, or nothing without bounds."""
+    return f"[{figure(metric, bounds[0])}, {figure(metric, bounds[1])}]" if bounds else ""
 
 
 def share(part: float, whole: float) -> str:
@@ -202,7 +211,7 @@ def verdict(result: Result) -> str:
     name = headline(result, evaluation)
     value, bounds = evaluation["metrics"][name], evaluation["intervals"].get(name)
     sentence = (
-        f"{title(name)} {number(value)} {interval(bounds)}".rstrip()
+        f"{title(name)} {figure(name, value)} {interval(bounds, name)}".rstrip()
         + f" on {counted(evaluation['rows'], f'{split_name(split)} {unit(evaluation)}')}."
     )
     sign = -1 if name in LOWER_IS_BETTER else 1
@@ -212,7 +221,7 @@ def verdict(result: Result) -> str:
     best = max(rivals, key=lambda y: sign * y["metrics"][name])
     theirs, their_bounds = best["metrics"][name], best["intervals"].get(name)
     gain = sign * (value - theirs)
-    said = f"the best yardstick, {best['name']}, at {number(theirs)} {interval(their_bounds)}".rstrip()
+    said = f"the best yardstick, {best['name']}, at {figure(name, theirs)} {interval(their_bounds, name)}".rstrip()
     paired = evaluation.get("versus", {}).get(name) if best["name"] == "BM25" else None
     if paired is not None:
         return f"{sentence} {_paired(gain, said, paired['p'])}"
@@ -223,7 +232,7 @@ def verdict(result: Result) -> str:
         judged_by, of = (evaluation["intervals"].get(exact), best["intervals"].get(exact)), f" of {title(exact).lower()}"
     known = all(judged_by)
     overlap = known and max(pair[0] for pair in judged_by) <= min(pair[1] for pair in judged_by)
-    if gain < -0.1 or (gain < 0 and known and not overlap and not of):
+    if gain < -0.1 * (abs(theirs) if name in _IN_UNITS else 1) or (gain < 0 and known and not overlap and not of):
         doubt = f", though the 95% intervals{of} overlap" if overlap else ""
         return f"{sentence} It is worse than {said}{doubt}: on these rows the simple method is better."
     if gain <= 0:
@@ -277,8 +286,8 @@ def _measured(result: Result, split: str, evaluation: Evaluation) -> list[str]:
         found = f"no mistake in {rows}" if right else f"none of {rows} right"
         limit = f"low as {number(exact_bounds[0], 2)}" if right else f"high as {number(exact_bounds[1], 2)}"
         said.append(f"{few}: even with {found}, {title(exact).lower()} may be as {limit} (95% interval).")
-    elif bounds and bounds[1] - bounds[0] > 0.1:
-        said.append(f"{few}: {title(name)} may lie anywhere in {interval(bounds)} (95% interval).")
+    elif bounds and bounds[1] - bounds[0] > (0.5 * evaluation["metrics"][name] if name in _IN_UNITS else 0.1):
+        said.append(f"{few}: {title(name)} may lie anywhere in {interval(bounds, name)} (95% interval).")
     rare = [row["label"] for row in evaluation["per_label"] if row["support"] < FEW_ROWS]
     if rare:
         said.append(
@@ -288,6 +297,7 @@ def _measured(result: Result, split: str, evaluation: Evaluation) -> list[str]:
     weak = sorted((row for row in evaluation["per_label"] if row["support"] >= FEW_ROWS and row["f1"] < 0.5), key=lambda row: row["f1"])
     if weak:
         said.append("F1 is below 0.5 for " + listing([f"{row['label']} ({number(row['f1'], 2)})" for row in weak], 8) + ".")
+    said += _no_better_than_a_constant(evaluation)
     error = evaluation["metrics"].get("ece")
     if error is not None and error > 0.05:
         lean = sum(b["count"] * (b["confidence"] - b["accuracy"]) for b in evaluation["calibration"])
@@ -295,6 +305,18 @@ def _measured(result: Result, split: str, evaluation: Evaluation) -> list[str]:
             f"Probabilities are too {'high' if lean > 0 else 'low'}: they miss the observed frequency by {number(error)} on average (ECE)."
         )
     return said
+
+
+def _no_better_than_a_constant(evaluation: Evaluation) -> list[str]:
+    """Say so when a yardstick that predicts the same for every row is right as often, or as near."""
+    for yardstick in computed(evaluation):
+        for name, words in (("accuracy", "is right no more often"), ("mse", "has no smaller squared error")):
+            ours, theirs = evaluation["metrics"].get(name), yardstick["metrics"].get(name)
+            if yardstick["name"] not in _CONSTANTS or ours is None or theirs is None:
+                continue
+            if (ours <= theirs) if name == "accuracy" else (ours >= theirs):
+                return [f"The model {words} than a guess that is the same for every row ({yardstick['name']}): it has learned nothing."]
+    return []
 
 
 def confused_pairs(evaluation: Evaluation, labels: Sequence[str], limit: int = 15) -> list[dict[str, Any]]:
