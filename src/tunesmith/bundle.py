@@ -17,7 +17,7 @@ import numpy as np
 from tunesmith import registry
 from tunesmith.config import resolve
 from tunesmith.data.memory import is_pair, open_data
-from tunesmith.data.schema import Example, Row, RowSource, Schema, Source, guess_schema, rows_for
+from tunesmith.data.schema import Example, Row, RowSource, Schema, Source, for_test, guess_schema, rows_of
 from tunesmith.data.table import open_table
 from tunesmith.data.tokens import Encoded, ExampleEncoder, Truncation
 from tunesmith.errors import DataError, ModelError, UsageError, counted, listing, setting
@@ -223,7 +223,7 @@ class Bundle:
         Rows without a label cannot be tested and raise `DataError` unless `drop_unlabelled` leaves them out. A label that the
         model does not know raises it always.
         """
-        source = rows_for(open_data(data), self.family)
+        source = rows_of(for_test(open_data(data)), self.family, **self.description["tokens"]["settings"])
         schema = self.schema_for(source, text, label, text_pair=text_pair, need_label=True)
         if (schema.texts, schema.target) != (self.schema.texts, self.schema.target):
             progress.say(f"columns of {source.name}: {schema}")
@@ -241,12 +241,12 @@ class Bundle:
             )
         if missing.all():
             raise DataError(f"{source.name}: none of its {counted(len(table), 'row')} has a label. Name a file of labelled rows.")
-        rows = Rows(table, np.flatnonzero(~missing), self.task.targets(table))
+        part = self.task.own(Part(Rows(table, np.flatnonzero(~missing), self.task.targets(table)), source, schema))
+        rows = part.rows
         note = seen_before(self.description.get("seen"), table.text_key[rows.index])
         notes = ([note] if note else []) + self.task.cautions(rows)
         for sentence in notes:
             progress.say(f"warning: {sentence}")
-        part = Part(rows, source, schema)
         result = assess(self.model, self.task, part, precision=precision, max_tokens=self.max_tokens, progress=progress)
         # what has neither label nor text are empty lines of a spreadsheet
         dropped = {"dropped_empty": int((missing & table.blank).sum()), "dropped_unlabelled": int(wanting.sum())}
@@ -298,6 +298,7 @@ def assess(
     progress: Progress = QUIET,
 ) -> dict[str, Any]:
     """Return the evaluation of `model` on the rows of `part` as plain values, the worst mistakes with their texts included."""
+    part = task.judged(part)
     outputs = outputs_for(model, task, part.rows, precision=precision, max_tokens=max_tokens, what=what, progress=progress)
     return task.evaluation(outputs, part, progress)
 
@@ -337,12 +338,14 @@ def save_bundle(directory: Path, model: TextModel, description: dict[str, Any], 
             model.save(temporary)
             written_by_report(temporary)
             # from here on an earlier model in this place is no longer whole
-            for stale in (DESCRIPTION, HEAD_FILE):
+            for stale in (DESCRIPTION, HEAD_FILE, "modules.json"):
                 (directory / stale).unlink(missing_ok=True)
-            for file in sorted(temporary.iterdir()):
+            for file in sorted(path for path in temporary.rglob("*") if path.is_file()):
+                place = directory / file.relative_to(temporary)
+                place.parent.mkdir(exist_ok=True)
                 sync(file)
                 file.chmod(0o644)
-                file.replace(directory / file.name)
+                file.replace(place)
         write_json(directory / DESCRIPTION, {"format": _FORMAT, **description})
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

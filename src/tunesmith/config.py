@@ -87,6 +87,29 @@ class Config(BaseModel):
         "cross-entropy", description="training loss (binary cross-entropy for several labels a row)"
     )
     focal_gamma: float = Field(2.0, ge=0, le=10, description="focusing exponent of the focal loss")
+    ranker: Literal["cross-encoder", "bi-encoder"] = Field(
+        "cross-encoder",
+        description="shape of a ranking model: reads query and passage together (better), or gives each a vector (searches millions)",
+    )
+    ranking_loss: Literal["pointwise", "pairwise", "listwise"] = Field(
+        "pairwise", description="loss of a cross-encoder: binary cross-entropy, RankNet or ListNet"
+    )
+    temperature: float = Field(0.05, gt=0, le=10, description="divides the cosines in a bi-encoder's contrastive loss")
+    negatives: Literal["auto", "given", "random", "in-batch", "hard"] = Field(
+        "auto",
+        description="where a query's negatives come from besides the given ones: none, random passages, the other queries of the step, or "
+        "mined ones; auto: random for a cross-encoder, in-batch for a bi-encoder",
+    )
+    negatives_per_query: int = Field(8, ge=0, le=1000, description="negatives that a query gets in a step, drawn afresh each epoch")
+    miner: Literal["bm25", "encoder"] = Field(
+        "bm25", description="what hard negatives are mined with: BM25, or the encoder before training"
+    )
+    false_negative_margin: float = Field(
+        0.05, ge=0, lt=1, description="a mined passage that scores above (1 - this) times the relevant one is left out"
+    )
+    candidates: int = Field(
+        100, ge=1, le=10000, description="BM25 passages per query of a retrieval collection that a cross-encoder ranks again"
+    )
     clip: tuple[float, float] | None = Field(None, description="least and greatest value that regression predicts, such as 0,5")
     constrain: bool = Field(True, description="tagging predicts only sequences of tags that the scheme allows")
     label_smoothing: float = Field(0.0, ge=0, lt=1, description="share of the target spread evenly over the labels")
@@ -117,7 +140,7 @@ class Config(BaseModel):
     checkpoint_minutes: float = Field(5.0, gt=0, description="time between checkpoints; one is also written at each epoch's end")
     checkpoint_steps: int | None = Field(None, ge=1, description="steps between checkpoints, besides the above")
 
-    @field_validator("lr", "focal_gamma", "max_grad_norm", "weight_decay", "checkpoint_minutes")
+    @field_validator("lr", "focal_gamma", "max_grad_norm", "weight_decay", "checkpoint_minutes", "temperature")
     @classmethod
     def _finite(cls, value: float) -> float:
         if value != value or value in (float("inf"), float("-inf")):
@@ -287,7 +310,7 @@ def _unknown(name: str, value: Any, recipes: Mapping[str, Path]) -> str:
         inside = f" ({listing(value)})" if value else ""
         return f"{where}[{name}] is a section, but a recipe is flat: put what is in it{inside} above all sections, and remove this line."
     hint = did_you_mean(name, Config.model_fields)
-    return f"{where}unknown setting {name!r}.{hint if hint else f' Known: {listing(sorted(Config.model_fields), 60)}.'}"
+    return f"{where}unknown setting {name!r}.{hint if hint else f' Known: {listing(sorted(Config.model_fields), 100)}.'}"
 
 
 def _clashes(config: Config, wrong: set[str], recipes: Mapping[str, Path]) -> Iterator[str]:

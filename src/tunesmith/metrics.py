@@ -12,6 +12,7 @@ import numpy as np
 
 from tunesmith.counting import count_cells, label_scores, point_scores, precision_recall_f1
 from tunesmith.errors import DataError, ModelError, UsageError, did_you_mean, setting
+from tunesmith.ranking_metrics import RANKING
 from tunesmith.seeds import seed_for
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ METRICS: dict[str, dict[str, bool]] = {
     "qa": dict.fromkeys(
         ("exact_match", "f1", "has_answer_exact_match", "has_answer_f1", "no_answer_accuracy", "best_exact_match", "best_f1"), True
     ),
+    "ranking": RANKING,
 }
 """Per kind, every metric name and whether greater is better."""
 

@@ -12,7 +12,7 @@ import numpy as np
 from tunesmith import registry
 from tunesmith.bundle import account
 from tunesmith.config import Config
-from tunesmith.data.schema import RowSource, Schema, choose_task, guess_schema, rows_for
+from tunesmith.data.schema import RowSource, Schema, choose_task, guess_schema, rows_of
 from tunesmith.data.split import split_off, units_of
 from tunesmith.data.table import TokenTable, open_table
 from tunesmith.data.text_faults import faults, script
@@ -56,7 +56,9 @@ def prepare(config: Config, sources: dict[str, RowSource], progress: Progress) -
             f"{setting('task', 'masked-lm')} first, and name the directory of what comes out with {setting('model')}."
         )
     kind: type[Task] = registry.load(family.task)
-    sources = {name: rows_for(source, family) for name, source in sources.items()}
+    if family.grouped and config.group is not None:
+        raise UsageError(f"{setting('group')} has no use here: the rows of a query always stay together.")
+    sources = {name: rows_of(source, family, **kind.encoding(config)) for name, source in sources.items()}
     schema = guess_schema(sources["train"], **config.columns, group=config.group, family=family)
     schema = _with_context(schema, kind, sources["train"], config)
     if config.text is None or (config.label is None and family.needs_target) or (schema.pair and config.text_pair is None):
@@ -69,13 +71,13 @@ def prepare(config: Config, sources: dict[str, RowSource], progress: Progress) -
     task = _learn(kind, tables["train"], config, progress, told=config.task != "auto", pair=schema.pair)
     task = task.bind(pretrained.tokenizer, encoder)
     parts = {
-        name: Part(Rows(table, np.flatnonzero(~missing[name]), task.targets(table)), sources[name], schemas[name])
+        name: task.own(Part(Rows(table, np.flatnonzero(~missing[name]), task.targets(table)), sources[name], schemas[name]))
         for name, table in tables.items()
     }
     train = parts["train"]
     blank, unlabelled = train.rows.table.blank, missing["train"]
     dropped = {"dropped_empty": int(blank.sum()), "dropped_unlabelled": int((unlabelled & ~blank).sum()), "dropped_duplicates": 0}
-    parts["train"] = train.with_index(np.flatnonzero(~blank & ~unlabelled))
+    parts["train"] = train.with_index(train.rows.index[~blank[train.rows.index]])
     notes = task.remarks(parts["train"].rows) + remarks(pretrained, sources["train"], schema)
     _split(parts, config, task, notes)
     _dedupe(parts, config, dropped, notes)
@@ -160,7 +162,8 @@ def _split(parts: dict[str, Part], config: Config, task: Task, notes: list[str])
                 f"A greater {setting(f'{name}_size')} or a file for it gives one."
             )
             continue
-        kept = f"groups of {config.group!r}" if config.group is not None else task.together if own is not None else ""
+        by_column = train.schema.group is not None
+        kept = f"groups of {train.schema.group!r}" if by_column else task.together if own is not None else ""
         grouped = f", {kept} kept together" if kept else ""
         evenly = f", stratified by {word}" if word else ""
         how = f"split off {size:.0%} of {train.source.name}{evenly}{grouped}"
@@ -203,8 +206,9 @@ def _note_shared_groups(parts: dict[str, Part], config: Config, notes: list[str]
         if inside:
             have = "has" if inside == 1 else "have"
             notes.append(
-                f"{inside:,} of {counted(len(groups), f'{_WORDS[name]} row')} {have} a {config.group!r} that is also in training: "
-                f"the score on them may be flattered. Part the files by it, or leave {setting(name)} out to have rows split off by it."
+                f"{inside:,} of {counted(len(groups), f'{_WORDS[name]} row')} {have} a {parts['train'].schema.group!r} that is also in "
+                f"training: the score on them may be flattered. Part the files by it, or leave {setting(name)} out to have rows "
+                "split off by it."
             )
 
 

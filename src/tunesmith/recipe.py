@@ -25,7 +25,7 @@ from tunesmith.progress import QUIET, Progress
 from tunesmith.report import model_card, write_report
 from tunesmith.rundir import CHECKPOINTS, check_same_settings, is_started, output_directory, resume_hint, store_settings
 from tunesmith.seeds import seed_for
-from tunesmith.storage import sweep
+from tunesmith.storage import sweep, write_json
 from tunesmith.tasks.base import Task
 from tunesmith.tasks.rows import Part
 from tunesmith.training.loop import run, steps_per_epoch
@@ -110,6 +110,8 @@ def train(
         for name, value in given.items()
         if value is not None
     }
+    for name, other in getattr(sources["train"], "companions", {}).items():
+        sources.setdefault(name, other)  # the splits that a collection comes with
     checkpoint_directory = directory / CHECKPOINTS
     prepared = prepare(config, sources, progress)
     with locked(checkpoint_directory):
@@ -139,7 +141,7 @@ def _fit(config: Config, prepared: Prepared, directory: Path, *, resume: bool, p
     model = new_model(config, prepared)
     precision, reason = choose_precision(config.precision)
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    name, pooling = prepared.pretrained.located.name, "" if task.head.per_token else f" {config.pooling} pooling,"
+    name, pooling = prepared.pretrained.located.name, "" if task.head.per_token else f" {_pooling(task, config)} pooling,"
     progress.say(f"model {name}: {parameters / 1e6:.1f} M parameters,{pooling} trained in {precision} ({reason})")
     optimizer = build_optimizer(model, config)
     rows = [part.fingerprint() for part in (train_rows, *([valid.rows] if valid is not None else []))]
@@ -153,11 +155,12 @@ def _fit(config: Config, prepared: Prepared, directory: Path, *, resume: bool, p
             "there is no checkpoint yet; starting from the first step." if found is None else f"resuming after step {found.step:,}."
         )
         state = found if found is not None else state
-    steps = config.epochs * steps_per_epoch(train_rows, config)
-    unit = "row" if train_rows is prepared.parts["train"].rows else "sequence"
+    task, planned = task.planned(prepared.parts["train"], prepared.pretrained, prepared.encoder, config, progress)
+    steps = config.epochs * steps_per_epoch(planned, config)
     if steps < _FEW_STEPS:
+        of = counted(len(planned), "row" if planned is prepared.parts["train"].rows else "example")
         prepared.notes.append(
-            f"only {counted(steps, 'optimizer step')} ({counted(config.epochs, 'epoch')} of {counted(len(train_rows), unit)}, "
+            f"only {counted(steps, 'optimizer step')} ({counted(config.epochs, 'epoch')} of {of}, "
             f"{config.batch_size} a step), "
             f"which often is too few to learn: more epochs, a smaller {setting('batch_size')} or a higher {setting('lr')} may help."
         )
@@ -166,7 +169,7 @@ def _fit(config: Config, prepared: Prepared, directory: Path, *, resume: bool, p
         state = run(
             model,
             task,
-            train_rows,
+            planned,
             optimizer,
             config,
             state,
@@ -183,7 +186,7 @@ def _fit(config: Config, prepared: Prepared, directory: Path, *, resume: bool, p
         outputs = outputs_for(model, task, valid.rows, max_tokens=config.max_tokens, what="validating for thresholds", progress=progress)
         task = task.tune(outputs, valid)
     evaluations = {name: _evaluation(model, task, prepared, name, config, progress) for name in ("valid", "test")}
-    result = _result(config, prepared, model, task, state, evaluations, directory, metric, precision, reason)
+    result = _result(config, prepared, model, task, state, evaluations, directory, metric, precision, reason, len(planned))
     description = {
         "task": task.to_dict(),
         "schema": prepared.parts["train"].schema.to_dict(),
@@ -193,7 +196,7 @@ def _fit(config: Config, prepared: Prepared, directory: Path, *, resume: bool, p
             "settings": type(task).encoding(config),
             "max_tokens": config.max_tokens,
         },
-        "pooling": config.pooling,
+        "pooling": _pooling(task, config),
         "head": task.head.kind,
         "outputs": task.head.outputs,
         "loads_in_transformers": model.loads_in_transformers,
@@ -204,11 +207,18 @@ def _fit(config: Config, prepared: Prepared, directory: Path, *, resume: bool, p
     }
 
     def reports(where: Path) -> None:
+        for name, content in task.extra_files(model).items():
+            write_json(where / name, content)
         write_report(result, where)
         (where / "README.md").write_text(model_card(result), encoding="utf-8")
 
     save_bundle(directory, model, description, reports)
     return result
+
+
+def _pooling(task: Task, config: Config) -> str:
+    """Return how a text's token vectors become one: that of the settings, or of the vectors that are to be learned."""
+    return "mean" if task.head.kind == "embedding" else config.pooling
 
 
 def new_model(config: Config, prepared: Prepared) -> TextModel:
@@ -235,6 +245,7 @@ def _finished(directory: Path) -> TrainResult:
 
 def _validation_scores(model: TextModel, task: Task, valid: Part, precision: str, config: Config, progress: Progress) -> dict[str, float]:
     """Score the current weights on the validation rows, in the precision of training."""
+    valid = task.judged(valid)
     outputs = outputs_for(model, task, valid.rows, precision=precision, max_tokens=config.max_tokens, what="validating", progress=progress)
     return task.score(outputs, valid, progress)
 
@@ -254,7 +265,10 @@ def _computable(metric: str, task: Task, valid: Part, notes: list[str], *, told:
         )
         return possible[0]
     summary = valid.rows.targets.summary(valid.rows.index)
-    found = listing([f"{name} {count:,g}" for name, count in summary.items() if count or not task.labels], 5) or "none"
+    found = (
+        listing([f"{repr(name) if task.labels else name} {count:,g}" for name, count in summary.items() if count or not task.labels], 5)
+        or "none"
+    )
     raise DataError(
         f"{valid.source.name}: {setting('metric')} {metric!r} cannot be computed on the validation rows: it needs rows that differ in "
         f"their {task.target_word}, and of {counted(len(valid.rows), 'validation row')} the {task.target_word}s are {found}. Choose other "
@@ -302,6 +316,7 @@ def _result(
     metric: str,
     precision: str,
     reason: str,
+    examples: int,
 ) -> dict[str, Any]:
     """Everything that report, model card and `tunesmith.json` say, as plain values."""
     splits: dict[str, Any] = {"train": None, "valid": None, "test": None}
@@ -320,7 +335,7 @@ def _result(
         "name": directory.name,
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "base_model": prepared.pretrained.located.name,
-        "pooling": config.pooling,
+        "pooling": _pooling(task, config),
         "head": task.head.kind,
         "outputs": task.head.outputs,
         "loads_in_transformers": model.loads_in_transformers,
@@ -337,7 +352,7 @@ def _result(
             "notes": prepared.notes,
         },
         "training": {
-            "epochs": state.step / max(steps_per_epoch(task.arrange(prepared.parts["train"].rows), config), 1),
+            "epochs": state.step / max(-(-examples // config.batch_size), 1),
             "steps": state.step,
             "tokens": state.tokens,
             "seconds": state.seconds,

@@ -18,6 +18,7 @@ _TEXTS = (
     "text", "sentence", "review", "content", "comment", "body", "message", "document", "question", "title", "headline", "utterance"
 )  # fmt: skip
 _LABELS = ("label", "labels", "category", "class", "target", "sentiment", "intent", "topic", "tag", "tags", "y")
+_GRADES = ("label", "relevance", "relevant", "grade", "score", "judgement", "judgment", "rating", "y")
 _SCORES = ("score", "similarity", "similarity_score", "rating", "label", "target", "y")
 _PAIRS = (
     ("premise", "hypothesis"),
@@ -45,6 +46,19 @@ _ASKED = (
     frozenset({"question", "passage", "answer", "answer_start"}),
 )
 
+_RANKED = (
+    ("query", "passage"),
+    ("query", "document"),
+    ("query", "doc"),
+    ("query", "text"),
+    ("query", "article"),
+    ("query", "answer"),
+    ("query", "sentence"),
+    ("question", "passage"),
+    ("question", "answer"),
+    ("text", "text_pair"),
+)
+
 
 @dataclass(frozen=True)
 class Family:
@@ -56,9 +70,11 @@ class Family:
     read: "module:function" that makes an `Example` of a row
     needs_target: whether training rows without a target are of no use
     signs: columns that, all of one of these sets being there, can only mean this task
-    rows: "module:function" that makes of a source the rows that the task learns from, such as documents of lines; None: as they are
+    rows: "module:function" that makes of a source, and the settings of the task's `encoding`, the rows that the task learns from, such as
+        documents of lines; None: as they are
     values: "module:function" that tells by a source and its target column whether the values can only mean this task
-    doubtful: whether `values` gives way where settings of other tasks were told
+    implied: whether its `settings` say that it is meant, and those of other tasks that it is not, whatever the values are
+    grouped: whether rows with the same first text stay on one side of a split, as the passages of one query
     settings: those that mean something for this task and not for all others
     """
 
@@ -71,12 +87,17 @@ class Family:
     needs_target: bool = True
     signs: tuple[frozenset[str], ...] = ()
     values: str | None = None
-    doubtful: bool = False
+    implied: bool = False
+    grouped: bool = False
     settings: frozenset[str] = frozenset()
     rows: str | None = None
 
 
 _OF_LABELS = frozenset({"label_type", "label_separator", "loss", "focal_gamma", "label_smoothing", "class_weights"})
+
+_OF_RANKING = frozenset({
+    "ranker", "ranking_loss", "temperature", "negatives", "negatives_per_query", "miner", "false_negative_margin", "candidates",
+})  # fmt: skip
 
 TASKS: dict[str, Family] = {
     "classification": Family("tunesmith.tasks.classification:Classification", settings=_OF_LABELS),
@@ -86,7 +107,7 @@ TASKS: dict[str, Family] = {
         None,
         targets=_SCORES,
         values="tunesmith.data.measured:looks_measured",
-        doubtful=True,
+        implied=True,
         settings=frozenset({"clip"}),
     ),
     "tagging": Family(
@@ -106,6 +127,11 @@ TASKS: dict[str, Family] = {
     "qa": Family(
         "tunesmith.tasks.qa:QuestionAnswering", True, pairs=_QUESTIONS, targets=("answers", "answer"),
         read="tunesmith.data.squad:read_question", signs=_ASKED, settings=frozenset({"max_answer_tokens", "answer_match"}),
+    ),
+    "ranking": Family(
+        "tunesmith.tasks.ranking:Ranking", True, pairs=_RANKED, targets=_GRADES, read="tunesmith.data.relevance:read_judged",
+        signs=(frozenset({"query", "passage"}), frozenset({"query", "document"}), frozenset({"query", "positive"})),
+        rows="tunesmith.data.relevance:as_rows", grouped=True, settings=_OF_RANKING,
     ),
 }  # fmt: skip
 """Built-in tasks; `data.schema.choose_task` says which of them `auto` takes."""

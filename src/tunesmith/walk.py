@@ -13,7 +13,7 @@ from tunesmith import registry
 from tunesmith.bundle import DESCRIPTION, Bundle
 from tunesmith.config import Config
 from tunesmith.data.memory import open_data
-from tunesmith.data.schema import Example, RowSource, Schema, choose_task, guess_schema, rows_for
+from tunesmith.data.schema import Example, RowSource, Schema, choose_task, guess_schema, rows_of
 from tunesmith.data.table import open_table
 from tunesmith.data.tokens import Encoded, ExampleEncoder
 from tunesmith.errors import DataError, counted
@@ -41,8 +41,8 @@ def walk_row(config: Config, number: int, progress: Progress) -> str:
     if bundle is not None and bundle.task.head.kind == "masked-lm" and bundle.task.name != chosen:
         bundle = None  # pretrained further, it is an encoder like any other to the other tasks
     family = bundle.family if bundle is not None else registry.family(chosen)
-    source = rows_for(source, family)
     kind: type[Task] = registry.load(family.task)
+    source = rows_of(source, family, **(bundle.description["tokens"]["settings"] if bundle is not None else kind.encoding(config)))
     schema = _schema(source, config, bundle, family)
     found = next(islice(iter(source), number - 1, None), None)
     if found is None:

@@ -102,6 +102,17 @@ def _questions(count: int, seed: int) -> Rows:
     return rows
 
 
+def _judged(count: int, seed: int) -> Rows:
+    """Of the three passages of a query the one is relevant that has its colour."""
+    generator, rows = random.Random(seed), []
+    while len(rows) < count:
+        colours = generator.sample(tiny.COLOURS, 3)
+        query = f"{colours[0]} {' '.join(generator.choices(tiny.FILLER, k=3))} {generator.choice('abcdefghijklmnopqrstuvwxyz')}"
+        passages = [f"{colour} {' '.join(generator.choices(tiny.FILLER, k=generator.randint(2, 6)))}" for colour in colours]
+        rows += [{"query": query, "passage": passage, "label": int(place == 0)} for place, passage in enumerate(passages)]
+    return rows[:count]
+
+
 CASES = [
     Case("classification", lambda count, seed: tiny.rows(count, seed=seed), {"text": ["a", "b"]}, "a text is expected", (
         "predicted_label", "probability", "probabilities")),
@@ -111,6 +122,9 @@ CASES = [
          ("answer", "answer_start", "probability", "nbest"), {"stride": 8, "max_answer_tokens": 5}),
     Case("regression", _scores, {"score": "high"}, "'high' is not a number", ("predicted_score",)),
     Case("tagging", _tagged, {"tags": ["O"]}, "Every word needs one tag", ("predicted_tags", "spans", "words")),
+    Case("ranking", _judged, {"label": "high"}, "'high' says not how relevant", ("score",), {"batch_size": 2, "negatives_per_query": 3}),
+    Case("ranking", _judged, {"label": "high"}, "'high' says not how relevant", ("score",), {
+        "ranker": "bi-encoder", "batch_size": 2, "temperature": 0.2}),
 ]  # fmt: skip
 
 
@@ -238,7 +252,7 @@ def test_the_report_the_card_and_the_walk_speak_of_it(case: Case, data: Path, tr
 def test_evaluation_says_what_training_said(case: Case, trained: tunesmith.TrainResult, run: Run, tmp_path: Path) -> None:
     path = write(tmp_path / "test.jsonl", case.rows(24, 9))
     found = trained.bundle.evaluate(path)
-    assert found["rows"] == 24 and set(found["metrics"]) >= set(trained.result["evaluations"]["test"]["metrics"])
+    assert found["account"]["rows_used"] == 24 and set(found["metrics"]) >= set(trained.result["evaluations"]["test"]["metrics"])
     told = run("evaluate", trained.directory, path, "--json")
     assert told.code == 0, told.err
     assert json.loads(told.out.splitlines()[-1])["metrics"] == pytest.approx(found["metrics"])

@@ -347,7 +347,7 @@ def test_sentence_context_of_the_same_document(tiny_bert: Path, tmp_path: Path, 
     assert ended.code == 0 and "x: B-A" in ended.out
     with pytest.raises(DataError, match="nothing says where one begins"):
         tunesmith.train(sentences(9), out=tmp_path / "n", context=8, **QUICK)
-    with pytest.raises(UsageError, match="context is of use to tagging only"):
+    with pytest.raises(UsageError, match="context means nothing for classification"):
         tunesmith.train(tiny.rows(20), out=tmp_path / "n", context=8, **QUICK)
 
 

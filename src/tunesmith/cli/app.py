@@ -15,6 +15,7 @@ from tunesmith.cli import inspect as _inspect
 from tunesmith.cli import predict as _predict
 from tunesmith.cli import pretrain as _pretrain
 from tunesmith.cli import sample as _sample
+from tunesmith.cli import search as _search
 from tunesmith.cli import train as _train
 from tunesmith.errors import EXIT_INTERNAL, TunesmithError, setting, speaking_flags
 
@@ -49,6 +50,8 @@ app.command("check")(_inspect.check)
 app.command("walk")(_inspect.walk)
 app.command("models")(_inspect.models)
 app.command("sample")(_sample.sample)
+app.command("index")(_search.index)
+app.command("search")(_search.search)
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -33,17 +33,18 @@ def check(
     check_is_no_pipe("tunesmith check", config.train, config.test)
     from tunesmith.data.audit import audit, findings
     from tunesmith.data.readers import open_file
-    from tunesmith.data.schema import choose_task, guess_schema
+    from tunesmith.data.schema import choose_task, guess_schema, rows_of
     from tunesmith.report.audit_text import render_audit
 
     progress = Progress()
     source = open_file(data, encoding=config.encoding)
     task = choose_task(source, config)
     family = registry.family(task)
+    source = rows_of(source, family)
     schema = guess_schema(source, **config.columns, group=None, family=family)
     if config.text is None or (config.label is None and family.needs_target) or (schema.pair and config.text_pair is None):
         progress.say(f"columns: {schema}")
-    other = open_file(config.test, encoding=config.encoding) if config.test is not None else None
+    other = rows_of(open_file(config.test, encoding=config.encoding), family) if config.test is not None else None
     from tunesmith.model.encoder import open_pretrained
     from tunesmith.prepare import encoder_of, remarks
 

@@ -66,6 +66,16 @@ PANELS = {
         "precision",
         "max_tokens",
     ),
+    "Ranking": (
+        "ranker",
+        "ranking_loss",
+        "temperature",
+        "negatives",
+        "negatives_per_query",
+        "miner",
+        "false_negative_margin",
+        "candidates",
+    ),
     "Choosing the checkpoint": ("metric", "patience", "eval_steps"),
     "Output": ("out", "checkpoint_minutes", "checkpoint_steps"),
 }

@@ -131,8 +131,9 @@ def evaluate(
     check_is_no_pipe("tunesmith evaluate DIR", data)
     _check_precision(precision)
     from tunesmith.data.readers import open_file
+    from tunesmith.data.schema import for_test
 
-    source = open_file(data, encoding=encoding)
+    source = for_test(open_file(data, encoding=encoding))
     from tunesmith.bundle import Bundle
     from tunesmith.report import render_table
 

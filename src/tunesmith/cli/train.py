@@ -92,7 +92,7 @@ def run_training(
 def _look_at(config: Config) -> None:
     """Raise for files, columns and models that are not there before torch is imported, which takes seconds."""
     from tunesmith.data.readers import open_file
-    from tunesmith.data.schema import choose_task, guess_schema
+    from tunesmith.data.schema import choose_task, guess_schema, rows_of
     from tunesmith.model.names import locate
 
     family = None
@@ -101,6 +101,7 @@ def _look_at(config: Config) -> None:
             source = open_file(name, encoding=config.encoding)
             if family is None:
                 family = registry.family(choose_task(source, config))
+            source = rows_of(source, family)
             guess_schema(source, **config.columns, group=config.group if name == config.train else None, family=family)
     if not config.from_scratch:
         locate(config.model)

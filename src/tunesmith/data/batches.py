@@ -71,6 +71,19 @@ def pack(examples: Sequence[Encoded], targets: np.ndarray | None = None) -> Pack
     return replace(batch, points=points.astype(np.int32), point_counts=counts)
 
 
+def merged(batches: Sequence[PackedBatch]) -> PackedBatch:
+    """Return the parts of a step as one batch; of targets with one row for each example, and without points."""
+    before = np.cumsum([0, *(batch.size for batch in batches)])
+    tokens = np.cumsum([0, *(len(batch.ids) for batch in batches)])
+    return PackedBatch(
+        np.concatenate([batch.ids for batch in batches]),
+        np.concatenate([[0], *(batch.cu_seqlens[1:] + start for batch, start in zip(batches, tokens, strict=False))]).astype(np.int32),
+        np.concatenate([batch.example + start for batch, start in zip(batches, before, strict=False)]),
+        int(before[-1]),
+        np.concatenate([batch.targets for batch in batches if batch.targets is not None]),
+    )
+
+
 def plan_batches(tokens: np.ndarray, *, batch_size: int, seed: int, epoch: int, shuffle: bool = True) -> list[np.ndarray]:
     """Return the steps of an epoch, each an int64 array of example numbers; a pure function of its arguments.
 

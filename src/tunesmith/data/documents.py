@@ -10,7 +10,7 @@ from tunesmith.progress import QUIET, Progress
 _DOCUMENT_CHARACTERS = 1_000_000  # of one row: a longer document goes on in the next, so that memory stays bounded
 
 
-def documents_of(source: RowSource) -> RowSource:
+def documents_of(source: RowSource, **_: object) -> RowSource:
     """Return the documents of a plain text file as rows, any other source as it is.
 
     A document is the lines between two blank lines, joined by line breaks; in a file without blank lines between its texts every

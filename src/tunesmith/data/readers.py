@@ -12,6 +12,7 @@ from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import IO, cast
 
+from tunesmith.data.beir import collection_of, open_beir
 from tunesmith.data.columnar import BatchSource
 from tunesmith.data.conll import parse_conll, parse_conllu
 from tunesmith.data.decoding import check_encoding, lines_of_text, text_lines
@@ -48,7 +49,7 @@ _PARSERS: dict[str, Parser] = {
 def open_file(
     path: Path | str, *, encoding: str | None = None, file_format: str | None = None, source_name: str | None = None
 ) -> RowSource:
-    """Return the rows of a file, which every iteration reads anew.
+    """Return the rows of a file, or of a retrieval collection in a directory, which every iteration reads anew.
 
     `encoding` is a Python codec name; None means what a byte order mark says, else UTF-8 (Parquet and Arrow do without).
     `file_format` (csv, tsv, jsonl, txt, conll, conllu, parquet, arrow) overrides the extension; `source_name` stands in messages in place
@@ -61,6 +62,8 @@ def open_file(
         encoding = check_encoding(encoding)
     if file_format is not None:
         check_format(file_format)
+    elif collection_of(path) is not None:
+        return open_beir(path, name)
     check_readable(path, name)
     file_format = format_of(path, name) if file_format is None else file_format
     if file_format in BINARY_FORMATS:

@@ -198,9 +198,7 @@ def choose_task(source: RowSource, config: Config) -> str:
     """
     families = registry.usable()
     told = {name for family in families.values() for name in family.settings if config.is_told(name)}
-    # rows that may be without a target are not told from others by settings: labelled ones should not be taken for raw text
-    meant = [name for name, family in families.items() if family.settings & told and family.needs_target]
-    name = config.task if config.task != "auto" else _recognised(source, config, meant)
+    name = config.task if config.task != "auto" else _recognised(source, config, told)
     for other in sorted(told - registry.family(name).settings):
         owners = listing([task for task, family in families.items() if other in family.settings])
         how = "was recognised from the data" if config.task == "auto" else "was told"
@@ -210,16 +208,18 @@ def choose_task(source: RowSource, config: Config) -> str:
     return name
 
 
-def _recognised(source: RowSource, config: Config, meant: list[str]) -> str:
-    """Return the task that can only be meant; meant: those that have one of the settings that were told."""
-    if len(meant) == 1:
-        return meant[0]
+def _recognised(source: RowSource, config: Config, told: set[str]) -> str:
+    """Return the task that can only be meant; told: the settings of single tasks that were told."""
+    families = registry.usable()
+    for name, family in families.items():
+        if family.implied and family.settings & told:
+            return name
     found = registry.by_signs(source.columns, config.label)
     if found is not None:
         return found
-    for name, family in registry.usable().items():
-        if family.values is None or (meant and family.doubtful):
-            continue
+    for name, family in families.items():
+        if family.values is None or (family.implied and told):
+            continue  # settings of labels say that there are labels
         if registry.load(family.values)(source, _target_of(source, family, config)):
             return name
     text_pair = config.text_pair
@@ -236,14 +236,6 @@ def _target_of(source: RowSource, family: Family, config: Config) -> str | None:
         except DataError:
             continue
     return None
-
-
-def rows_for(source: RowSource, family: Family) -> RowSource:
-    """Return `source` as the rows that a task of this family learns from."""
-    if family.rows is None:
-        return source
-    found: RowSource = registry.load(family.rows)(source)
-    return found
 
 
 def guess_schema(
@@ -298,7 +290,21 @@ def guess_schema(
             f"Columns: {listing(source.columns, 40)}."
         )
     texts = (text,) if text_pair is None else (text, text_pair)
+    if family.grouped and group is None:
+        return Schema(texts, label if need_label else None, text, needs_group=False, read=family.read)
     return Schema(texts, label if need_label else None, group, read=family.read)
+
+
+def rows_of(source: RowSource, family: Family, **settings: Any) -> RowSource:
+    """Return the rows that the task takes from `source`; settings: those of its `encoding`."""
+    found: RowSource = source if family.rows is None else registry.load(family.rows)(source, **settings)
+    return found
+
+
+def for_test(source: RowSource) -> RowSource:
+    """Return the rows to test on: those of `source`, or of the test part that a collection with parts of its own comes with."""
+    found: RowSource = getattr(source, "companions", {}).get("test", source)
+    return found
 
 
 def _pair_by_name(columns: list[str], text: str | None, text_pair: str | None, family: Family) -> tuple[str | None, str | None]:

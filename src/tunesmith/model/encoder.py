@@ -207,7 +207,7 @@ class Pretrained:
         if getattr(config, "pad_token_id", None) is None:
             config.pad_token_id = self.tokenizer.pad_token_id
         kind: Any = AutoModel
-        with_head = _auto_class(head.kind) if head is not None else None
+        with_head = _auto_class(head.kind) if head is not None and head.kind != "embedding" else None
         if head is not None and with_head is not None and type(config) in with_head._model_mapping:
             kind = with_head
             if head.kind != "masked-lm":
@@ -292,6 +292,7 @@ def load_saved(directory: Path, head: HeadKind | None) -> Encoder:
     """Load what `Encoder.save` wrote, with transformers' head of this kind, or without any, unchanged. Raises `ModelError`."""
     from transformers import AutoModel
 
+    head = None if head == "embedding" else head
     located = Located(str(directory), str(directory), "directory")
     kind = _auto_class(head) if head is not None else AutoModel
     with _quiet(), torch.random.fork_rng(devices=[]), _explained(located):

@@ -130,6 +130,15 @@ class PooledHead(nn.Module):
         return torch.segment_reduce(weight * hidden, "sum", lengths=lengths, axis=0) / total
 
 
+class VectorHead(nn.Module):
+    """No layer at all: the mean of a sequence's hidden states, scaled to length 1 (Reimers and Gurevych 2019, "Sentence-BERT")."""
+
+    def forward(self, hidden: Tensor, batch: PackedBatch) -> Tensor:
+        """hidden: float[T, H] -> outputs float[S, H]"""
+        lengths = torch.from_numpy(batch.lengths.astype(np.int64))
+        return nn.functional.normalize(torch.segment_reduce(hidden.float(), "mean", lengths=lengths, axis=0), dim=1)
+
+
 class TextModel(nn.Module):
     """Encoder and head: a packed batch in, outputs float32[S, C] out, or float32[T, C] with a head for tokens."""
 
@@ -150,7 +159,7 @@ class TextModel(nn.Module):
     @property
     def loads_in_transformers(self) -> bool:
         """Whether the saved directory gives the same outputs through transformers' own model for the task."""
-        return isinstance(self.head, CheckpointHead | CheckpointTokenHead | CheckpointMaskedHead)
+        return isinstance(self.head, CheckpointHead | CheckpointTokenHead | CheckpointMaskedHead | VectorHead)
 
     def save(self, directory: Path) -> None:
         """Write the encoder as Hugging Face would, and a head of our own beside it as `head.safetensors`."""
@@ -169,6 +178,8 @@ def build_model(encoder: Encoder, head: HeadSpec, *, pooling: str, dropout: floa
     Raises `ModelError` when the encoder does not run on token ids alone.
     """
     last = encoder.is_decoder
+    if head.kind == "embedding":
+        return TextModel(encoder, VectorHead())
     if (head.per_token or pooling == "cls") and encoder.has_head:
         model = TextModel(encoder, _checkpoint_head(encoder, head))
         if _same_as_transformers(model):

@@ -40,6 +40,7 @@ def model_card(result: view.Result) -> str:
         "interval": view.interval,
         "setting": view.setting,
         "split_name": view.split_name,
+        "unit": view.unit,
         "escaped": escaped,
         "public": _public,
     }

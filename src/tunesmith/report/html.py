@@ -42,6 +42,7 @@ def render_html(result: view.Result) -> str:
         "moment": view.moment,
         "one_line": view.one_line,
         "split_name": view.split_name,
+        "unit": view.unit,
     }
     found = view.judged(result)
     split, evaluation = found if found else (None, None)

@@ -16,7 +16,11 @@ def render_table(result: view.Result) -> str:
     if found:
         split, evaluation = found
         rivals = view.computed(evaluation)
-        header = [f"{view.split_name(split)}, {counted(evaluation['rows'], 'row')}", "model [95% interval]", *(y["name"] for y in rivals)]
+        header = [
+            f"{view.split_name(split)}, {counted(evaluation['rows'], view.unit(evaluation))}",
+            "model [95% interval]",
+            *(y["name"] for y in rivals),
+        ]
         rows = [
             [
                 row["name"] + (" *" if row["chosen"] else ""),
@@ -30,6 +34,7 @@ def render_table(result: view.Result) -> str:
         if any(row[0].endswith(" *") for row in rows):
             lines.append("* chose the checkpoint")
         lines += [f"{y['name']}: {y['note']}" for y in evaluation.get("yardsticks", []) if not y["metrics"]]
+        lines += evaluation.get("remarks", [])
         lines.append("")
     lines += [view.verdict(result), ""]
     lines += [f"- {sentence}" for sentence in view.limitations(result)]

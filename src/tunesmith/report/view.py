@@ -44,6 +44,11 @@ _TITLES = {
     "no_answer_accuracy": "Accuracy, unanswerable",
     "best_exact_match": "Exact match, best threshold",
     "best_f1": "F1, best threshold",
+    "ndcg@10": "nDCG@10",
+    "mrr@10": "MRR@10",
+    "map": "MAP",
+    "recall@10": "Recall@10",
+    "recall@100": "Recall@100",
 }
 _LEADING = (
     "f1_strict",
@@ -62,6 +67,7 @@ _LEADING = (
     "log_loss",
     *METRICS["regression"],
     *METRICS["masked-lm"],
+    *METRICS["ranking"],
 )
 LOWER_IS_BETTER = ("ece", "log_loss", "loss", *(name for names in METRICS.values() for name, greater in names.items() if not greater))
 _CONSTANTS = ("majority class", "mean")  # yardsticks that predict the same for every row
@@ -170,6 +176,12 @@ def judged(result: Result) -> tuple[str, Evaluation] | None:
     return None
 
 
+def unit(evaluation: Evaluation) -> str:
+    """Return what the metrics are means over: rows, unless the task says otherwise."""
+    found: str = evaluation.get("unit", "row")
+    return found
+
+
 def split_name(split: str) -> str:
     """Return the split's name for people."""
     return {"train": "training", "valid": "validation"}.get(split, split)
@@ -224,7 +236,7 @@ def verdict(result: Result) -> str:
     value, bounds = evaluation["metrics"][name], evaluation["intervals"].get(name)
     sentence = (
         f"{title(name)} {figure(name, value)} {interval(bounds, name)}".rstrip()
-        + f" on {counted(evaluation['rows'], f'{split_name(split)} row')}."
+        + f" on {counted(evaluation['rows'], f'{split_name(split)} {unit(evaluation)}')}."
     )
     sign = -1 if name in LOWER_IS_BETTER else 1
     rivals = [y for y in computed(evaluation) if y["metrics"].get(name) is not None]
@@ -234,6 +246,9 @@ def verdict(result: Result) -> str:
     theirs, their_bounds = best["metrics"][name], best["intervals"].get(name)
     gain = sign * (value - theirs)
     said = f"the best yardstick, {best['name']}, at {figure(name, theirs)} {interval(their_bounds, name)}".rstrip()
+    paired = evaluation.get("versus", {}).get(name) if best["name"] == "BM25" else None
+    if paired is not None:
+        return f"{sentence} {_paired(gain, said, paired['p'])}"
     judged_by, of = (bounds, their_bounds), ""
     if not (bounds and their_bounds) and name not in _WITHOUT_INTERVAL:
         # one of them was right on all rows or on none, which leaves the share of right rows to judge by
@@ -249,6 +264,16 @@ def verdict(result: Result) -> str:
     if overlap:
         return f"{sentence} It is ahead of {said}, but the 95% intervals{of} overlap: more test rows would show whether the lead is real."
     return f"{sentence} It beats {said}" + (f"; the 95% intervals{of} do not overlap." if known else ".")
+
+
+def _paired(gain: float, said: str, p: float) -> str:
+    """Return what a paired test says of a model that is `gain` ahead of the yardstick `said`."""
+    test = f"paired randomization test, p = {p:.2g}"
+    if p >= 0.05:
+        return f"It cannot be told apart from {said} ({test}): more test queries would show whether there is a difference."
+    if gain > 0:
+        return f"It beats {said} ({test})."
+    return f"It is worse than {said} ({test}): on these queries the simple method is better."
 
 
 def limitations(result: Result) -> list[str]:
@@ -277,7 +302,7 @@ def _measured(result: Result, split: str, evaluation: Evaluation) -> list[str]:
     said = []
     name = headline(result, evaluation)
     bounds = evaluation["intervals"].get(name)
-    rows, exact = counted(evaluation["rows"], "row"), _share_right(evaluation)
+    rows, exact = counted(evaluation["rows"], unit(evaluation)), _share_right(evaluation)
     few = f"{rows} {'is' if evaluation['rows'] == 1 else 'are'} few"
     right, exact_bounds = evaluation["metrics"].get(exact), evaluation["intervals"].get(exact)
     if right in (0, 1) and exact_bounds and exact_bounds[1] - exact_bounds[0] > 0.1:

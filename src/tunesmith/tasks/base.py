@@ -16,7 +16,7 @@ from torch import Tensor
 
 from tunesmith.config import Config
 from tunesmith.data.audit_types import Finding
-from tunesmith.data.batches import PackedBatch, pack
+from tunesmith.data.batches import PackedBatch, pack, split_by_tokens
 from tunesmith.data.schema import Example, RowSource, Schema
 from tunesmith.data.table import TokenTable
 from tunesmith.data.tokens import Encoded, ExampleEncoder, TextEncoder, Truncation
@@ -41,6 +41,8 @@ class Hub:
     does: what the model was fine-tuned for
     given, shown: Python for what `predict` is given, and for what is printed of a prediction
     piped, options: Python for what transformers' pipeline is given, and further arguments to make it; piped is empty where it has none
+    pipe: the pipeline's name in transformers where that is not the Hub's
+    sentence_transformers: Python for sentence-transformers, where it opens the model
     """
 
     pipeline_tag: str
@@ -51,6 +53,8 @@ class Hub:
     piped: str = ""
     options: str = ""
     tags: list[str] = field(default_factory=list)
+    pipe: str = ""
+    sentence_transformers: str = ""
 
 
 class Task(ABC):
@@ -113,6 +117,10 @@ class Task(ABC):
         """Return what the user should know of rows that the model is tested on, a sentence or two each."""
         return []
 
+    def own(self, part: Part) -> Part:
+        """Return `part` without the rows that are there for other rows' sake only, such as a collection that is searched."""
+        return part
+
     def gaps(self, rows: Rows) -> list[str]:
         """Return what cannot be learned as the training rows that are left after the split lack it."""
         return []
@@ -152,6 +160,19 @@ class Task(ABC):
         """Return the batch of examples `chosen`, int[E] in the table, for training; `seed` is of everything that is drawn."""
         return pack([rows.table.example(row) for row in chosen.tolist()], rows.targets.take(chosen))
 
+    def planned(self, part: Part, pretrained: Pretrained, encoder: ExampleEncoder, config: Config, progress: Progress) -> tuple[Self, Rows]:
+        """Return the task ready to make batches of the training rows, and the rows that stand for its examples in the plan of steps."""
+        return self, self.arrange(part.rows)
+
+    def tokens_an_example(self, rows: Rows) -> float:
+        """Return how many tokens an example of the planned rows has on average."""
+        return float(rows.table.kept[rows.index].mean())
+
+    def batches(self, rows: Rows, chosen: np.ndarray, seed: int, max_tokens: int) -> list[PackedBatch]:
+        """Return the step of examples `chosen` in parts, each within `max_tokens` padded tokens or one example; see `batch`."""
+        parts = split_by_tokens(rows.table.longest[chosen], rows.table.sequences[chosen], max_tokens)
+        return [self.batch(rows, chosen[part], seed) for part in parts]
+
     @abstractmethod
     def combine(self, outputs: Tensor, batch: PackedBatch) -> Tensor:
         """Turn the head's outputs, float[S, C] or float[T, C], into float[R, C]; the same in training and prediction."""
@@ -168,6 +189,11 @@ class Task(ABC):
         """Return float32[C], what the last layer's bias should begin with; None to leave it at 0."""
         return None
 
+    @property
+    def joint(self) -> bool:
+        """Whether the loss is of all examples of a step together, so that `loss` wants its parts put together."""
+        return False
+
     def finish(self, model: TextModel) -> Self:
         """Change a trained model for good before it is tested and saved, and return the task that goes with it."""
         return self
@@ -178,6 +204,10 @@ class Task(ABC):
     @abstractmethod
     def default_metric(self) -> str:
         """The validation metric that chooses the checkpoint unless another is named."""
+
+    def judged(self, part: Part) -> Part:
+        """Return `part` with all rows that the model must have run on before the part can be judged."""
+        return part
 
     def computable(self, rows: Rows) -> Collection[str]:
         """Return the metrics that can be computed on `rows` whatever is predicted."""
@@ -236,6 +266,10 @@ class Task(ABC):
     @abstractmethod
     def shown(self, prediction: Any, example: Example) -> list[str]:
         """Return lines that tell a person what was predicted, and whether it is what the row says."""
+
+    def extra_files(self, model: TextModel) -> dict[str, Any]:
+        """Return the content, as plain values, of files that other libraries want in the model directory, by their path in it."""
+        return {}
 
     # --- being told and kept -----------------------------------------------------------------------------------------------
 
