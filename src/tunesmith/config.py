@@ -30,7 +30,7 @@ Scheme = Literal["auto", "bio", "bioes", "bmes", "io", "none"]
 class Config(BaseModel):
     """Everything that decides what a training run does. Field descriptions are the help texts of the flags."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, defer_build=True)
 
     # data
     train: str | None = Field(None, description="labelled rows to train on: CSV, TSV, JSONL, Parquet, Arrow, CoNLL, CoNLL-U")
