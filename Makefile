@@ -13,8 +13,8 @@ BENCH_FLAGS ?=
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install $(PIP_FLAGS) -c requirements.lock
-# Pinned setuptools first and no build isolation: so the project itself is built with nothing from outside the lock.
-INSTALL = $(PIP) "$$(grep '^setuptools==' requirements.lock)" && $(PIP) --no-build-isolation -e
+# What builds, pinned, first, and no build isolation: so the project and source packages are built with nothing from outside the lock.
+INSTALL = $(PIP) $$(grep -E '^setuptools(-scm)?==' requirements.lock) && $(PIP) --no-build-isolation -e
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
