@@ -22,8 +22,8 @@ from tunesmith.data.table import open_table
 from tunesmith.data.tokens import Encoded, ExampleEncoder, Truncation
 from tunesmith.errors import DataError, ModelError, UsageError, counted, listing, setting
 from tunesmith.evaluate import CHUNK, outputs_for, outputs_of
-from tunesmith.model.encoder import load_saved
 from tunesmith.model.heads import HEAD_FILE, TextModel, build_model, load_head, own_head
+from tunesmith.model.pretrained import load_saved
 from tunesmith.model.spec import HeadSpec
 from tunesmith.progress import QUIET, Progress
 from tunesmith.storage import sync, write_json, writing

@@ -19,7 +19,7 @@ from tunesmith.data.text_faults import faults, script
 from tunesmith.data.tokens import ExampleEncoder, Truncation
 from tunesmith.errors import DataError, UsageError, counted, listing, setting
 from tunesmith.metrics import greater_is_better
-from tunesmith.model.encoder import Pretrained, open_pretrained
+from tunesmith.model.pretrained import Pretrained, open_pretrained
 from tunesmith.model.scratch import new_pretrained
 from tunesmith.progress import Progress
 from tunesmith.registry import Family

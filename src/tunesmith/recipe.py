@@ -18,8 +18,8 @@ from tunesmith.data.memory import open_data
 from tunesmith.errors import DataError, Interrupted, UsageError, counted, did_you_mean, listing, setting
 from tunesmith.evaluate import outputs_for
 from tunesmith.model.arithmetic import choose_precision, cpu_name
-from tunesmith.model.encoder import versions
 from tunesmith.model.heads import TextModel, build_model, set_output_bias
+from tunesmith.model.hub import versions
 from tunesmith.prepare import Prepared, part_account, prepare
 from tunesmith.progress import QUIET, Progress
 from tunesmith.report import model_card, write_report

@@ -17,8 +17,8 @@ from tunesmith.data.schema import Example, RowSource, Schema, choose_task, guess
 from tunesmith.data.table import open_table
 from tunesmith.data.tokens import Encoded, ExampleEncoder
 from tunesmith.errors import DataError, counted
-from tunesmith.model.encoder import open_pretrained
 from tunesmith.model.heads import TextModel, build_model
+from tunesmith.model.pretrained import open_pretrained
 from tunesmith.prepare import encoder_of
 from tunesmith.progress import Progress
 from tunesmith.registry import Family

@@ -18,7 +18,7 @@ from tunesmith.config import Config
 from tunesmith.data.memory import open_data
 from tunesmith.data.schema import choose_task, guess_schema
 from tunesmith.errors import DataError
-from tunesmith.model.encoder import open_pretrained
+from tunesmith.model.pretrained import open_pretrained
 from tunesmith.prepare import encoder_of
 from tunesmith.progress import QUIET
 from tunesmith.registry import TASKS, family, load

@@ -20,8 +20,8 @@ from running import Run
 from tunesmith import masked_metrics
 from tunesmith.data.batches import collate
 from tunesmith.errors import DataError, ModelError, UsageError
-from tunesmith.model.encoder import open_pretrained
 from tunesmith.model.heads import build_model
+from tunesmith.model.pretrained import open_pretrained
 from tunesmith.model.scratch import learn_vocabulary
 from tunesmith.model.spec import HeadSpec
 

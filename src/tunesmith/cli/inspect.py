@@ -45,7 +45,7 @@ def check(
     if config.text is None or (config.label is None and family.needs_target) or (schema.pair and config.text_pair is None):
         progress.say(f"columns: {schema}")
     other = rows_of(open_file(config.test, encoding=config.encoding), family) if config.test is not None else None
-    from tunesmith.model.encoder import open_pretrained
+    from tunesmith.model.pretrained import open_pretrained
     from tunesmith.prepare import encoder_of, remarks
 
     pretrained, kind = open_pretrained(config.model), registry.load(family.task)

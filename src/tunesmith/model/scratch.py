@@ -14,7 +14,8 @@ from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_toke
 from tunesmith.data.table import cache_directory
 from tunesmith.data.whole_words import UNSPACED
 from tunesmith.errors import DataError, setting
-from tunesmith.model.encoder import Pretrained, open_pretrained, save_new_bert
+from tunesmith.model.hub import save_new_bert
+from tunesmith.model.pretrained import Pretrained, open_pretrained
 from tunesmith.progress import Progress
 from tunesmith.seeds import seed_for
 from tunesmith.storage import new_directory

@@ -13,8 +13,9 @@ from tunesmith.bundle import DESCRIPTION, Bundle
 from tunesmith.data.tokens import TextEncoder, Truncation
 from tunesmith.errors import ModelError, UsageError
 from tunesmith.model.arithmetic import arithmetic, choose_precision
-from tunesmith.model.encoder import Encoder, open_pretrained
+from tunesmith.model.encoder import Encoder
 from tunesmith.model.heads import embed
+from tunesmith.model.pretrained import open_pretrained
 from tunesmith.storage import checksum
 
 _CHUNK = 4096

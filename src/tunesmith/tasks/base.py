@@ -29,8 +29,8 @@ from tunesmith.tasks.rows import Part, Ragged, Rows, Targets
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-    from tunesmith.model.encoder import Pretrained
     from tunesmith.model.heads import TextModel
+    from tunesmith.model.pretrained import Pretrained
 
 
 @dataclass(frozen=True)

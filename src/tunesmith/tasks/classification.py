@@ -30,7 +30,7 @@ from tunesmith.tasks.mistakes import worst
 from tunesmith.tasks.rows import Part, Ragged, Rows
 
 if TYPE_CHECKING:
-    from tunesmith.model.encoder import Pretrained
+    from tunesmith.model.pretrained import Pretrained
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,7 +34,7 @@ from tunesmith.tasks.rows import Part, Ragged, Rows
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-    from tunesmith.model.encoder import Pretrained
+    from tunesmith.model.pretrained import Pretrained
 
 _GUESSES = 5  # of a hidden word that prediction tells
 _COUNTED_ROWS = 100_000  # for the first bias

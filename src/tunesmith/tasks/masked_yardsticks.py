@@ -15,7 +15,7 @@ from tunesmith.seeds import seed_for
 from tunesmith.tasks.rows import Rows
 
 if TYPE_CHECKING:
-    from tunesmith.model.encoder import Pretrained
+    from tunesmith.model.pretrained import Pretrained
     from tunesmith.tasks.masked_lm import MaskedLM
 
 _TOKENS = 4096  # in memory at once

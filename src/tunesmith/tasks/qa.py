@@ -32,7 +32,7 @@ from tunesmith.tasks.rows import Part, Ragged, Rows
 from tunesmith.tasks.spans import AnswerTargets, Found, batch_answers, batch_windows, best_spans, places_of, windows_of
 
 if TYPE_CHECKING:
-    from tunesmith.model.encoder import Pretrained
+    from tunesmith.model.pretrained import Pretrained
 
 _NBEST = 20
 _CHUNK = 1024

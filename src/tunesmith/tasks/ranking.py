@@ -33,7 +33,7 @@ from tunesmith.tasks.rows import Part, Ragged, Rows
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-    from tunesmith.model.encoder import Pretrained
+    from tunesmith.model.pretrained import Pretrained
 
 CROSS, BI = "cross-encoder", "bi-encoder"
 _LOSSES = {"pointwise": losses.pointwise, "pairwise": losses.pairwise, "listwise": losses.listwise}

@@ -19,7 +19,7 @@ from tunesmith.storage import new_file
 from tunesmith.tasks.ranking_candidates import Known
 
 if TYPE_CHECKING:
-    from tunesmith.model.encoder import Pretrained
+    from tunesmith.model.pretrained import Pretrained
 
 _DEPTH = 200
 _FORMAT = 1

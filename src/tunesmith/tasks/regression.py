@@ -29,7 +29,7 @@ from tunesmith.tasks.mistakes import worst
 from tunesmith.tasks.rows import Part, Ragged, Rows
 
 if TYPE_CHECKING:
-    from tunesmith.model.encoder import Pretrained
+    from tunesmith.model.pretrained import Pretrained
 
 _STRATA = 10
 _FOLDED = 1000  # means of so many deviations leave four digits of a prediction at least

@@ -41,7 +41,7 @@ from tunesmith.tasks.viterbi import best_path, transitions
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-    from tunesmith.model.encoder import Pretrained
+    from tunesmith.model.pretrained import Pretrained
 
 _SHOWN_WORDS = 60
 _SHOWN_MISTAKES = 20
