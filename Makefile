@@ -2,13 +2,14 @@
 #
 #   VENV=DIR       where the virtual environment is or goes
 #   PYTHON=NAME    the Python to make it with, 3.11 or newer
+#   PYTEST_FLAGS=... flags for pytest, such as -n 0 to run in one process
 #   PIP_FLAGS=...  more flags for pip, such as another index. Torch's builds for CPU and GPU share one version number: which one
 #                  pip takes for `torch==2.13.0` depends on the index it asks.
 
 PYTHON ?= python3
 VENV ?= .venv
 PIP_FLAGS ?= $(if $(CI),--quiet)
-PYTEST_FLAGS ?=
+PYTEST_FLAGS ?= -n auto
 BENCH_FLAGS ?=
 
 BIN := $(VENV)/bin
@@ -34,7 +35,7 @@ demo: $(VENV)/.installed-demo ## train, test and use a news classifier (about 4 
 	@echo 'The whole report, with every figure and how it was got: demo/model/report.html'
 
 test: lint ## check everything: lint, types, import layers, tests
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest $(PYTEST_FLAGS)
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PYTEST_FLAGS)
 
 lint: $(VENV)/.installed-test ## ruff, mypy and the import layers
 	$(BIN)/ruff check
