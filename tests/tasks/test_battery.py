@@ -17,6 +17,7 @@ from running import Run
 from tunesmith.config import Config
 from tunesmith.data.memory import open_data
 from tunesmith.data.schema import choose_task, guess_schema
+from tunesmith.data.writers import to_json
 from tunesmith.errors import DataError
 from tunesmith.model.pretrained import open_pretrained
 from tunesmith.prepare import encoder_of
@@ -198,6 +199,10 @@ def test_list_file_and_stdin_predictions_agree(case: Case, trained: tunesmith.Tr
     written = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text(encoding="utf-8").splitlines()]
     assert [{key: value for key, value in row.items() if key not in case.predicted} for row in written] == rows
     assert all(set(case.predicted) <= set(row) for row in written)
+    values = [trained.bundle.task.columns(found, flat=False) for found in trained.bundle.predict(rows)]
+    for row, expected in zip(written, values, strict=True):
+        for name in case.predicted:
+            assert row[name] == json.loads(to_json(expected[name.removeprefix("predicted_")])), name
     piped = run("predict", trained.directory, "-", stdin=path.read_bytes())
     assert [json.loads(line) for line in piped.out.splitlines()] == written
 
@@ -252,7 +257,12 @@ def test_the_report_the_card_and_the_walk_speak_of_it(case: Case, data: Path, tr
 def test_evaluation_says_what_training_said(case: Case, trained: tunesmith.TrainResult, run: Run, tmp_path: Path) -> None:
     path = write(tmp_path / "test.jsonl", case.rows(24, 9))
     found = trained.bundle.evaluate(path)
-    assert found["account"]["rows_used"] == 24 and set(found["metrics"]) >= set(trained.result["evaluations"]["test"]["metrics"])
+    assert found["account"]["rows_used"] == 24
+    encoder = Path(trained.result["recipe"]["model"])
+    again = train(case, case.rows(30, 0), tmp_path / "m", encoder, epochs=1, test=path, task=case.name)
+    told = again.result["evaluations"]["test"]
+    measured = again.bundle.evaluate(path)
+    assert measured["metrics"] == pytest.approx(told["metrics"]) and measured["intervals"].keys() == told["intervals"].keys()
     told = run("evaluate", trained.directory, path, "--json")
     assert told.code == 0, told.err
     assert json.loads(told.out.splitlines()[-1])["metrics"] == pytest.approx(found["metrics"])
