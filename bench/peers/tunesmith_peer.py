@@ -61,6 +61,12 @@ def main() -> None:
         texts: list[Any] = [row[args.text] if args.text_pair is None else (row[args.text], row[args.text_pair]) for row in rows]
     if args.task == "tagging":
         texts = [{"tokens": json.loads(text)} for text in texts]
+    task = args.task or ("regression" if args.kind == "number" else "classification" if args.text_pair is None else "pair")
+    own: dict[str, Any] = {}  # settings that other tasks would refuse
+    if task == "qa":
+        own = {"stride": args.stride, "max_answer_tokens": args.max_answer_tokens}
+    elif task in ("classification", "pair"):
+        own = {"label_type": args.kind, "label_separator": args.sep if args.kind == "multi" else None}
     with tempfile.TemporaryDirectory() as directory:
         # Nothing of a former run may help: the cache of tokenised rows is this run's own.
         os.environ["TUNESMITH_CACHE"] = os.path.join(directory, "cache")
@@ -70,11 +76,8 @@ def main() -> None:
             text=args.text,
             label=args.label,
             text_pair=args.text_pair,
-            task=args.task or ("regression" if args.kind == "number" else "classification" if args.text_pair is None else "pair"),
-            stride=args.stride,
-            max_answer_tokens=args.max_answer_tokens,
-            label_type="multi" if args.kind == "multi" else "single",
-            label_separator=args.sep if args.kind == "multi" else None,
+            task=task,
+            **own,
             valid_size=0.0,
             test_size=0.0,  # the test rows are predicted below, by the saved model, as a user would
             model=args.model,
