@@ -75,9 +75,9 @@ def judged_tags(train: Path, test: Path, predictions: Sequence[Sequence[str | No
 
     predictions: a tag for each word, None for a word that was not predicted, which counts as wrong and as in no entity
 
-    gold: words, entities (strict), entities (default); predictions: right words, then right and predicted entities (strict), the same
-    (default). Strict and default as in seqeval: see `tunesmith.data.schemes`, whose equality with seqeval its tests check. The scheme is that
-    of the tags of both files; tags of none have no entities.
+    gold: words, entities (strict), entities (default); predictions: right words, right and predicted entities (strict), the same (default).
+    Strict and default are seqeval's modes, with BMES read as IOBES. The scheme is that of the tags of both files; tags of none have no
+    entities.
     """
     from tunesmith.data.schemes import default_entities, recognise, strict_entities
 

@@ -71,7 +71,7 @@ def main() -> None:
     transformers.set_seed(args.seed)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model = CrossEncoder(args.model, num_labels=1, max_length=args.max_length, device=device, model_kwargs={"dtype": torch.float32})
-    train = Dataset.from_dict({name: list(values) for name, values in zip(("query", "passage", "label"), zip(*rows["train"]), strict=True)})
+    train = Dataset.from_list([{"query": query, "passage": passage, "label": label} for query, passage, label in rows["train"]])
 
     with tempfile.TemporaryDirectory() as directory:
         settings = {
