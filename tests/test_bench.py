@@ -157,6 +157,14 @@ def test_entities_of_any_tags_are_judged_as_seqeval_does(draw, tmp_path, letters
     np.testing.assert_allclose(scores(one, two, "word_accuracy", weights), [accuracy_score(*parts) for parts in flat], rtol=1e-12)
 
 
+def test_the_table_says_how_many_words_have_no_tag():
+    tagged = {"words_without_tag": 1234, "also": ["entity_f1_default"], "metric": "entity_f1", "gold": [[3, 1, 1]]}
+    one = {**record("trainer-best", 0, 10, []), **tagged, "predictions": [[2, 1, 1, 1, 1]]}
+    one.pop("labels")
+    assert table.summary(one).endswith("entity_f1 1.0000, entity_f1_default 1.0000, 1,234 words without a tag")
+    assert table.also([{**one, "words_without_tag": 0}]) == ["entity_f1_default 1.0000"]
+
+
 def test_words_without_a_tag_count_as_wrong_and_every_word_must_be_answered_for(tmp_path):
     test = tagged_file(tmp_path / "test.csv", [["B-PER", "I-PER", "O", "O"], ["B-PER"]])
     counts = judged_tags(test, test, [["B-PER", None, "O", None], ["B-PER"]])
