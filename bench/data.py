@@ -11,6 +11,7 @@ from pathlib import Path
 
 from bench.questions import prepare_questions
 from bench.settings import Row
+from bench.tagged import prepare_tagged
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -32,6 +33,8 @@ def prepare(row: Row, seed: int, folder: Path, target: Path) -> tuple[Path, Path
     """Write train and test of `row` below `target`, once, and return their paths."""
     if row.task == "qa":
         return prepare_questions(row, seed, folder, target)
+    if row.task == "tagging":
+        return prepare_tagged(row, folder, target)
     stem = row.name
     if row.sample is not None:
         stem += f"-sample-{row.sample}-{seed}"

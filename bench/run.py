@@ -103,6 +103,15 @@ def command(row: Row, seed: int, variant: str, train: Path, test: Path, model: P
             program = "qa"
         else:
             values |= {"task": "qa", "text": "question", "text-pair": "context", "label": "answers"}
+    if row.task in ("tagging", "ranking"):
+        values.pop("sep")
+        values.pop("kind")
+        if program == "trainer":
+            program = row.task
+        else:
+            values |= {"task": row.task}
+            if row.task == "tagging":
+                values |= {"text": "tokens", "label": "tags"}
     if row.text_pair is not None:
         values["text-pair"] = "text_pair"
     if flags:
