@@ -105,12 +105,12 @@ ROWS = (
     ),
     Row(
         "weibo", "Weibo NER (Chinese), multilingual encoder", "weibo_ner", "weiboNER_2nd_conll.train", "weiboNER_2nd_conll.test",
-        "tokens", "tags", 10, 1e-4, 16, 128, "entity_f1", task="tagging", also=("entity_f1_default",), encoder="multilingual",
+        "tokens", "tags", 10, 1e-4, 16, 256, "entity_f1", task="tagging", also=("entity_f1_default",), encoder="multilingual",
         strip_digit=True,
     ),
     Row(
         "resume", "Resume NER (Chinese), multilingual encoder", "resume_ner", "train.char.bmes", "test.char.bmes", "tokens", "tags",
-        3, 1e-4, 16, 128, "entity_f1", task="tagging", also=("entity_f1_default",), encoder="multilingual",
+        3, 1e-4, 16, 256, "entity_f1", task="tagging", also=("entity_f1_default",), encoder="multilingual",
     ),
     Row(
         "wikiqa", "WikiQA (answer sentences), its dev to train, cross-encoder", "wikiqa", "dev.csv", "test.csv", "query", "label",
