@@ -2,23 +2,24 @@
 #
 #   VENV=DIR       where the virtual environment is or goes
 #   PYTHON=NAME    the Python to make it with, 3.11 or newer
+#   PYTEST_FLAGS=... flags for pytest, such as -n 0 to run in one process
 #   PIP_FLAGS=...  more flags for pip, such as another index. Torch's builds for CPU and GPU share one version number: which one
 #                  pip takes for `torch==2.13.0` depends on the index it asks.
 
 PYTHON ?= python3
 VENV ?= .venv
 PIP_FLAGS ?= $(if $(CI),--quiet)
-PYTEST_FLAGS ?=
+PYTEST_FLAGS ?= -n auto
 BENCH_FLAGS ?=
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install $(PIP_FLAGS) -c requirements.lock
-# Pinned setuptools first and no build isolation: so the project itself is built with nothing from outside the lock.
-INSTALL = $(PIP) "$$(grep '^setuptools==' requirements.lock)" && $(PIP) --no-build-isolation -e
+# What builds, pinned, first, and no build isolation: so the project and source packages are built with nothing from outside the lock.
+INSTALL = $(PIP) $$(grep -E '^setuptools(-scm)?==' requirements.lock) && $(PIP) --no-build-isolation -e
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint install bench bench-scale lock clean distclean
+.PHONY: help demo test lint install bench bench-domain bench-scale lock clean distclean
 
 help: ## this list
 	@awk -F ': .*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -34,7 +35,7 @@ demo: $(VENV)/.installed-demo ## train, test and use a news classifier (about 4 
 	@echo 'The whole report, with every figure and how it was got: demo/model/report.html'
 
 test: lint ## check everything: lint, types, import layers, tests
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest $(PYTEST_FLAGS)
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PYTEST_FLAGS)
 
 lint: $(VENV)/.installed-test ## ruff, mypy and the import layers
 	$(BIN)/ruff check
@@ -45,6 +46,9 @@ install: $(VENV)/.installed-all ## everything, into $(VENV)
 
 bench: $(VENV)/.installed-bench ## side by side with transformers.Trainer; hours (BENCH_FLAGS="--rows trec --seeds 0" for less)
 	$(BIN)/python -m bench.run $(BENCH_FLAGS)
+
+bench-domain: $(VENV)/.installed-bench ## fine-tuning after pretraining on a domain's own text, and without (BENCH_FLAGS="--data imdb")
+	$(BIN)/python -m bench.domain $(BENCH_FLAGS)
 
 bench-scale: $(VENV)/.installed-test ## memory while training on two million rows; about ten minutes
 	$(BIN)/python -m bench.scale

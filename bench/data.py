@@ -9,7 +9,9 @@ from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
+from bench.questions import prepare_questions
 from bench.settings import Row
+from bench.tagged import prepare_tagged
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -29,6 +31,10 @@ def read(path: Path, columns: Sequence[str]) -> list[tuple[str, ...]]:
 
 def prepare(row: Row, seed: int, folder: Path, target: Path) -> tuple[Path, Path]:
     """Write train and test of `row` below `target`, once, and return their paths."""
+    if row.task == "qa":
+        return prepare_questions(row, seed, folder, target)
+    if row.task == "tagging":
+        return prepare_tagged(row, folder, target)
     stem = row.name
     if row.sample is not None:
         stem += f"-sample-{row.sample}-{seed}"

@@ -9,7 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from bench.data import read as read_rows
+from bench.lists import judged_lists
+from bench.questions import judged_answers
 from bench.settings import SEPARATOR, Row
+from bench.tagged import judged_tags
 
 
 def judged(row: Row, train: Path, test: Path, predictions: list[Any]) -> dict[str, Any]:
@@ -17,6 +20,12 @@ def judged(row: Row, train: Path, test: Path, predictions: list[Any]) -> dict[st
     if row.task == "regression":
         gold = [float(value) for *_, value in read_rows(test, row.columns)]
         return {"gold": gold, "predictions": [float(value) for value in predictions]}
+    if row.task == "qa":
+        return judged_answers(test, predictions)
+    if row.task == "tagging":
+        return judged_tags(train, test, predictions)
+    if row.task == "ranking":
+        return judged_lists(read_rows(test, row.columns), predictions)
     of_test, of_train = labels_of(test, row), labels_of(train, row)
     names = sorted({name for labels in [*of_test, *of_train] for name in labels})
     place = {name: i for i, name in enumerate(names)}

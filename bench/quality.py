@@ -10,16 +10,25 @@ from collections.abc import Sequence
 import numpy as np
 import scipy.stats
 
+from bench import lists, tagged
+
 
 def scores(gold: np.ndarray, predicted: np.ndarray, metric: str, weights: np.ndarray | None = None) -> np.ndarray:
     """Return float64[R]: `metric` of predictions float64[N, C] against gold float64[N, C].
 
     weights: float64[R, N], how often each row counts in each resample; without it one sample with every row once. A label that a
     sample has neither in gold nor among the predictions stays out of the macro mean. `matthews` is for one label a row. For the
-    correlations gold and predictions are numbers, float64[N, 1].
+    correlations gold and predictions are numbers, float64[N, 1]. Figures of answers, of ranked lists and of tags come from what `judging`
+    made of each question, query and sentence: see `questions.judged_answers`, `lists.judged_lists` and `tagged.judged_tags`.
     """
     if weights is None:
         weights = np.ones((1, len(gold)))
+    if metric in ("exact_match", "answer_f1"):  # judged question by question before: the predictions are the figures of each
+        return weights @ predicted[:, int(metric == "answer_f1")] / weights.sum(axis=1)
+    if metric in lists.FIGURES:
+        return weights @ predicted[:, lists.FIGURES.index(metric)] / weights.sum(axis=1)
+    if metric in tagged.FIGURES:
+        return of_tags(gold, predicted, metric, weights)
     if metric in ("pearson", "spearman"):
         return correlation(gold[:, 0], predicted[:, 0], weights, ranked=metric == "spearman")
     if metric == "accuracy":  # with several labels a row: subset accuracy
@@ -40,6 +49,15 @@ def scores(gold: np.ndarray, predicted: np.ndarray, metric: str, weights: np.nda
     if metric == "f1_positive":  # of the label that sorts last, the positive one of two
         return 2 * hits[:, -1] / np.maximum(of_gold[:, -1] + of_predicted[:, -1], 1e-300)
     raise ValueError(f"unknown metric {metric!r}")
+
+
+def of_tags(gold: np.ndarray, predicted: np.ndarray, metric: str, weights: np.ndarray) -> np.ndarray:
+    """Return float64[R], a figure of tags from the counts of each sentence, gold float64[N, 3] and predicted float64[N, 5]."""
+    if metric == "word_accuracy":
+        return weights @ predicted[:, 0] / np.maximum(weights @ gold[:, 0], 1)
+    rule = tagged.FIGURES.index(metric)  # 1 strict, 2 default
+    right, guessed, known = weights @ predicted[:, 2 * rule - 1], weights @ predicted[:, 2 * rule], weights @ gold[:, rule]
+    return 2 * right / np.maximum(guessed + known, 1)
 
 
 def correlation(gold: np.ndarray, predicted: np.ndarray, weights: np.ndarray, *, ranked: bool) -> np.ndarray:

@@ -72,6 +72,7 @@ def key_of(row: Row, seed: int, variant: str) -> str:
     settings.pop("seeds")
     settings.pop("title")
     settings.pop("also")
+    settings = {name: value for name, value in settings.items() if value is not None or name in ("first", "sample", "text_pair")}
     # what was not always a setting counts where it is used, so that earlier results keep their key
     for name, usual in (("text_pair", None), ("task", "classification")):
         if settings[name] == usual:
@@ -94,6 +95,23 @@ def command(row: Row, seed: int, variant: str, train: Path, test: Path, model: P
         "kind": "number" if row.task == "regression" else row.kind,
         "json": result,
     }
+    if row.task == "qa":
+        values |= {"stride": row.stride, "max-answer-tokens": row.max_answer_tokens}
+        values.pop("sep")
+        values.pop("kind")
+        if program == "trainer":
+            program = "qa"
+        else:
+            values |= {"task": "qa", "text": "question", "text-pair": "context", "label": "answers"}
+    if row.task in ("tagging", "ranking"):
+        values.pop("sep")
+        values.pop("kind")
+        if program == "trainer":
+            program = row.task
+        else:
+            values |= {"task": row.task}
+            if row.task == "tagging":
+                values |= {"text": "tokens", "label": "tags"}
     if row.text_pair is not None:
         values["text-pair"] = "text_pair"
     if flags:

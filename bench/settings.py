@@ -21,19 +21,29 @@ class Row:
     lr: float
     batch_size: int
     max_length: int
-    metric: Literal["accuracy", "f1_micro", "f1_macro", "matthews", "f1_positive", "pearson"]
+    metric: Literal[
+        "accuracy", "f1_micro", "f1_macro", "matthews", "f1_positive", "pearson", "answer_f1", "word_accuracy", "entity_f1", "mrr"
+    ]
     kind: Literal["single", "multi"] = "single"
     seeds: tuple[int, ...] = (0,)
     encoder: Literal["bundled", "multilingual"] = "bundled"
     first: int | None = None  # only the first so many training rows
     text_pair: str | None = None
-    task: Literal["classification", "pair", "regression"] = "classification"
+    task: Literal["classification", "pair", "regression", "qa", "tagging", "ranking"] = "classification"
     also: tuple[str, ...] = ()  # further figures to print
     sample: int | None = None  # a sample of so many rows of both files, balanced over the labels, drawn anew for each seed
+    test_sample: int | None = None  # questions: a sample of so many test rows; `sample` is of the training rows then
+    stride: int | None = None  # questions: tokens that windows share
+    max_answer_tokens: int | None = None
+    strip_digit: bool | None = None  # tagging: drop the digit behind each word
 
     @property
     def columns(self) -> list[str]:
         """The columns of the prepared files."""
+        if self.task == "qa":
+            return ["question", "context", "answers"]
+        if self.task == "tagging":
+            return ["tokens", "tags"]
         return ["text", *(["text_pair"] if self.text_pair is not None else []), "label"]
 
 
@@ -67,6 +77,45 @@ ROWS = (
         "stsb", "STS-B (similarity)", "stsb", "train.csv", "test.csv", "sentence1", "score", 4, 5e-5, 16, 256, "pearson",
         text_pair="sentence2", task="regression", also=("spearman",), seeds=(0, 1, 2),
     ),
+    Row(
+        "squad", "SQuAD 1.1, 10,000 questions, 2,000 of dev as test", "squad", "train-v1.1.json", "dev-v1.1.json", "question", "answers",
+        2, 5e-5, 16, 384, "answer_f1", task="qa", also=("exact_match",), sample=10_000, test_sample=2_000, stride=128, max_answer_tokens=30,
+    ),
+    Row(
+        "cmrc", "CMRC 2018 (Chinese), its dev to train, its trial as test, multilingual encoder", "cmrc2018", "cmrc2018_dev.json",
+        "cmrc2018_trial.json", "question", "answers", 2, 5e-5, 16, 384, "answer_f1", task="qa", also=("exact_match",), stride=128,
+        max_answer_tokens=50, encoder="multilingual",
+    ),
+    Row(
+        "squad-to-cmrc", "trained on SQuAD 1.1 (10,000 questions), asked in Chinese: CMRC 2018 trial, multilingual encoder", "squad",
+        "train-v1.1.json", "../cmrc2018/cmrc2018_trial.json", "question", "answers", 2, 5e-5, 16, 384, "answer_f1", task="qa",
+        also=("exact_match",), sample=10_000, stride=128, max_answer_tokens=50, encoder="multilingual",
+    ),
+    Row(
+        "ewt-upos", "UD English-EWT, 17 UPOS tags", "ud_en_ewt", "en_ewt-ud-train.conllu", "en_ewt-ud-test.conllu", "tokens", "upos",
+        3, 1e-4, 16, 128, "word_accuracy", task="tagging",
+    ),
+    Row(
+        "ewt-xpos", "UD English-EWT, 49 XPOS tags", "ud_en_ewt", "en_ewt-ud-train.conllu", "en_ewt-ud-test.conllu", "tokens", "xpos",
+        3, 1e-4, 16, 128, "word_accuracy", task="tagging",
+    ),
+    Row(
+        "taiga", "UD Russian-Taiga, UPOS, multilingual encoder", "ud_ru_taiga", "ru_taiga-ud-train.conllu", "ru_taiga-ud-test.conllu",
+        "tokens", "upos", 3, 1e-4, 16, 128, "word_accuracy", task="tagging", encoder="multilingual",
+    ),
+    Row(
+        "weibo", "Weibo NER (Chinese), multilingual encoder", "weibo_ner", "weiboNER_2nd_conll.train", "weiboNER_2nd_conll.test",
+        "tokens", "tags", 10, 1e-4, 16, 256, "entity_f1", task="tagging", also=("entity_f1_default",), encoder="multilingual",
+        strip_digit=True,
+    ),
+    Row(
+        "resume", "Resume NER (Chinese), multilingual encoder", "resume_ner", "train.char.bmes", "test.char.bmes", "tokens", "tags",
+        3, 1e-4, 16, 256, "entity_f1", task="tagging", also=("entity_f1_default",), encoder="multilingual",
+    ),
+    Row(
+        "wikiqa", "WikiQA (answer sentences), its dev to train, cross-encoder", "wikiqa", "dev.csv", "test.csv", "query", "label",
+        3, 1e-4, 8, 128, "mrr", text_pair="passage", task="ranking", also=("map",),
+    ),  # the batch is of queries
 )  # fmt: skip
 
 SEPARATOR = "|"  # between the labels of one cell in multi-label files

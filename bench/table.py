@@ -43,7 +43,8 @@ def read(path: Path) -> list[Record]:
 def matrices(record: Record) -> tuple[np.ndarray, np.ndarray]:
     """Return gold and predictions, each float64[N, C]."""
     if "labels" not in record:
-        return np.array(record["gold"], float)[:, None], np.array(record["predictions"], float)[:, None]
+        gold, predicted = np.array(record["gold"], float), np.array(record["predictions"], float)
+        return gold.reshape(len(gold), -1), predicted.reshape(len(gold), -1)
     both = []
     for rows in (record["gold"], record["predictions"]):
         matrix = np.zeros((len(rows), record["labels"]))
@@ -72,8 +73,10 @@ def summary(record: Record) -> str:
 
 
 def also(records: Sequence[Record]) -> list[str]:
-    """Return the further figures of a variant, means over seeds."""
-    return [f"{name} {statistics.mean(quality(record, name) for record in records):.4f}" for name in records[0].get("also", [])]
+    """Return the further figures of a variant, means over seeds, and how many words it left without a tag."""
+    found = [f"{name} {statistics.mean(quality(record, name) for record in records):.4f}" for name in records[0].get("also", [])]
+    untagged = statistics.mean(record.get("words_without_tag", 0) for record in records)
+    return [*found, f"{untagged:,.0f} words without a tag"] if untagged else found
 
 
 def geometric(ratios: Sequence[float]) -> float:

@@ -43,7 +43,7 @@ FILES: dict[str, tuple[str | bytes, tuple[str, ...]]] = {
     "header only": ("text,label\n", ("data.csv has no rows", "header line and one labelled text per line")),
     "wrong encoding": (
         b"text,label\na cat,animal\ncaf\xe9 noir,colour\n",
-        ("data.csv:3: byte 0xe9", "is not valid utf-8", "--encoding latin-1", "save the file as UTF-8"),
+        ("data.csv:3: byte 0xe9", "is not valid utf-8", "--encoding cp1252", "save the file as UTF-8"),
     ),
     "ragged": ("text,label\na cat,animal\na red, or blue,colour\n", ("data.csv:3: 3 cells where the header names 2", "double quotes")),
     "short row": ("text,label\na cat,animal\nred\n", ("data.csv:3: 1 cell where the header names 2",)),
@@ -82,7 +82,7 @@ def test_python_is_told_of_settings_and_the_command_line_of_flags(run: Run, tiny
     bad = {
         "empty.csv": (ROWS + "a mouse,\n", "drop_unlabelled=True", "--drop-unlabelled"),
         "one.csv": ("text,label\na cat,x\na dog,x\n", "Is label the right", "Is --label the right"),
-        "latin.csv": (b"text,label\ncaf\xe9 noir,x\n", "pass encoding='latin-1'", "pass --encoding latin-1"),
+        "latin.csv": (b"text,label\ncaf\xe9 noir,x\n", "pass encoding='cp1252'", "pass --encoding cp1252"),
         "columns.csv": ("one,two,three\na,b,c\n", "Say it with text.", "Say it with --text."),
     }
     for name, (content, python, flag) in bad.items():
@@ -119,7 +119,7 @@ def test_missing_files(run: Run, tmp_path: Path) -> None:
     refused(run("check", "review.csv"), 3, "Did you mean reviews.csv?")
     refused(run("walk", "review.csv"), 3, "Did you mean reviews.csv?")
     (tmp_path / "data.json").write_text("[]")
-    refused(run("train", "data.json"), 3, "the extension .json is none that can be read", ".csv", "jq -c")
+    refused(run("train", "data.json"), 3, "there are no rows in this JSON file", "a list of rows")
 
 
 def test_standard_input_where_a_file_is_needed(run: Run, trained: Path, tmp_path: Path) -> None:

@@ -1,12 +1,23 @@
-"""The benchmark's own figures: quality against scikit-learn, intervals, and the table from hand-made results."""
+"""The benchmark's own figures: quality against scikit-learn, seqeval and ir-measures, intervals, and the table from hand-made results."""
 
+import csv
+import json
+from pathlib import Path
+
+import ir_measures
 import numpy as np
 import pytest
+from seqeval.metrics import f1_score as seqeval_f1
+from seqeval.scheme import IOB2, IOBES
 from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 
-from bench import table
-from bench.data import balanced_sample
+from bench import domain, run, table
+from bench.data import balanced_sample, prepare, read
+from bench.judging import judged
+from bench.lists import judged_lists
 from bench.quality import paired_difference, scores
+from bench.settings import ROWS
+from bench.tagged import judged_tags, tags_of
 
 
 @pytest.fixture
@@ -92,3 +103,132 @@ def test_a_torn_line_of_the_results_does_not_count(tmp_path):
     path = tmp_path / "results.jsonl"
     path.write_text('{"key": "a", "n": 1}\n{"key": "a", "n": 2}\n{"key": "b", "n"')
     assert table.read(path) == [{"key": "a", "n": 2}]
+
+
+def test_the_domain_table_compares_both_encoders_seed_by_seed():
+    gold = ["a", "b", "a", "b"]
+    record = {"gold": gold, "without": ["a", "a", "a", "a"], "after": ["a", "b", "a", "c"], "pretraining_seconds": 61.2, "tokens": 1234}
+    record["perplexity"] = {"before": 30000.0, "after": 12.34}
+    text = domain.render(domain.DOMAINS["banking77"].row, [{**record, "seed": seed} for seed in (0, 1)], 3, "raw.csv")
+    assert "| 1 | 0.5000 | 0.7500 | +0.2500 | 30,000, 12.3 | 1,234 tokens, 61 s |" in text
+    assert "over 2 seeds: +0.2500 (95% interval" in text
+
+
+ROW = {row.name: row for row in ROWS}
+
+
+def test_earlier_results_keep_their_keys():
+    known = {
+        "trec": "29c9ce6c9ac93e11", "goemotions": "c4a1a70a17839b80", "imdb": "93c74d76a300785f", "chnsenticorp": "443563bb215f93c6",
+        "mrpc": "08cc8cda71a30365", "stsb": "dd1759afa65eb637", "squad": "3cc83140444589cc", "squad-to-cmrc": "566262fb60468449",
+    }  # fmt: skip
+    assert {name: run.key_of(ROW[name], 0, "tunesmith") for name in known} == known
+    assert len({run.key_of(row, 0, "tunesmith") for row in ROWS}) == len(ROWS)
+
+
+def tagged_file(path: Path, sentences: list[list[str]]) -> Path:
+    with path.open("w", encoding="utf-8", newline="") as file:
+        rows = [[json.dumps(["w"] * len(tags)), json.dumps(tags)] for tags in sentences]
+        csv.writer(file).writerows([["tokens", "tags"], *rows])
+    return path
+
+
+@pytest.mark.parametrize(("letters", "scheme"), [("BI", IOB2), ("BMES", IOBES)])
+def test_entities_of_any_tags_are_judged_as_seqeval_does(draw, tmp_path, letters, scheme):
+    tags = ["O", "O", *(f"{letter}-{kind}" for letter in letters for kind in ("PER", "LOC.NAM"))]
+    gold = [[tags[i] for i in draw.integers(0, len(tags), draw.integers(1, 12))] for _ in range(60)]
+    predicted = [[tag if draw.random() < 0.8 else tags[draw.integers(0, len(tags))] for tag in one] for one in gold]
+    test = tagged_file(tmp_path / "test.csv", gold)
+    assert tags_of(test) == gold
+    counts = judged_tags(test, test, predicted)
+    one, two = np.array(counts["gold"], float), np.array(counts["predictions"], float)
+    resamples = draw.integers(0, 60, (3, 60))
+    weights = np.stack([np.bincount(rows, minlength=60) for rows in resamples]).astype(float)
+
+    def reference(rows: np.ndarray, **settings) -> float:
+        parts = [[[tag.replace("M-", "I-") for tag in part[i]] for i in rows] for part in (gold, predicted)]
+        return seqeval_f1(*parts, **settings)
+
+    strict = [reference(rows, mode="strict", scheme=scheme) for rows in resamples]
+    assert min(strict) > 0.2
+    np.testing.assert_allclose(scores(one, two, "entity_f1", weights), strict, rtol=1e-12)
+    np.testing.assert_allclose(scores(one, two, "entity_f1_default", weights), [reference(rows) for rows in resamples], rtol=1e-12)
+    flat = [[[tag for i in rows for tag in part[i]] for part in (gold, predicted)] for rows in resamples]
+    np.testing.assert_allclose(scores(one, two, "word_accuracy", weights), [accuracy_score(*parts) for parts in flat], rtol=1e-12)
+
+
+def test_the_table_says_how_many_words_have_no_tag():
+    tagged = {"words_without_tag": 1234, "also": ["entity_f1_default"], "metric": "entity_f1", "gold": [[3, 1, 1]]}
+    one = {**record("trainer-best", 0, 10, []), **tagged, "predictions": [[2, 1, 1, 1, 1]]}
+    one.pop("labels")
+    assert table.summary(one).endswith("entity_f1 1.0000, entity_f1_default 1.0000, 1,234 words without a tag")
+    assert table.also([{**one, "words_without_tag": 0}]) == ["entity_f1_default 1.0000"]
+
+
+def test_words_without_a_tag_count_as_wrong_and_every_word_must_be_answered_for(tmp_path):
+    test = tagged_file(tmp_path / "test.csv", [["B-PER", "I-PER", "O", "O"], ["B-PER"]])
+    counts = judged_tags(test, test, [["B-PER", None, "O", None], ["B-PER"]])
+    assert counts == {"gold": [[4, 1, 1], [1, 1, 1]], "predictions": [[2, 0, 1, 0, 1], [1, 1, 1, 1, 1]]}
+    assert judged(ROW["weibo"], test, test, [["B-PER", None, "O", None], ["B-PER"]]) == counts
+    with pytest.raises(ValueError, match="sentence 2: 2 tags for 1 words"):
+        judged_tags(test, test, [["O"] * 4, ["O", "O"]])
+
+
+def test_plain_tags_have_no_entities(tmp_path):
+    test = tagged_file(tmp_path / "test.csv", [["NOUN", "VERB"]])
+    assert judged_tags(test, test, [["NOUN", "B-PER"]]) == {"gold": [[2, 0, 0]], "predictions": [[1, 0, 0, 0, 0]]}
+
+
+def test_tagged_files_are_prepared_word_by_word(tmp_path):
+    for folder in ("ud_en_ewt", "weibo_ner", "resume_ner"):
+        (tmp_path / folder).mkdir()
+    word = "{}\t{}\tx\t{}\t{}\t_\t_\t_\t_\t_\n".format
+    conllu = "# text = don't\n" + word("1-2", "don't", "_", "_") + word(1, "do", "AUX", "VBP") + word(2, "n't", "PART", "RB")
+    conllu += word("2.1", "gone", "VERB", "VBN") + "\n" + "# text = Go\n" + word(1, "Go", "VERB", "VB")
+    tagged = {"ewt-xpos": conllu, "weibo": "科0\tB-ORG.NAM\n30\tO\n\u20280\tO\n\n你0\tO\n", "resume": "中 B-CONT\n国 E-CONT\n\n1 O\n\n"}
+    expected = {
+        "ewt-xpos": [(["do", "n't"], ["VBP", "RB"]), (["Go"], ["VB"])],
+        "weibo": [(["科", "3", "\u2028"], ["B-ORG.NAM", "O", "O"]), (["你"], ["O"])],
+        "resume": [(["中", "国"], ["B-CONT", "E-CONT"]), (["1"], ["O"])],
+    }
+    for name, text in tagged.items():
+        row = ROW[name]
+        for file in (row.train_file, row.test_file):
+            (tmp_path / row.folder / file).write_text(text, encoding="utf-8")
+        paths = prepare(row, 0, tmp_path, tmp_path / "prepared")
+        for path in paths:
+            assert [(json.loads(words), json.loads(tags)) for words, tags in read(path, row.columns)] == expected[name]
+
+
+def test_lists_are_judged_as_ir_measures_does(draw):
+    queries = [f"q{i}" for i in draw.integers(0, 20, 300)]
+    labels = (draw.random(300) < 0.2).astype(int)
+    labels[[query == "q3" for query in queries]] = 0
+    values = np.round(draw.normal(size=300) + labels, 1)  # with ties
+    counts = judged_lists([(query, f"d{i}", str(label)) for i, (query, label) in enumerate(zip(queries, labels, strict=True))], values)
+    # trec_eval ranks equal scores by the document's name, the last one first: these names put the relevant ones behind
+    names = [f"{'a' if label else 'b'}{i}" for i, label in enumerate(labels)]
+    qrels = [ir_measures.Qrel(query, name, int(label)) for query, name, label in zip(queries, names, labels, strict=True)]
+    ran = [ir_measures.ScoredDoc(query, name, float(value)) for query, name, value in zip(queries, names, values, strict=True)]
+    relevant = {query for query, label in zip(queries, labels, strict=True) if label}
+    assert "q3" not in relevant
+    wanted = {str(measure): [] for measure in (ir_measures.RR, ir_measures.AP)}
+    for one in ir_measures.iter_calc([ir_measures.RR, ir_measures.AP], qrels, ran):
+        if one.query_id in relevant:
+            wanted[str(one.measure)].append(one.value)
+    gold, predicted = np.array(counts["gold"]), np.array(counts["predictions"])
+    assert len(gold) == len(relevant)
+    for metric, reference in (("mrr", "RR"), ("map", "AP")):
+        assert sorted(predicted[:, ("mrr", "map").index(metric)]) == pytest.approx(sorted(wanted[reference]))
+        assert scores(gold, predicted, metric)[0] == pytest.approx(np.mean(wanted[reference]))
+
+
+@pytest.mark.parametrize("name", ["trec", "mrpc", "stsb", "squad", "weibo", "wikiqa"])
+def test_every_task_runs_its_own_peer_with_columns_that_its_files_have(name):
+    row, path = ROW[name], Path("x")
+    peers = {"tagging": "tagging_peer.py", "ranking": "ranking_peer.py", "qa": "qa_peer.py"}
+    line = run.command(row, 0, "trainer-best", path, path, path, path)
+    assert Path(line[1]).name == peers.get(row.task, "trainer_peer.py") and Path(line[1]).exists()
+    given = dict(flag[2:].split("=", 1) for flag in run.command(row, 0, "tunesmith", path, path, path, path)[2:])
+    usual = {"text": "text", "label": "label"} | given
+    assert {usual["text"], usual["label"], usual.get("text-pair", usual["text"])} == set(row.columns)

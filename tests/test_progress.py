@@ -41,7 +41,7 @@ def test_yardsticks_advance_by_text_and_by_label(kind: metrics.Kind) -> None:
     watch = Watch()
     found = yardsticks.yardsticks(texts, gold, texts[:10], labels, kind, 0, tune=kind == "multi", progress=watch)
     yardsticks.scored(found, gold[:10], labels, kind, progress=watch)
-    counting, learning = (watch.trackers[f"TF-IDF + logistic regression, {what}"] for what in ("counting words", "learning"))
+    counting, learning = (watch.trackers[what] for what in ("TF-IDF, counting words", "TF-IDF + logistic regression, learning"))
     assert (counting.total, counting.done, learning.total, learning.done) == (50, 50, 3, 3)
     assert ("TF-IDF + logistic regression, learning for thresholds" in watch.trackers) == (kind == "multi")
     assert all(tracker.done == tracker.total for tracker in watch.trackers.values())

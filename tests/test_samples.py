@@ -10,6 +10,7 @@ import pytest
 from running import Run
 from tunesmith import registry
 from tunesmith.cli.sample import sample_files
+from tunesmith.config import Config
 from tunesmith.data.memory import open_data
 from tunesmith.data.schema import choose_task, guess_schema
 
@@ -30,7 +31,7 @@ def test_a_sample_is_printed_as_it_is_shipped_and_its_task_is_recognised(name: s
     path.write_text(done.out, encoding="utf-8")
     task = name if name in registry.names() else "auto"
     source = open_data(path)
-    assert choose_task(source, "auto", text=None, text_pair=None, label=None) == name
+    assert choose_task(source, Config()) == name
     schema = guess_schema(source, text=None, label=None, group=None, family=registry.family(task))
     assert sum(1 for row, place in source if schema.parse(row, place).texts) >= 9
 

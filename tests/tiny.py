@@ -18,6 +18,15 @@ from tunesmith.model.spec import HeadSpec
 COLOURS = ["red", "blue", "green", "yellow", "white", "black"]
 ANIMALS = ["cat", "dog", "horse", "mouse", "bird", "fish"]
 FILLER = ["the", "a", "very", "little", "big", "old", "new", "and", "with", "near", "over", "house", "tree", "river", "road", "day"]
+ANSWERED = [  # passages and answers in scripts and with characters that are easily cut wrongly
+    ("Она жила в Москве.", "Москве"),
+    ("בירת ישראל היא ירושלים", "ירושלים"),
+    ("هي تعيش في القاهرة الكبرى", "القاهرة"),
+    ("人民广场在上海市中心", "上海"),
+    ("the fox 🦊 and the 👩‍👩‍👧 family", "🦊"),
+    ("I like cafe\u0301 noir", "cafe\u0301"),
+    ("naïve Ünder Straße", "Ünder"),
+]
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 WORDS = [*COLOURS, *ANIMALS, *FILLER, *"abcdefghijklmnopqrstuvwxyz", *[f"##{c}" for c in "abcdefghijklmnopqrstuvwxyz"], *".,!?"]
 
@@ -52,6 +61,15 @@ def tokenizer(special: bool = True) -> Tokenizer:
         pair = [("[CLS]", 2), ("[SEP]", 3)]
         result.post_processor = processors.TemplateProcessing("[CLS] $A [SEP]", "[CLS] $A [SEP] $B:1 [SEP]:1", pair)
     return result
+
+
+def byte_level() -> Tokenizer:
+    """As RoBERTa's: a space belongs to the word behind it, and a character may have several tokens."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Tokenizer(models.BPE({token: i for i, token in enumerate(["<s>", "</s>", *alphabet])}, []))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.post_processor = processors.RobertaProcessing(("</s>", 1), ("<s>", 0), trim_offsets=True, add_prefix_space=False)
+    return tokenizer
 
 
 def labelled(labels: Sequence[str], **settings: Any) -> HeadSpec:

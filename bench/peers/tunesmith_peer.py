@@ -36,13 +36,20 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--max-length", type=int, default=256)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--kind", choices=["single", "multi", "number"], default="single")
+    parser.add_argument("--task", choices=["qa", "tagging", "ranking"], help="a task that does not follow from the columns")
+    parser.add_argument("--stride", type=int, default=32)
+    parser.add_argument("--max-answer-tokens", type=int, default=30)
     parser.add_argument("--json", required=True)
     return parser.parse_args()
 
 
-def plain(prediction: Any, kind: str) -> Any:
-    """Return a prediction as JSON has it: a number, or a list of labels."""
-    if kind == "number":
+def plain(prediction: Any, kind: str, task: str | None) -> Any:
+    """Return a prediction as JSON has it: a number, an answer, a tag for each word, or a list of labels."""
+    if task == "qa":
+        return prediction.answer
+    if task == "tagging":
+        return prediction.tags
+    if task == "ranking" or kind == "number":
         return prediction.score
     return [prediction.label] if isinstance(prediction.label, str) else list(prediction.label)
 
@@ -51,7 +58,15 @@ def main() -> None:
     args = arguments()
     with open(args.test, encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
-        texts = [row[args.text] if args.text_pair is None else (row[args.text], row[args.text_pair]) for row in rows]
+        texts: list[Any] = [row[args.text] if args.text_pair is None else (row[args.text], row[args.text_pair]) for row in rows]
+    if args.task == "tagging":
+        texts = [{"tokens": json.loads(text)} for text in texts]
+    task = args.task or ("regression" if args.kind == "number" else "classification" if args.text_pair is None else "pair")
+    own: dict[str, Any] = {}  # settings that other tasks would refuse
+    if task == "qa":
+        own = {"stride": args.stride, "max_answer_tokens": args.max_answer_tokens}
+    elif task in ("classification", "pair"):
+        own = {"label_type": args.kind, "label_separator": args.sep if args.kind == "multi" else None}
     with tempfile.TemporaryDirectory() as directory:
         # Nothing of a former run may help: the cache of tokenised rows is this run's own.
         os.environ["TUNESMITH_CACHE"] = os.path.join(directory, "cache")
@@ -61,9 +76,8 @@ def main() -> None:
             text=args.text,
             label=args.label,
             text_pair=args.text_pair,
-            task="regression" if args.kind == "number" else "classification" if args.text_pair is None else "pair",
-            label_type="multi" if args.kind == "multi" else "single",
-            label_separator=args.sep if args.kind == "multi" else None,
+            task=task,
+            **own,
             valid_size=0.0,
             test_size=0.0,  # the test rows are predicted below, by the saved model, as a user would
             model=args.model,
@@ -96,7 +110,7 @@ def main() -> None:
         "peak_device_mb": torch.cuda.max_memory_allocated() / 2**20 if torch.cuda.is_available() else None,
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
         "versions": {"torch": torch.__version__, "transformers": transformers.__version__, "tunesmith": tunesmith.__version__},
-        "predictions": [plain(prediction, args.kind) for prediction in predicted],
+        "predictions": [plain(prediction, args.kind, args.task) for prediction in predicted],
     }
     with open(args.json, "w", encoding="utf-8") as file:
         json.dump(result, file, ensure_ascii=False)

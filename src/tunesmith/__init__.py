@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from tunesmith.estimator import TextClassifier as TextClassifier
     from tunesmith.recipe import TrainResult as TrainResult
     from tunesmith.tasks.classification import Prediction as Prediction
+    from tunesmith.tasks.qa import Answer as Answer
 
 _PLACES = {
     "train": "tunesmith.api",
@@ -30,9 +31,10 @@ _PLACES = {
     "TextClassifier": "tunesmith.estimator",
     "TrainResult": "tunesmith.recipe",
     "Prediction": "tunesmith.tasks.classification",
+    "Answer": "tunesmith.tasks.qa",
 }
 
-__all__ = ["Bundle", "Prediction", "TextClassifier", "TrainResult", "load", "train"]
+__all__ = ["Answer", "Bundle", "Prediction", "TextClassifier", "TrainResult", "load", "train"]
 
 
 def __getattr__(name: str) -> Any:

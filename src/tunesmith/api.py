@@ -47,6 +47,9 @@ def train(
     return _train(resolve(settings, files), **tables, labels=labels, resume=resume, overwrite=overwrite, progress=Progress(progress))
 
 
-def load(directory: Path | str) -> Bundle:
-    """Open the model directory that `train` wrote. Raises `ModelError`."""
-    return Bundle.load(directory)
+def load(directory: Path | str, **settings: Any) -> Bundle:
+    """Open the model directory that `train` wrote. Raises `ModelError`, `UsageError`.
+
+    settings: of prediction, in place of those of training; `constrain` for a tagger
+    """
+    return Bundle.load(directory, **settings)

@@ -17,13 +17,13 @@ import numpy as np
 from tunesmith import registry
 from tunesmith.config import resolve
 from tunesmith.data.memory import is_pair, open_data
-from tunesmith.data.schema import Example, Row, RowSource, Schema, Source, guess_schema
+from tunesmith.data.schema import Example, Row, RowSource, Schema, Source, for_test, guess_schema, rows_of
 from tunesmith.data.table import open_table
 from tunesmith.data.tokens import Encoded, ExampleEncoder, Truncation
 from tunesmith.errors import DataError, ModelError, UsageError, counted, listing, setting
 from tunesmith.evaluate import CHUNK, outputs_for, outputs_of
-from tunesmith.model.encoder import load_saved
 from tunesmith.model.heads import HEAD_FILE, TextModel, build_model, load_head, own_head
+from tunesmith.model.pretrained import load_saved
 from tunesmith.model.spec import HeadSpec
 from tunesmith.progress import QUIET, Progress
 from tunesmith.storage import sync, write_json, writing
@@ -32,7 +32,7 @@ from tunesmith.tasks.classification import Classification
 from tunesmith.tasks.rows import Part, Ragged, Rows
 
 DESCRIPTION = "tunesmith.json"
-_FORMAT = 1
+_FORMAT = 2
 _SKETCH = 2000
 
 
@@ -81,13 +81,21 @@ class Bundle:
         self.model = model.eval()
         self.family = registry.family(description["task"]["name"])
         self.task: Task = registry.load(self.family.task).from_dict(description["task"])
-        self.schema = Schema(tuple(description["schema"]["texts"]), description["schema"]["target"], read=self.family.read)
+        columns = description["schema"]
+        self.schema = Schema(
+            tuple(columns["texts"]),
+            columns["target"],
+            read=self.family.read,
+            context=int(columns.get("context", 0)),
+            document=columns.get("document"),
+        )
         self.family = replace(self.family, two_texts=self.schema.pair)
         settings = description["tokens"]
         self.max_tokens = int(settings["max_tokens"])
         self.encoder = self.task.encoder(
             _backend(model), Truncation(**settings["truncation"]), settings["fallback_token"], self.schema, **settings["settings"]
         )
+        self.task = self.task.bind(model.encoder.tokenizer, self.encoder)
 
     @property
     def labels(self) -> list[str]:
@@ -95,8 +103,11 @@ class Bundle:
         return self.task.labels
 
     @classmethod
-    def load(cls, directory: Path | str) -> Bundle:
-        """Open a model directory. Raises `ModelError` when it is not one, is unfinished or damaged."""
+    def load(cls, directory: Path | str, **settings: Any) -> Bundle:
+        """Open a model directory; settings: in place of those that its task was trained with, where prediction has them.
+
+        Raises `ModelError` when it is not one, is unfinished or damaged, `UsageError` for a setting that the task has no use for.
+        """
         directory = Path(directory)
         description = _read_description(directory)
         head, pooling = HeadSpec(description["head"], int(description["outputs"])), description["pooling"]
@@ -111,7 +122,9 @@ class Bundle:
         else:
             model = TextModel(encoder, own_head(encoder.width, head, pooling, 0.0, last=description["last_token"]))
             load_head(model, directory)
-        return cls(directory, description, model)
+        bundle = cls(directory, description, model)
+        bundle.task = bundle.task.adjusted(**settings)
+        return bundle
 
     def predict(
         self, data: Any, *, text: str | None = None, text_pair: str | None = None, precision: str = "fp32", progress: Progress = QUIET
@@ -126,6 +139,8 @@ class Bundle:
         Returns the task's prediction for one text or pair (a `tunesmith.Prediction` from a classifier), else a list of them, in
         order. Raises `DataError`.
         """
+        if self.schema.pair and isinstance(data, list) and is_pair(data):
+            raise DataError("this model takes pairs, and two texts in a list may be a pair or not: pass a tuple (first, second).")
         if isinstance(data, str) or (self.schema.pair and is_pair(data)):
             return self.predict([data], precision=precision)[0]
         if isinstance(data, Sized) and len(data) == 0:
@@ -135,7 +150,7 @@ class Bundle:
             raise DataError(f"this model takes {wanted}, or a table.")
         source = open_data(data)
         schema = self.schema_for(source, text, text_pair=text_pair)
-        examples = (schema.parse(row, place) for row, place in source)
+        examples = schema.examples(source)
         with progress.track("predicting", None, "rows") as tracker:
             result = []
             for prediction in self.stream(examples, precision=precision):
@@ -188,7 +203,9 @@ class Bundle:
         if need_label and label is None and self.schema.target in source.columns:
             label = self.schema.target
         need_label = need_label and self.family.needs_target
-        return guess_schema(source, text=text, text_pair=text_pair, label=label, group=None, family=self.family, need_label=need_label)
+        found = guess_schema(source, text=text, text_pair=text_pair, label=label, group=None, family=self.family, need_label=need_label)
+        context = self.schema.context if self.schema.document in source.columns else 0
+        return replace(found, context=context, document=self.schema.document) if context else found
 
     def evaluate(
         self,
@@ -206,7 +223,7 @@ class Bundle:
         Rows without a label cannot be tested and raise `DataError` unless `drop_unlabelled` leaves them out. A label that the
         model does not know raises it always.
         """
-        source = open_data(data)
+        source = rows_of(for_test(open_data(data)), self.family, **self.description["tokens"]["settings"])
         schema = self.schema_for(source, text, label, text_pair=text_pair, need_label=True)
         if (schema.texts, schema.target) != (self.schema.texts, self.schema.target):
             progress.say(f"columns of {source.name}: {schema}")
@@ -224,16 +241,17 @@ class Bundle:
             )
         if missing.all():
             raise DataError(f"{source.name}: none of its {counted(len(table), 'row')} has a label. Name a file of labelled rows.")
-        rows = Rows(table, np.flatnonzero(~missing), self.task.targets(table))
+        part = self.task.own(Part(Rows(table, np.flatnonzero(~missing), self.task.targets(table)), source, schema))
+        rows = part.rows
         note = seen_before(self.description.get("seen"), table.text_key[rows.index])
-        if note:
-            progress.say(f"warning: {note}")
-        part = Part(rows, source, schema)
+        notes = ([note] if note else []) + self.task.cautions(rows)
+        for sentence in notes:
+            progress.say(f"warning: {sentence}")
         result = assess(self.model, self.task, part, precision=precision, max_tokens=self.max_tokens, progress=progress)
         # what has neither label nor text are empty lines of a spreadsheet
         dropped = {"dropped_empty": int((missing & table.blank).sum()), "dropped_unlabelled": int(wanting.sum())}
-        values = {**account(rows, self.encoder), **dropped}
-        return {**result, "account": values, "notes": [note] if note else []}
+        values = {**account(rows, self.encoder, self.task), **dropped}
+        return {**result, "account": values, "notes": notes}
 
 
 def _example(given: Example | str | tuple[str, ...]) -> Example:
@@ -280,14 +298,17 @@ def assess(
     progress: Progress = QUIET,
 ) -> dict[str, Any]:
     """Return the evaluation of `model` on the rows of `part` as plain values, the worst mistakes with their texts included."""
+    part = task.judged(part)
     outputs = outputs_for(model, task, part.rows, precision=precision, max_tokens=max_tokens, what=what, progress=progress)
     return task.evaluation(outputs, part, progress)
 
 
-def account(rows: Rows, encoder: ExampleEncoder) -> dict[str, Any]:
-    """Return how many rows and tokens of `rows` were cut, as plain values."""
-    table, index = rows.table, rows.index
+def account(rows: Rows, encoder: ExampleEncoder, task: Task) -> dict[str, Any]:
+    """Return how many rows and tokens of `rows` were cut, and the sequences that `task` arranges them in, as plain values."""
+    table, index, arranged = rows.table, rows.index, task.arrange(rows)
+    words = getattr(rows.targets, "words", None)
     return {
+        **({"words": words(index)} if words is not None else {}),
         "rows_read": len(table),
         "rows_used": len(index),
         "dropped_empty": 0,
@@ -299,7 +320,7 @@ def account(rows: Rows, encoder: ExampleEncoder) -> dict[str, Any]:
         "tokens_lost": int(table.lost[index].sum()),
         "max_length": encoder.truncation.max_length,
         "truncation": encoder.truncation.policy,
-        "windows": int(table.sequences[index].sum()),
+        "windows": int(arranged.table.sequences[arranged.index].sum()),
     }
 
 
@@ -317,12 +338,14 @@ def save_bundle(directory: Path, model: TextModel, description: dict[str, Any], 
             model.save(temporary)
             written_by_report(temporary)
             # from here on an earlier model in this place is no longer whole
-            for stale in (DESCRIPTION, HEAD_FILE):
+            for stale in (DESCRIPTION, HEAD_FILE, "modules.json"):
                 (directory / stale).unlink(missing_ok=True)
-            for file in sorted(temporary.iterdir()):
+            for file in sorted(path for path in temporary.rglob("*") if path.is_file()):
+                place = directory / file.relative_to(temporary)
+                place.parent.mkdir(exist_ok=True)
                 sync(file)
                 file.chmod(0o644)
-                file.replace(directory / file.name)
+                file.replace(place)
         write_json(directory / DESCRIPTION, {"format": _FORMAT, **description})
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -344,6 +367,8 @@ def _read_description(directory: Path) -> dict[str, Any]:
         description = json.loads(path.read_text(encoding="utf-8"))
         if description["format"] > _FORMAT:
             raise ModelError(f"{path} has format {description['format']}; this tunesmith reads up to {_FORMAT}. Update tunesmith.")
+        if description["format"] < _FORMAT:
+            raise ModelError(f"{path} has format {description['format']}, of an older tunesmith; this one reads {_FORMAT}. Train again.")
         for key in ("task", "schema", "tokens", "pooling", "head", "outputs", "loads_in_transformers", "last_token"):
             description[key]
         if description["task"]["name"] not in registry.names():
@@ -352,6 +377,8 @@ def _read_description(directory: Path) -> dict[str, Any]:
             raise TypeError("labels must be texts")
         registry.load(registry.family(description["task"]["name"]).task).from_dict(description["task"])
         Truncation(**description["tokens"]["truncation"])
+        for key in ("max_tokens", "fallback_token", "settings"):
+            description["tokens"][key]
     except (ValueError, KeyError, TypeError) as error:
         raise ModelError(f"{path} is damaged ({type(error).__name__}: {error}). Restore it from a copy, or train again.") from error
     except OSError as error:
@@ -371,11 +398,11 @@ def stream_rows(
     """Yield each row of `source` with its prediction, in order, holding no more than `chunk` rows at a time; `tally` counts losses."""
     read: deque[tuple[Row, Source]] = deque()
 
-    def examples() -> Iterator[Example]:
+    def remembered() -> Iterator[tuple[Row, Source]]:
         for row, place in source:
             read.append((row, place))
-            yield schema.parse(row, place)
+            yield row, place
 
-    for prediction in bundle.stream(examples(), precision=precision, chunk=chunk, tally=tally):
+    for prediction in bundle.stream(schema.examples(remembered()), precision=precision, chunk=chunk, tally=tally):
         row, place = read.popleft()
         yield row, place, prediction

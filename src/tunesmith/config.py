@@ -24,15 +24,16 @@ Pooling = Literal["cls", "mean", "max", "attention"]
 Aggregation = Literal["mean", "max"]
 Precision = Literal["auto", "fp32", "bf16"]
 LabelType = Literal["auto", "single", "multi"]
+Scheme = Literal["auto", "bio", "bioes", "bmes", "io", "none"]
 
 
 class Config(BaseModel):
     """Everything that decides what a training run does. Field descriptions are the help texts of the flags."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, defer_build=True)
 
     # data
-    train: str | None = Field(None, description="labelled rows to train on: CSV, TSV, JSONL, Parquet, Arrow")
+    train: str | None = Field(None, description="labelled rows to train on: CSV, TSV, JSONL, Parquet, Arrow, CoNLL, CoNLL-U")
     valid: str | None = Field(None, description="rows to choose the checkpoint on; without it a part of the training rows is split off")
     test: str | None = Field(None, description="rows for the final test; never used for any choice")
     task: str = Field("auto", description="what is learned; auto: recognised from the data, and said")
@@ -43,6 +44,7 @@ class Config(BaseModel):
     encoding: str | None = Field(None, description="character encoding of text files, UTF-8 unless told")
     label_type: LabelType = Field("auto", description="one label a row (single), any number (multi), or recognised from the data (auto)")
     label_separator: str | None = Field(None, min_length=1, description="what stands between labels in one cell, such as '|'")
+    scheme: Scheme = Field("auto", description="scheme in which tags are learned, that of the data unless told; none: tags as they stand")
     valid_size: float = Field(
         0.1, ge=0, lt=1, description="share of the training rows split off for validation when no file is given; 0: none"
     )
@@ -58,7 +60,14 @@ class Config(BaseModel):
     max_length: int = Field(256, ge=4, le=131072, description="longest sequence in tokens, special tokens included")
     truncation: Truncation = Field("head", description="which part of a longer text is kept; 'windows' keeps all of it")
     stride: int = Field(32, ge=0, description="tokens that neighbouring windows share")
+    mask_share: float = Field(0.15, gt=0, le=0.9, description="share of the words that masked-lm hides and has guessed")
+    from_scratch: bool = Field(False, description="masked-lm with a new encoder and a vocabulary learned from the training texts")
+    vocab_size: int = Field(8000, ge=100, le=1_000_000, description="tokens of the vocabulary of a new encoder")
+    layers: int = Field(4, ge=1, le=200, description="layers of a new encoder")
+    width: int = Field(256, ge=2, le=65536, description="size of a hidden state of a new encoder")
+    heads: int = Field(4, ge=1, le=1024, description="attention heads of a new encoder; they share its width")
     max_windows: int = Field(32, ge=1, description="most windows of one text; what lies behind is lost and counted")
+    context: int = Field(0, ge=0, le=4096, description="tagging: most tokens before and after, of sentences of the document, read along")
     aggregation: Aggregation = Field("mean", description="how the logits of a text's windows become one")
     pooling: Pooling = Field(
         "cls", description="how token vectors become one; cls uses the head that transformers knows (last token for decoders)"
@@ -67,12 +76,42 @@ class Config(BaseModel):
     attention_dropout: float | None = Field(None, ge=0, lt=1, description="dropout of attention weights; unless told the checkpoint's own")
     precision: Precision = Field("auto", description="arithmetic of training; auto takes bf16 where the processor multiplies it natively")
 
+    max_answer_tokens: int = Field(30, ge=1, le=512, description="longest answer to a question, in tokens of the passage")
+    answer_match: Literal["auto", "words", "characters"] = Field(
+        "auto",
+        description="how answers to questions are compared: by words (SQuAD), by characters (CMRC 2018), or by the script of the passages",
+    )
+
     # objective and optimizer
     loss: Literal["cross-entropy", "focal"] = Field(
         "cross-entropy", description="training loss (binary cross-entropy for several labels a row)"
     )
     focal_gamma: float = Field(2.0, ge=0, le=10, description="focusing exponent of the focal loss")
+    ranker: Literal["cross-encoder", "bi-encoder"] = Field(
+        "cross-encoder",
+        description="shape of a ranking model: reads query and passage together (better), or gives each a vector (searches millions)",
+    )
+    ranking_loss: Literal["pointwise", "pairwise", "listwise"] = Field(
+        "pairwise", description="loss of a cross-encoder: binary cross-entropy, RankNet or ListNet"
+    )
+    temperature: float = Field(0.05, gt=0, le=10, description="divides the cosines in a bi-encoder's contrastive loss")
+    negatives: Literal["auto", "given", "random", "in-batch", "hard"] = Field(
+        "auto",
+        description="where a query's negatives come from besides the given ones: none, random passages, the other queries of the step, or "
+        "mined ones; auto: random for a cross-encoder, in-batch for a bi-encoder",
+    )
+    negatives_per_query: int = Field(8, ge=0, le=1000, description="negatives that a query gets in a step, drawn afresh each epoch")
+    miner: Literal["bm25", "encoder"] = Field(
+        "bm25", description="what hard negatives are mined with: BM25, or the encoder before training"
+    )
+    false_negative_margin: float = Field(
+        0.05, ge=0, lt=1, description="a mined passage that scores above (1 - this) times the relevant one is left out"
+    )
+    candidates: int = Field(
+        100, ge=1, le=10000, description="BM25 passages per query of a retrieval collection that a cross-encoder ranks again"
+    )
     clip: tuple[float, float] | None = Field(None, description="least and greatest value that regression predicts, such as 0,5")
+    constrain: bool = Field(True, description="tagging predicts only sequences of tags that the scheme allows")
     label_smoothing: float = Field(0.0, ge=0, lt=1, description="share of the target spread evenly over the labels")
     class_weights: Literal["none", "balanced"] | dict[str, float] = Field(
         "none", description="weight of each label in the loss; balanced: n / (labels x count)"
@@ -101,7 +140,7 @@ class Config(BaseModel):
     checkpoint_minutes: float = Field(5.0, gt=0, description="time between checkpoints; one is also written at each epoch's end")
     checkpoint_steps: int | None = Field(None, ge=1, description="steps between checkpoints, besides the above")
 
-    @field_validator("lr", "focal_gamma", "max_grad_norm", "weight_decay", "checkpoint_minutes")
+    @field_validator("lr", "focal_gamma", "max_grad_norm", "weight_decay", "checkpoint_minutes", "temperature")
     @classmethod
     def _finite(cls, value: float) -> float:
         if value != value or value in (float("inf"), float("-inf")):
@@ -166,6 +205,10 @@ class Config(BaseModel):
     def columns(self) -> dict[str, Any]:
         """What `guess_schema` is told of text and label columns."""
         return {"text": self.text, "text_pair": self.text_pair, "label": self.label}
+
+    def is_told(self, name: str) -> bool:
+        """Whether a setting is another than the usual one."""
+        return bool(getattr(self, name) != type(self).model_fields[name].default)
 
     def _content(self) -> dict[str, Any]:
         """Every setting that changes the trained weights."""
@@ -267,7 +310,7 @@ def _unknown(name: str, value: Any, recipes: Mapping[str, Path]) -> str:
         inside = f" ({listing(value)})" if value else ""
         return f"{where}[{name}] is a section, but a recipe is flat: put what is in it{inside} above all sections, and remove this line."
     hint = did_you_mean(name, Config.model_fields)
-    return f"{where}unknown setting {name!r}.{hint if hint else f' Known: {listing(sorted(Config.model_fields), 60)}.'}"
+    return f"{where}unknown setting {name!r}.{hint if hint else f' Known: {listing(sorted(Config.model_fields), 100)}.'}"
 
 
 def _clashes(config: Config, wrong: set[str], recipes: Mapping[str, Path]) -> Iterator[str]:
@@ -285,6 +328,15 @@ def _clashes(config: Config, wrong: set[str], recipes: Mapping[str, Path]) -> It
         yield f"{stride} {config.stride} must be at least 3 below {length} {config.max_length}, or windows would not move forward"
     if config.text_pair is not None and config.task == "classification":
         yield f"{_place('text_pair', recipes)} names a second text, which the task classification has no use for; take the task pair"
+    if config.from_scratch and config.task not in ("auto", "masked-lm"):
+        yield "{} makes an encoder that knows nothing yet; take {} first, and name its directory with {}".format(
+            _place("from_scratch", recipes), setting("task", "masked-lm"), setting("model")
+        )
+    if config.from_scratch and config.model != Config.model_fields["model"].default:
+        yield "{} and {} exclude each other: a new encoder, or one that is there".format(*both("from_scratch", "model"))
+    if config.from_scratch and wrong.isdisjoint(("width", "heads")) and config.width % config.heads:
+        width, heads = both("width", "heads")
+        yield f"{width} {config.width} must be a multiple of {heads} {config.heads}, which share it evenly"
     for one, two in combinations(("text", "text_pair", "label", "group"), 2):
         column = getattr(config, one)
         if column is not None and column == getattr(config, two):

@@ -89,8 +89,10 @@ def did_you_mean(word: str, options: Iterable[str]) -> str:
 
 
 def counted(number: float, noun: str) -> str:
-    """Return `1 row`, `2,000 rows`: a number with its noun, which takes an s when there are several."""
-    return f"{number:,.0f} {noun}{'' if number == 1 else 's'}"
+    """Return `1 row`, `2,000 rows`, `2 queries`: a number with its noun, in the plural when there are several."""
+    if number != 1:
+        noun = f"{noun[:-1]}ies" if noun.endswith("query") else f"{noun}s"
+    return f"{number:,.0f} {noun}"
 
 
 def listing(items: Iterable[object], limit: int = 12) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import torch
 
-from tunesmith.data.batches import pack, plan_batches, split_by_tokens
+from tunesmith.data.batches import plan_batches, split_by_tokens
 from tunesmith.data.tokens import Encoded
 from tunesmith.model.arithmetic import arithmetic
 from tunesmith.model.heads import TextModel
@@ -24,10 +24,12 @@ def outputs_of(model: TextModel, task: Task, examples: Sequence[Encoded], *, pre
 
     max_tokens: most padded tokens in memory at once; a larger example runs alone
     """
-    return Ragged.of(_pieces(model, task, examples, precision, max_tokens), task.head.outputs)
+    return Ragged.of(_pieces(model, task, examples, precision, max_tokens, judged=False), task.head.outputs)
 
 
-def _pieces(model: TextModel, task: Task, examples: Sequence[Encoded], precision: str, max_tokens: int) -> list[np.ndarray]:
+def _pieces(
+    model: TextModel, task: Task, examples: Sequence[Encoded], precision: str, max_tokens: int, *, judged: bool
+) -> list[np.ndarray]:
     longest = np.array([max(map(len, example.sequences)) for example in examples])
     number = np.array([len(example.sequences) for example in examples])
     result: dict[int, np.ndarray] = {}
@@ -37,7 +39,7 @@ def _pieces(model: TextModel, task: Task, examples: Sequence[Encoded], precision
         for step in plan_batches(longest, batch_size=64, seed=0, epoch=0, shuffle=False):
             for part in split_by_tokens(longest[step], number[step], max_tokens):
                 rows = step[part]
-                batch = pack([examples[row] for row in rows])
+                batch = task.gather([examples[row] for row in rows], judged=judged)
                 values = task.combine(model(batch), batch).float().numpy()
                 result.update(zip(rows.tolist(), np.split(values, np.cumsum(task.sizes(batch))[:-1]), strict=True))
     model.train(was_training)
@@ -54,12 +56,14 @@ def outputs_for(
     what: str = "evaluating",
     progress: Progress = QUIET,
 ) -> Ragged:
-    """Return the combined outputs for each of `rows`."""
+    """Return the combined outputs for each of `rows`, as the task arranges them."""
+    arranged = task.arrange(rows)
+    unit, rows = "rows" if arranged is rows else "sequences", arranged
     pieces: list[np.ndarray] = []
-    with progress.track(what, len(rows), "rows") as tracker:
+    with progress.track(what, len(rows), unit) as tracker:
         for chunk in chunks(rows.index):
             examples = [rows.table.example(row) for row in chunk.tolist()]
-            pieces += _pieces(model, task, examples, precision, max_tokens)
+            pieces += _pieces(model, task, examples, precision, max_tokens, judged=True)
             tracker.advance(len(chunk))
     return Ragged.of(pieces, task.head.outputs)
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from tunesmith.counting import count_cells, label_scores, point_scores, precision_recall_f1
 from tunesmith.errors import DataError, ModelError, UsageError, did_you_mean, setting
+from tunesmith.ranking_metrics import RANKING
 from tunesmith.seeds import seed_for
 
 if TYPE_CHECKING:
@@ -29,7 +30,14 @@ _AVERAGED = {f"{score}_{average}": True for score in ("f1", "precision", "recall
 METRICS: dict[str, dict[str, bool]] = {
     "single": {"accuracy": True, **_AVERAGED, "matthews": True, "roc_auc": True, "ece": False, "log_loss": False},
     "multi": {**_AVERAGED, "subset_accuracy": True, "lrap": True, "roc_auc": True, "ece": False},
+    "masked-lm": {"perplexity": False, "loss": False, "masked_accuracy": True},
     "regression": {"pearson": True, "spearman": True, "mse": False, "mae": False},
+    "spans": {f"{score}_{mode}": True for mode in ("strict", "default") for score in ("f1", "precision", "recall")} | {"accuracy": True},
+    "tags": {"accuracy": True, "f1_macro": True},
+    "qa": dict.fromkeys(
+        ("exact_match", "f1", "has_answer_exact_match", "has_answer_f1", "no_answer_accuracy", "best_exact_match", "best_f1"), True
+    ),
+    "ranking": RANKING,
 }
 """Per kind, every metric name and whether greater is better."""
 
@@ -38,7 +46,7 @@ def greater_is_better(name: str, kind: str) -> bool:
     """Return whether a greater value of metric `name` is better; raise `UsageError` when `kind` has no such metric."""
     known = METRICS[kind]
     if name not in known:
-        what = {"single": "single-label classification", "multi": "multi-label classification"}.get(kind, kind)
+        what = {"single": "single-label classification", "multi": "multi-label classification", "qa": "question answering"}.get(kind, kind)
         raise UsageError(f"{setting('metric')} {name!r} is not one of those for {what}: {', '.join(known)}.{did_you_mean(name, known)}")
     return known[name]
 

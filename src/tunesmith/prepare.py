@@ -12,19 +12,21 @@ import numpy as np
 from tunesmith import registry
 from tunesmith.bundle import account
 from tunesmith.config import Config
-from tunesmith.data.schema import RowSource, Schema, choose_task, guess_schema
+from tunesmith.data.schema import RowSource, Schema, choose_task, guess_schema, rows_of
 from tunesmith.data.split import split_off, units_of
 from tunesmith.data.table import TokenTable, open_table
-from tunesmith.data.text_faults import script
+from tunesmith.data.text_faults import faults, script
 from tunesmith.data.tokens import ExampleEncoder, Truncation
-from tunesmith.errors import DataError, counted, listing, setting
+from tunesmith.errors import DataError, UsageError, counted, listing, setting
 from tunesmith.metrics import greater_is_better
-from tunesmith.model.encoder import Pretrained, open_pretrained
+from tunesmith.model.pretrained import Pretrained, open_pretrained
+from tunesmith.model.scratch import new_pretrained
 from tunesmith.progress import Progress
 from tunesmith.registry import Family
 from tunesmith.tasks.base import Task
 from tunesmith.tasks.rows import Part, Rows
 
+_DOCUMENTS = ("document", "doc", "document_id", "doc_id")
 _WORDS = {"valid": "validation", "test": "test"}
 
 
@@ -46,32 +48,45 @@ def prepare(config: Config, sources: dict[str, RowSource], progress: Progress) -
     sources: `train`, and `valid` and `test` where files were given for them
     Raises `DataError` and `UsageError`.
     """
-    chosen = choose_task(sources["train"], config.task, **config.columns)
+    chosen = choose_task(sources["train"], config)
     family = registry.family(chosen)
+    if config.from_scratch and family.needs_target:
+        raise UsageError(
+            f"{sources['train'].name} has data for {chosen}, but {setting('from_scratch')} makes an encoder that knows nothing yet. Take "
+            f"{setting('task', 'masked-lm')} first, and name the directory of what comes out with {setting('model')}."
+        )
     kind: type[Task] = registry.load(family.task)
+    if family.grouped and config.group is not None:
+        raise UsageError(f"{setting('group')} has no use here: the rows of a query always stay together.")
+    sources = {name: rows_of(source, family, **kind.encoding(config)) for name, source in sources.items()}
     schema = guess_schema(sources["train"], **config.columns, group=config.group, family=family)
-    if None in (config.text, config.label) or (schema.pair and config.text_pair is None):
+    schema = _with_context(schema, kind, sources["train"], config)
+    if config.text is None or (config.label is None and family.needs_target) or (schema.pair and config.text_pair is None):
         progress.say(f"columns of {sources['train'].name}: {schema}")
-    pretrained = open_pretrained(config.model)
+    pretrained = pretrained_of(config, sources["train"], schema, progress)
     encoder = encoder_of(config, kind, pretrained, schema, progress)
     schemas = {name: _fitting(schema, family, source, name) for name, source in sources.items()}
     tables = {name: open_table(source, schemas[name], encoder, progress) for name, source in sources.items()}
     missing = {name: _missing(table, kind, config, needed=family.needs_target) for name, table in tables.items()}
-    task = _learn(kind, tables["train"], config, progress, told=config.task != "auto")
+    task = _learn(kind, tables["train"], config, progress, told=config.task != "auto", pair=schema.pair)
+    task = task.bind(pretrained.tokenizer, encoder)
     parts = {
-        name: Part(Rows(table, np.flatnonzero(~missing[name]), task.targets(table)), sources[name], schemas[name])
+        name: task.own(Part(Rows(table, np.flatnonzero(~missing[name]), task.targets(table)), sources[name], schemas[name]))
         for name, table in tables.items()
     }
     train = parts["train"]
     blank, unlabelled = train.rows.table.blank, missing["train"]
     dropped = {"dropped_empty": int(blank.sum()), "dropped_unlabelled": int((unlabelled & ~blank).sum()), "dropped_duplicates": 0}
-    parts["train"] = train.with_index(np.flatnonzero(~blank & ~unlabelled))
-    notes = task.remarks(parts["train"].rows) + _remarks(pretrained, sources["train"], schema)
-    _split(parts, config, task.target_word, notes)
+    parts["train"] = train.with_index(train.rows.index[~blank[train.rows.index]])
+    notes = task.remarks(parts["train"].rows) + remarks(pretrained, sources["train"], schema)
+    _split(parts, config, task, notes)
     _dedupe(parts, config, dropped, notes)
     _note_shared_groups(parts, config, notes)
     _check_parts(parts, dropped)
-    notes += task.gaps(parts["train"].rows)
+    notes += [
+        note for name in ("valid", "test") if name in parts and parts[name].how == "given" for note in task.cautions(parts[name].rows)
+    ]
+    notes += _contradictions(parts["train"].rows) + task.gaps(parts["train"].rows)
     if "valid" not in parts and (config.patience is not None or config.metric is not None):
         chosen = f"{setting('metric')} and {setting('patience')}"
         notes.append(f"there are no validation rows, so {chosen} choose nothing: the last weights are kept.")
@@ -94,28 +109,45 @@ def _check_parts(parts: dict[str, Part], dropped: dict[str, int]) -> None:
             )
 
 
-def _remarks(pretrained: Pretrained, source: RowSource, schema: Schema) -> list[str]:
-    """What makes a good model unlikely, whatever the task and its settings; `tunesmith check` says much more."""
-    if pretrained.located.kind != "bundled":
-        return []
+def remarks(pretrained: Pretrained, source: RowSource, schema: Schema) -> list[str]:
+    """What the first rows show to make a good model unlikely, whatever the task; `tunesmith check` says much more."""
     sample = [" ".join(schema.parse(row, place).texts) for row, place in islice(source, 200)]
+    notes = []
+    if any("control" in faults(text) for text in sample):
+        notes.append(
+            f"some texts hold control characters; if the file is of Windows, read it with {setting('encoding', 'cp1252')}. "
+            "tunesmith check shows them."
+        )
     foreign = [name for name in map(script, sample) if name not in ("Latin", "none", "")]
-    if len(foreign) * 2 <= len(sample):
+    if pretrained.located.kind == "bundled" and len(foreign) * 2 > len(sample):
+        scripts = " and ".join(name for name, rows in Counter(foreign).most_common(2) if rows * 10 > len(sample))
+        notes.append(
+            f"most texts are in {scripts} script, but {pretrained.located.name} knows English; "
+            f"take a model of their language, or a multilingual one, with {setting('model')}."
+        )
+    return notes
+
+
+def _contradictions(rows: Rows) -> list[str]:
+    """Note texts that stand under more than one target."""
+    keys, digests = rows.table.text_key[rows.index], rows.targets.digests()[rows.index]
+    pairs = np.unique(np.stack([keys, digests], axis=1), axis=0)
+    _, several = np.unique(pairs[:, 0], return_counts=True)
+    count = int((several > 1).sum())
+    if not count:
         return []
-    return [
-        f"most texts are in {Counter(foreign).most_common(1)[0][0]} script, but {pretrained.located.name} knows English; "
-        f"take a model of their language, or a multilingual one, with {setting('model')}."
-    ]
+    return [f"{counted(count, 'text')} {'stands' if count == 1 else 'stand'} in training rows that disagree; tunesmith check shows them."]
 
 
-def _split(parts: dict[str, Part], config: Config, word: str, notes: list[str]) -> None:
+def _split(parts: dict[str, Part], config: Config, task: Task, notes: list[str]) -> None:
     """Split test and validation rows off the training rows where no file was given for them."""
-    train = parts["train"]
+    train, word = parts["train"], task.target_word
     rows = train.rows
     stratum = rows.targets.stratum()
     index, total = rows.index, len(rows)
     # of the rows in use only: through the empty text of dropped rows all of their groups would hang together
-    group = rows.table.group[index] if rows.table.group is not None else None
+    own = task.groups(rows) if rows.table.group is None else None
+    group = rows.table.group[index] if rows.table.group is not None else own
     units = np.zeros(len(rows.table), np.int64)
     units[index] = units_of(rows.table.text_key[index], group)
     for name, size in (("test", config.test_size), ("valid", config.valid_size)):
@@ -125,13 +157,16 @@ def _split(parts: dict[str, Part], config: Config, word: str, notes: list[str]) 
         if not away.any():
             different, labels = len(np.unique(units[index])), len(np.unique(stratum[index]))
             notes.append(
-                f"{counted(total, 'training row')} with {counted(different, 'different text or group')} and {counted(labels, 'label')} "
-                "are too few to split "
-                f"{size:.0%} of them off for {_WORDS[name]}, evenly over the labels."
+                f"{counted(total, 'training row')} with {different:,} different texts or groups and {counted(labels, f'kind of {word}')} "
+                f"are too few to split {size:.0%} of them off for {_WORDS[name]}, evenly over the {word}s: there is no {_WORDS[name]}. "
+                f"A greater {setting(f'{name}_size')} or a file for it gives one."
             )
             continue
-        grouped = f", groups of {config.group!r} kept together" if config.group is not None else ""
-        how = f"split off {size:.0%} of {train.source.name}, stratified by {word}{grouped}"
+        by_column = train.schema.group is not None
+        kept = f"groups of {train.schema.group!r}" if by_column else task.together if own is not None else ""
+        grouped = f", {kept} kept together" if kept else ""
+        evenly = f", stratified by {word}" if word else ""
+        how = f"split off {size:.0%} of {train.source.name}{evenly}{grouped}"
         parts[name] = replace(train.with_index(index[away]), how=how)
         index = index[~away]
     parts["train"] = train.with_index(index)
@@ -171,14 +206,23 @@ def _note_shared_groups(parts: dict[str, Part], config: Config, notes: list[str]
         if inside:
             have = "has" if inside == 1 else "have"
             notes.append(
-                f"{inside:,} of {counted(len(groups), f'{_WORDS[name]} row')} {have} a {config.group!r} that is also in training: "
-                f"the score on them may be flattered. Part the files by it, or leave {setting(name)} out to have rows split off by it."
+                f"{inside:,} of {counted(len(groups), f'{_WORDS[name]} row')} {have} a {parts['train'].schema.group!r} that is also in "
+                f"training: the score on them may be flattered. Part the files by it, or leave {setting(name)} out to have rows "
+                "split off by it."
             )
 
 
 def _groups(rows: Rows) -> np.ndarray:
     """The groups of the rows in use, uint64[E]; empty when there are none."""
     return rows.table.group[rows.index] if rows.table.group is not None else np.zeros(0, np.uint64)
+
+
+def pretrained_of(config: Config, source: RowSource, schema: Schema, progress: Progress) -> Pretrained:
+    """Return the encoder that `config` names, or with `from_scratch` a new one whose vocabulary is learned from the texts of `source`."""
+    if not config.from_scratch:
+        return open_pretrained(config.model)
+    texts = (text for row, place in source for text in schema.parse(row, place).texts)
+    return new_pretrained(config, texts, source.fingerprint(progress), progress)
 
 
 def encoder_of(config: Config, kind: type[Task], pretrained: Pretrained, schema: Schema, progress: Progress) -> ExampleEncoder:
@@ -196,21 +240,39 @@ def truncation_of(config: Config, pretrained: Pretrained, progress: Progress) ->
     return Truncation(config.truncation, length, config.stride, config.max_windows)
 
 
+def _with_context(schema: Schema, kind: type[Task], source: RowSource, config: Config) -> Schema:
+    """Return the schema with the context that is wanted, and the column that names documents."""
+    if config.context == 0:
+        return schema
+    if not kind.reads_context:
+        raise UsageError(f"{setting('context')} is of use to tagging only. Leave it out.")
+    found = [column for column in source.columns if column.strip().casefold() in _DOCUMENTS]
+    if not found:
+        raise DataError(
+            f"{source.name}: {setting('context')} reads sentences of the same document along, and nothing says where one begins. Give the "
+            "file a column `document`; in CoNLL begin it with -DOCSTART- or `# newdoc`. "
+            f"Columns: {listing(source.columns, 40)}."
+        )
+    return replace(schema, context=config.context, document=found[0])
+
+
 def _fitting(schema: Schema, family: Family, source: RowSource, name: str) -> Schema:
     """The training columns must be in every file, but for the group, by which only training rows are split."""
     group = schema.group if name == "train" or schema.group in source.columns else None
     second = schema.texts[1] if schema.pair else None
     family = replace(family, two_texts=schema.pair)
     fitting = guess_schema(source, text=schema.texts[0], text_pair=second, label=schema.target, group=group, family=family)
+    if schema.context and schema.document in source.columns:
+        fitting = replace(fitting, context=schema.context, document=schema.document)
     return replace(fitting, needs_group=False) if group is not None and name != "train" else fitting
 
 
-def _learn(kind: type[Task], table: TokenTable, config: Config, progress: Progress, *, told: bool) -> Task:
+def _learn(kind: type[Task], table: TokenTable, config: Config, progress: Progress, *, told: bool, pair: bool) -> Task:
     """Fit the task, and say what it is, and how to say that another one is meant."""
     task = kind.learn(table, config)
     advice = task.advice(config)
     if not told and task.name != "classification":
-        advice = listing([*([advice] if advice else []), setting("task", "classification")])
+        advice = listing([*([advice] if advice else []), setting("task", "pair" if pair else "classification")])
     progress.say(f"task: {task.sentence()}{f' ({advice} if that is wrong)' if advice else ''}")
     if config.metric is not None:
         greater_is_better(config.metric, task.kind)  # raises for a metric of the other kind
@@ -239,7 +301,7 @@ def _missing(table: TokenTable, kind: type[Task], config: Config, *, needed: boo
 def part_account(prepared: Prepared, name: str) -> dict[str, Any]:
     """Return what became of the rows and tokens of one part, as plain values."""
     part = prepared.parts[name]
-    values = account(part.rows, prepared.encoder)
+    values = account(part.rows, prepared.encoder, prepared.task)
     if part.how != "given":
         values["rows_read"] = len(part.rows)
     if name == "train":

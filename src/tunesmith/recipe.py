@@ -18,14 +18,14 @@ from tunesmith.data.memory import open_data
 from tunesmith.errors import DataError, Interrupted, UsageError, counted, did_you_mean, listing, setting
 from tunesmith.evaluate import outputs_for
 from tunesmith.model.arithmetic import choose_precision, cpu_name
-from tunesmith.model.encoder import versions
 from tunesmith.model.heads import TextModel, build_model, set_output_bias
+from tunesmith.model.hub import versions
 from tunesmith.prepare import Prepared, part_account, prepare
 from tunesmith.progress import QUIET, Progress
 from tunesmith.report import model_card, write_report
 from tunesmith.rundir import CHECKPOINTS, check_same_settings, is_started, output_directory, resume_hint, store_settings
 from tunesmith.seeds import seed_for
-from tunesmith.storage import sweep
+from tunesmith.storage import sweep, write_json
 from tunesmith.tasks.base import Task
 from tunesmith.tasks.rows import Part
 from tunesmith.training.loop import run, steps_per_epoch
@@ -110,6 +110,8 @@ def train(
         for name, value in given.items()
         if value is not None
     }
+    for name, other in getattr(sources["train"], "companions", {}).items():
+        sources.setdefault(name, other)  # the splits that a collection comes with
     checkpoint_directory = directory / CHECKPOINTS
     prepared = prepare(config, sources, progress)
     with locked(checkpoint_directory):
@@ -130,15 +132,17 @@ def train(
 
 def _fit(config: Config, prepared: Prepared, directory: Path, *, resume: bool, progress: Progress) -> dict[str, Any]:
     """Train, choose, test and save; returns the report's content."""
-    task, train_rows = prepared.task, prepared.parts["train"].rows
+    task = prepared.task
+    train_rows = task.arrange(prepared.parts["train"].rows)
     metric = config.metric if config.metric is not None else task.default_metric
     valid = prepared.parts.get("valid")
     if valid is not None:
-        _check_metric(metric, task, valid)
+        metric = _computable(metric, task, valid, prepared.notes, told=config.metric is not None)
     model = new_model(config, prepared)
     precision, reason = choose_precision(config.precision)
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    progress.say(f"model {config.model}: {parameters / 1e6:.1f} M parameters, {config.pooling} pooling, trained in {precision} ({reason})")
+    name, pooling = prepared.pretrained.located.name, "" if task.head.per_token else f" {_pooling(task, config)} pooling,"
+    progress.say(f"model {name}: {parameters / 1e6:.1f} M parameters,{pooling} trained in {precision} ({reason})")
     optimizer = build_optimizer(model, config)
     rows = [part.fingerprint() for part in (train_rows, *([valid.rows] if valid is not None else []))]
     checkpoints = Checkpoints(directory / CHECKPOINTS, config.content_hash(), rows)
@@ -151,10 +155,12 @@ def _fit(config: Config, prepared: Prepared, directory: Path, *, resume: bool, p
             "there is no checkpoint yet; starting from the first step." if found is None else f"resuming after step {found.step:,}."
         )
         state = found if found is not None else state
-    steps = config.epochs * steps_per_epoch(train_rows, config)
+    task, planned = task.planned(prepared.parts["train"], prepared.pretrained, prepared.encoder, config, progress)
+    steps = config.epochs * steps_per_epoch(planned, config)
     if steps < _FEW_STEPS:
+        of = counted(len(planned), "row" if planned is prepared.parts["train"].rows else "example")
         prepared.notes.append(
-            f"only {counted(steps, 'optimizer step')} ({counted(config.epochs, 'epoch')} of {counted(len(train_rows), 'row')}, "
+            f"only {counted(steps, 'optimizer step')} ({counted(config.epochs, 'epoch')} of {of}, "
             f"{config.batch_size} a step), "
             f"which often is too few to learn: more epochs, a smaller {setting('batch_size')} or a higher {setting('lr')} may help."
         )
@@ -163,7 +169,7 @@ def _fit(config: Config, prepared: Prepared, directory: Path, *, resume: bool, p
         state = run(
             model,
             task,
-            train_rows,
+            planned,
             optimizer,
             config,
             state,
@@ -180,7 +186,7 @@ def _fit(config: Config, prepared: Prepared, directory: Path, *, resume: bool, p
         outputs = outputs_for(model, task, valid.rows, max_tokens=config.max_tokens, what="validating for thresholds", progress=progress)
         task = task.tune(outputs, valid)
     evaluations = {name: _evaluation(model, task, prepared, name, config, progress) for name in ("valid", "test")}
-    result = _result(config, prepared, model, task, state, evaluations, directory, metric, precision, reason)
+    result = _result(config, prepared, model, task, state, evaluations, directory, metric, precision, reason, len(planned))
     description = {
         "task": task.to_dict(),
         "schema": prepared.parts["train"].schema.to_dict(),
@@ -190,22 +196,29 @@ def _fit(config: Config, prepared: Prepared, directory: Path, *, resume: bool, p
             "settings": type(task).encoding(config),
             "max_tokens": config.max_tokens,
         },
-        "pooling": config.pooling,
+        "pooling": _pooling(task, config),
         "head": task.head.kind,
         "outputs": task.head.outputs,
         "loads_in_transformers": model.loads_in_transformers,
         "last_token": getattr(model.head, "last", False),
-        "seen": sketch_of(train_rows.table.text_key[train_rows.index]),
+        "seen": sketch_of(prepared.parts["train"].rows.table.text_key[prepared.parts["train"].rows.index]),
         "fingerprints": {name: part.rows.table.key for name, part in prepared.parts.items()},
         "result": result,
     }
 
     def reports(where: Path) -> None:
+        for name, content in task.extra_files(model).items():
+            write_json(where / name, content)
         write_report(result, where)
         (where / "README.md").write_text(model_card(result), encoding="utf-8")
 
     save_bundle(directory, model, description, reports)
     return result
+
+
+def _pooling(task: Task, config: Config) -> str:
+    """Return how a text's token vectors become one: that of the settings, or of the vectors that are to be learned."""
+    return "mean" if task.head.kind == "embedding" else config.pooling
 
 
 def new_model(config: Config, prepared: Prepared) -> TextModel:
@@ -219,7 +232,7 @@ def new_model(config: Config, prepared: Prepared) -> TextModel:
     )
     encoder.tokenizer.model_max_length = prepared.encoder.truncation.max_length
     model = build_model(encoder, task.head, pooling=config.pooling, dropout=config.dropout, seed=seed_for(config.seed, "head"))
-    bias = task.first_bias(prepared.parts["train"].rows)
+    bias = task.first_bias(prepared.parts["train"].rows) if encoder.fresh_head else None
     if bias is not None:
         set_output_bias(model, bias)
     return model
@@ -232,17 +245,30 @@ def _finished(directory: Path) -> TrainResult:
 
 def _validation_scores(model: TextModel, task: Task, valid: Part, precision: str, config: Config, progress: Progress) -> dict[str, float]:
     """Score the current weights on the validation rows, in the precision of training."""
+    valid = task.judged(valid)
     outputs = outputs_for(model, task, valid.rows, precision=precision, max_tokens=config.max_tokens, what="validating", progress=progress)
     return task.score(outputs, valid, progress)
 
 
-def _check_metric(metric: str, task: Task, valid: Part) -> None:
-    """Raise `DataError` when `metric` is undefined on these validation rows, whatever is predicted, before any time is spent."""
-    possible = task.computable(valid.rows)
+def _computable(metric: str, task: Task, valid: Part, notes: list[str], *, told: bool) -> str:
+    """Return `metric`, or if it was not told and has no value on these validation rows, another one, which is noted.
+
+    Raises `DataError` when it was told and has none, whatever is predicted, before any time is spent.
+    """
+    possible = list(task.computable(valid.rows))
     if metric in possible:
-        return
-    counts = valid.rows.targets.summary(valid.rows.index)
-    found = listing([f"{label!r} {count:,}" for label, count in counts.items() if count], 5) or "none"
+        return metric
+    if not told and possible:
+        notes.append(
+            f"{metric} has no value on {counted(len(valid.rows), 'validation row')} that do not differ in their {task.target_word}; "
+            f"{possible[0]} chooses the checkpoint instead."
+        )
+        return possible[0]
+    summary = valid.rows.targets.summary(valid.rows.index)
+    found = (
+        listing([f"{repr(name) if task.labels else name} {count:,g}" for name, count in summary.items() if count or not task.labels], 5)
+        or "none"
+    )
     raise DataError(
         f"{valid.source.name}: {setting('metric')} {metric!r} cannot be computed on the validation rows: it needs rows that differ in "
         f"their {task.target_word}, and of {counted(len(valid.rows), 'validation row')} the {task.target_word}s are {found}. Choose other "
@@ -269,7 +295,7 @@ def _yardsticks(task: Task, prepared: Prepared, part: Part, config: Config, prog
         generator = np.random.default_rng(seed_for(config.seed, "yardstick rows"))
         sample = np.sort(generator.choice(sample, _YARDSTICK_ROWS, replace=False))
         train = train.with_index(sample)
-    learned, tested = train.examples(progress), part.examples(progress)
+    learned, tested = (train.examples(progress), part.examples(progress)) if task.needs_texts else ([], [])
     if learned is None or tested is None:
         return [{"name": "yardsticks", "note": "skipped: the data have changed since the training began", "metrics": {}, "intervals": {}}]
     found = task.yardsticks(train, learned, part, tested, prepared.pretrained, config.seed, progress)
@@ -290,6 +316,7 @@ def _result(
     metric: str,
     precision: str,
     reason: str,
+    examples: int,
 ) -> dict[str, Any]:
     """Everything that report, model card and `tunesmith.json` say, as plain values."""
     splits: dict[str, Any] = {"train": None, "valid": None, "test": None}
@@ -307,8 +334,8 @@ def _result(
         "kind": task.kind,
         "name": directory.name,
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "base_model": config.model,
-        "pooling": config.pooling,
+        "base_model": prepared.pretrained.located.name,
+        "pooling": _pooling(task, config),
         "head": task.head.kind,
         "outputs": task.head.outputs,
         "loads_in_transformers": model.loads_in_transformers,
@@ -325,7 +352,7 @@ def _result(
             "notes": prepared.notes,
         },
         "training": {
-            "epochs": state.step / max(-(-len(prepared.parts["train"].rows) // config.batch_size), 1),
+            "epochs": state.step / max(-(-examples // config.batch_size), 1),
             "steps": state.step,
             "tokens": state.tokens,
             "seconds": state.seconds,

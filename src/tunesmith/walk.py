@@ -12,14 +12,13 @@ import torch
 from tunesmith import registry
 from tunesmith.bundle import DESCRIPTION, Bundle
 from tunesmith.config import Config
-from tunesmith.data.batches import pack
 from tunesmith.data.memory import open_data
-from tunesmith.data.schema import Example, RowSource, Schema, choose_task, guess_schema
+from tunesmith.data.schema import Example, RowSource, Schema, choose_task, guess_schema, rows_of
 from tunesmith.data.table import open_table
 from tunesmith.data.tokens import Encoded, ExampleEncoder
 from tunesmith.errors import DataError, counted
-from tunesmith.model.encoder import open_pretrained
 from tunesmith.model.heads import TextModel, build_model
+from tunesmith.model.pretrained import open_pretrained
 from tunesmith.prepare import encoder_of
 from tunesmith.progress import Progress
 from tunesmith.registry import Family
@@ -38,27 +37,32 @@ def walk_row(config: Config, number: int, progress: Progress) -> str:
     assert config.train is not None
     source = open_data(config.train, encoding=config.encoding)
     bundle = Bundle.load(config.model) if (Path(config.model) / DESCRIPTION).is_file() else None
-    family = bundle.family if bundle is not None else registry.family(choose_task(source, config.task, **config.columns))
+    chosen = choose_task(source, config)
+    if bundle is not None and bundle.task.head.kind == "masked-lm" and bundle.task.name != chosen:
+        bundle = None  # pretrained further, it is an encoder like any other to the other tasks
+    family = bundle.family if bundle is not None else registry.family(chosen)
     kind: type[Task] = registry.load(family.task)
+    source = rows_of(source, family, **(bundle.description["tokens"]["settings"] if bundle is not None else kind.encoding(config)))
     schema = _schema(source, config, bundle, family)
     found = next(islice(iter(source), number - 1, None), None)
     if found is None:
         count = sum(1 for _ in source)
         raise DataError(f"{source.name} has {counted(count, 'row')}; there is no row {number:,}.")
     row, place = found
-    example = schema.parse(row, place)
+    example = next(islice(schema.examples(source), number - 1, None)) if schema.context else schema.parse(row, place)
     if bundle is not None:
         encoder, task, model = bundle.encoder, bundle.task, bundle.model
         origin = f"trained model {config.model}"
         unused = sorted(
-            config.model_fields_set & {"label_type", "label_separator", "max_length", "truncation", "stride", "max_windows", "pooling"}
+            config.model_fields_set
+            & {"task", "label_type", "label_separator", "max_length", "truncation", "stride", "max_windows", "pooling"}
         )
         if unused:
             progress.say(f"not used, as the trained model has its own: {', '.join(unused)}.")
     else:
         pretrained = open_pretrained(config.model)
         encoder = encoder_of(config, kind, pretrained, schema, progress)
-        task = kind.learn(open_table(source, schema, encoder, progress), config)
+        task = kind.learn(open_table(source, schema, encoder, progress), config).bind(pretrained.tokenizer, encoder)
         model = build_model(pretrained.load(task.head), task.head, pooling=config.pooling, dropout=0.0, seed=0)
         origin = f"encoder {config.model} with an UNTRAINED head: the outputs below mean nothing yet"
     encoded = encoder.encode_examples([example], offsets=True)[0]
@@ -92,7 +96,14 @@ def _example(example: Example) -> list[str]:
 
 def _tokens(example: Example, encoded: Encoded, encoder: ExampleEncoder) -> str:
     lines = []
-    for text in example.texts:
+    if encoder.has_points and not encoder.pairs:
+        # such encoders do more than the tokenizer alone: what they made is shown, of the first sequence
+        made = zip(encoded.sequences[0].tolist(), encoded.offsets[0].tolist(), strict=True)
+        pieces = [f"{encoder.tokenizer.id_to_token(token)}[{a}:{b}]" for token, (a, b) in made if b > 0]
+        lines.append(
+            " ".join(pieces[:_SHOWN_TOKENS]) + (f" ... and {len(pieces) - _SHOWN_TOKENS:,} more" if len(pieces) > _SHOWN_TOKENS else "")
+        )
+    for text in example.texts if not lines else ():
         full = encoder.tokenizer.encode(text, add_special_tokens=False)
         pieces = [f"{piece}[{a}:{b}]" for piece, (a, b) in zip(full.tokens[:_SHOWN_TOKENS], full.offsets, strict=False)]
         lines.append(" ".join(pieces) + (f" ... and {len(full) - _SHOWN_TOKENS:,} more" if len(full) > _SHOWN_TOKENS else ""))
@@ -126,7 +137,7 @@ def _characters(offsets: np.ndarray) -> str:
 
 
 def _network(encoded: Encoded, task: Task, model: TextModel, origin: str, example: Example) -> list[str]:
-    batch = pack([encoded])
+    batch = task.gather([encoded], judged=False)
     model.eval()
     with torch.inference_mode():
         hidden = model.encoder(batch)

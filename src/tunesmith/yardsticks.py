@@ -98,11 +98,6 @@ def scored(
     return results
 
 
-def skipped(reason: str) -> list[dict[str, Any]]:
-    """Return what `yardsticks` returns when none of them can be computed, for the given reason."""
-    return [{"name": name, "probabilities": None, "thresholds": None, "note": f"skipped: {reason}"} for name in (MAJORITY, TFIDF)]
-
-
 class Skip(Exception):
     """This yardstick says nothing here; the message is the note."""
 
@@ -210,7 +205,7 @@ def tfidf(
     vectorizer = TfidfVectorizer(sublinear_tf=True, dtype=np.float64, **options)
     pairs = len(texts[0]) == 2
     work = len(texts) * (4 if pairs else 1) + len(test_texts) * (2 if pairs else 1)
-    with progress.track(f"{TFIDF}, counting words", work, "texts") as tracker:
+    with progress.track("TF-IDF, counting words", work, "texts") as tracker:
         try:
             features = _features(vectorizer, texts, tracker, fit=True)
         except ValueError as error:  # scikit-learn's only way to say that the vocabulary is empty
@@ -262,7 +257,9 @@ def measured(
 
     result: dict[str, Any] = {"name": name, "note": "", "metrics": {}, "intervals": {}}
     try:
-        predicted, result["note"] = compute()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            predicted, result["note"] = compute()
         scores, bounds = regression(gold, predicted), regression_intervals(gold, predicted, seed=seed_for(0, "bootstrap"))
         result["metrics"] = {key: value for key, value in scores.items() if of is None or key in of}
         result["intervals"] = {key: value for key, value in bounds.items() if key in result["metrics"]}

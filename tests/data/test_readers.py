@@ -300,7 +300,7 @@ def test_unreadable_file_for_any_user(write, monkeypatch):
         ("x.foo", ["extension .foo", ".csv, .tsv", ".parquet", "rename the file"]),
         ("x", ["without extension"]),
         ("x.xlsx", ["extension .xlsx", "export the sheet as CSV"]),
-        ("x.json", ["jq -c"]),
+        ("x.json", ["no list of rows", "named .jsonl"]),
         ("x.zip", ["unpack it first"]),
         ("x.parquet.gz", ["extension .parquet.gz"]),
     ],
@@ -373,7 +373,8 @@ def test_parquet_with_two_columns_of_a_name(tmp_path):
     ("content", "place", "parts"),
     [
         ("text,text,a\n", 1, ["more than one column is named 'text'", "text, text, a", "rename one"]),
-        ("\n,text,label\n", 2, ["column 1 of 3 has no name", "index=False"]),
+        ("\ntext,,label\n", 2, ["column 2 of 3 has no name", "Name it or remove it"]),
+        ("sep=;\ntext;label\n", 1, ["'sep=;', which only Excel reads", "column names come first"]),
         ("text,label,\n", 1, ["column 3 of 3 has no name"]),
         ("text,label\na,b\nc, d,e\n", 3, ["3 cells", "header names 2 (text, label)", "found 'c', ' d', 'e'", "in double quotes"]),
         ("text,label\na\n", 2, ["1 cell where the header names 2", "Add what is missing"]),
@@ -433,7 +434,7 @@ def test_endless_line(write, monkeypatch):
 @pytest.mark.parametrize(
     ("text", "encoding", "byte"),
     [
-        ("un café, s'il vous plaît", "latin-1", "0xe9"),
+        ("un café, s'il vous plaît", "cp1252", "0xe9"),
         ("Das schöne „Mädchen“ grüßt", "cp1252", "0xf6"),
         ("Плохой фильм, не советую", "cp1251", "0xcf"),
         ("这个电影很好看，非常喜欢", "gb18030", "0xd5"),
@@ -452,7 +453,7 @@ def test_wrong_encoding_names_place_and_the_right_one(write, text, encoding, byt
 
 
 def test_wrong_encoding_without_a_guess(write):
-    contains(fault(write(b"text\n\x81\xff\x81\n")), ":2: byte 0x81 at offset 5 ", "encoding='latin-1', cp1252, cp1251 or gb18030")
+    contains(fault(write(b"text\n\x81\xff\x81\n")), ":2: byte 0x81 at offset 5 ", "encoding='cp1252', cp1251 or gb18030")
 
 
 def test_wrong_bytes_far_into_a_file(write):
@@ -543,7 +544,7 @@ def test_stdin_rows_come_out_as_soon_as_they_came_in(kind, end):
 def test_stdin_faults():
     with pytest.raises(DataError, match="<stdin>: the file is empty"):
         open_stdin(io.BytesIO(b""))
-    with pytest.raises(DataError, match=r"<stdin>:2: byte 0xe9 at offset 8 .*encoding='latin-1'"):
+    with pytest.raises(DataError, match=r"<stdin>:2: byte 0xe9 at offset 8 .*encoding='cp1252'"):
         list(open_stdin(io.BytesIO(b"text\ncaf\xe9 noir\n")))
     with pytest.raises(UsageError, match="parquet cannot be read from standard input"):
         open_stdin(io.BytesIO(b""), "parquet")
@@ -563,3 +564,14 @@ def test_stdin_faults():
         list(source)
     with pytest.raises(DataError, match="only once"):
         source.fingerprint()
+
+
+def test_the_index_of_pandas_gets_a_name(tmp_path: Path) -> None:
+    (tmp_path / "x.csv").write_text(",text,label\n0,a,b\n", encoding="utf-8")
+    assert [dict(row) for row, _ in open_file(tmp_path / "x.csv")] == [{"column_1": "0", "text": "a", "label": "b"}]
+
+
+def test_german_text_with_a_euro_is_not_taken_for_japanese(tmp_path: Path) -> None:
+    (tmp_path / "x.csv").write_bytes("text\nDas gefällt mir für 3,50 €, „gut“\n".encode("cp1252"))
+    with pytest.raises(DataError, match="pass encoding='cp1252';"):
+        list(open_file(tmp_path / "x.csv"))

@@ -15,8 +15,8 @@ import tiny
 import tunesmith
 from tunesmith.data.batches import PackedBatch, collate
 from tunesmith.errors import ModelError
-from tunesmith.model.encoder import open_pretrained
 from tunesmith.model.heads import CheckpointHead, PooledHead, build_model, set_output_bias
+from tunesmith.model.pretrained import open_pretrained
 
 ROWS = tiny.rows(16, seed=3, labels=("animal", "colour", "neither"))
 TEXTS = [row["text"] for row in tiny.rows(9, seed=5, labels=("animal", "colour", "neither"))]

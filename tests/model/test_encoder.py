@@ -13,8 +13,8 @@ import torch
 import tiny
 from tunesmith.data.batches import collate
 from tunesmith.errors import ModelError
-from tunesmith.model.encoder import load_saved, open_pretrained
 from tunesmith.model.heads import build_model
+from tunesmith.model.pretrained import load_saved, open_pretrained
 
 LABELS = ["a", "b"]
 

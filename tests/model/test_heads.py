@@ -11,8 +11,8 @@ import torch
 import tiny
 import tunesmith
 from tunesmith.data.batches import PackedBatch, collate
-from tunesmith.model.encoder import open_pretrained
 from tunesmith.model.heads import HEAD_FILE, CheckpointHead, PooledHead, build_model, load_head
+from tunesmith.model.pretrained import open_pretrained
 from tunesmith.tasks.classification import Classification
 
 LENGTHS = [3, 1, 8, 2, 8]

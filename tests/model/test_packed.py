@@ -12,8 +12,9 @@ import tiny
 from tunesmith.data.batches import PackedBatch, collate
 from tunesmith.model.attention import plan
 from tunesmith.model.chance import Chance
-from tunesmith.model.encoder import Encoder, open_pretrained
+from tunesmith.model.encoder import Encoder
 from tunesmith.model.packed import Packed
+from tunesmith.model.pretrained import open_pretrained
 
 FAMILY = ["bert", "roberta", "xlm-roberta", "distilbert", "electra", "mpnet"]
 LENGTHS = [[1], [7], [60], [5, 5, 5], [1, 2, 3, 4, 5], [3, 60, 1, 17, 17, 59, 2], [2] * 9 + [60]]

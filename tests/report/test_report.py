@@ -14,7 +14,7 @@ import yaml
 
 from tunesmith import metrics
 from tunesmith.data.schema import Schema
-from tunesmith.report import model_card, render_table, write_report
+from tunesmith.report import model_card, render_table, wording, write_report
 from tunesmith.report import view as views
 from tunesmith.report.charts import curve, heat_map, reliability
 from tunesmith.tasks.classification import Classification
@@ -390,19 +390,19 @@ def test_rows_split_off_are_told_from_rows_lost():
 
 
 def test_numbers():
-    assert [views.number(v) for v in (0, 0.92949, None, float("nan"))] == ["0.000", "0.929", "–", "–"]
-    assert [views.share(1, 5000), views.share(0, 5), views.share(1, 0), views.share(1, 8)] == ["<0.1%", "0.0%", "–", "12.5%"]
-    assert [views.duration(s) for s in (3.21, 59.7, 187, 3720)] == ["3.2 s", "1 min 0 s", "3 min 7 s", "1 h 2 min"]
-    assert [views.setting(v) for v in (0, 0.0, None, False, 5e-5, ["a", "b"])] == ["0", "0", "–", "no", "5e-05", "a, b"]
-    assert views.moment("2025-03-01T12:00:00+00:00") == "2025-03-01 12:00 UTC" and views.moment("2025-03-01") == "2025-03-01 00:00"
-    assert views.title("f1_macro") == "F1, macro" and views.title("new_metric") == "new_metric"
+    assert [wording.number(v) for v in (0, 0.92949, None, float("nan"))] == ["0.000", "0.929", "–", "–"]
+    assert [wording.share(1, 5000), wording.share(0, 5), wording.share(1, 0), wording.share(1, 8)] == ["<0.1%", "0.0%", "–", "12.5%"]
+    assert [wording.duration(s) for s in (3.21, 59.7, 187, 3720)] == ["3.2 s", "1 min 0 s", "3 min 7 s", "1 h 2 min"]
+    assert [wording.setting(v) for v in (0, 0.0, None, False, 5e-5, ["a", "b"])] == ["0", "0", "–", "no", "5e-05", "a, b"]
+    assert wording.moment("2025-03-01T12:00:00+00:00") == "2025-03-01 12:00 UTC" and wording.moment("2025-03-01") == "2025-03-01 00:00"
+    assert wording.title("f1_macro") == "F1, macro" and wording.title("new_metric") == "new_metric"
 
 
 def test_shortened_labels_keep_both_ends():
-    short = views.shorten("card_payment_wrong_exchange_rate", 20)
-    assert views.columns_wide(short) <= 20 and short.startswith("card_paymen") and short.endswith("e_rate")
-    assert views.columns_wide(views.shorten("房间很干净服务也很好下次还会再来住", 20)) <= 20
-    assert views.shorten("short", 20) == "short"
+    short = wording.shorten("card_payment_wrong_exchange_rate", 20)
+    assert wording.columns_wide(short) <= 20 and short.startswith("card_paymen") and short.endswith("e_rate")
+    assert wording.columns_wide(wording.shorten("房间很干净服务也很好下次还会再来住", 20)) <= 20
+    assert wording.shorten("short", 20) == "short"
 
 
 def test_charts_of_little_data():

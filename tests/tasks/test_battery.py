@@ -14,10 +14,12 @@ import pytest
 import tiny
 import tunesmith
 from running import Run
+from tunesmith.config import Config
 from tunesmith.data.memory import open_data
 from tunesmith.data.schema import choose_task, guess_schema
+from tunesmith.data.writers import to_json
 from tunesmith.errors import DataError
-from tunesmith.model.encoder import open_pretrained
+from tunesmith.model.pretrained import open_pretrained
 from tunesmith.prepare import encoder_of
 from tunesmith.progress import QUIET
 from tunesmith.registry import TASKS, family, load
@@ -60,11 +62,70 @@ def _scores(count: int, seed: int) -> Rows:
     return rows
 
 
+def _tagged(count: int, seed: int) -> Rows:
+    """A colour before an animal begins an entity, an animal alone is one."""
+    generator, rows = random.Random(seed), []
+    for _ in range(count):
+        tokens, tags = [], []
+        for _ in range(generator.randint(1, 4)):
+            colour = generator.random() < 0.5
+            tokens += [*generator.sample(tiny.COLOURS, int(colour)), generator.choice(tiny.ANIMALS), generator.choice(tiny.FILLER)]
+            tags += ["B-PET", "I-PET", "O"] if colour else ["B-PET", "O"]
+        rows.append({"tokens": tokens, "tags": tags})
+    return rows
+
+
+def _alphabet(count: int, seed: int) -> Rows:
+    """Each of three letters follows from the one before; some texts to be filled have a gap."""
+    rows, generator = [], random.Random(seed)
+    for _ in range(count):
+        start, length = generator.randint(0, 2), generator.randint(4, 12)
+        letters = [chr(97 + (start + i) % 3) for i in range(length)]
+        if seed in (5, 7):
+            letters[generator.randint(0, length - 1)] = "[MASK]"
+        rows.append({"text": " ".join(letters)})
+    return rows
+
+
+def _questions(count: int, seed: int) -> Rows:
+    """The answer is the word after the colour that the question names; one question in five has none."""
+    generator, rows = random.Random(seed), []
+    for number in range(count):
+        asked, other = generator.sample(tiny.COLOURS, 2)
+        animal = generator.choice(tiny.ANIMALS)
+        words = [generator.choice(tiny.FILLER) for _ in range(generator.randint(4, 8))]
+        begins = generator.randint(0, len(words))
+        none = number % 5 == 4
+        words[begins:begins] = [other if none else asked, animal]
+        start = sum(len(word) + 1 for word in words[: begins + 1])
+        answers = [] if none else [{"text": animal, "answer_start": start}]
+        rows.append({"question": asked, "context": " ".join(words), "answers": answers})
+    return rows
+
+
+def _judged(count: int, seed: int) -> Rows:
+    """Of the three passages of a query the one is relevant that has its colour."""
+    generator, rows = random.Random(seed), []
+    while len(rows) < count:
+        colours = generator.sample(tiny.COLOURS, 3)
+        query = f"{colours[0]} {' '.join(generator.choices(tiny.FILLER, k=3))} {generator.choice('abcdefghijklmnopqrstuvwxyz')}"
+        passages = [f"{colour} {' '.join(generator.choices(tiny.FILLER, k=generator.randint(2, 6)))}" for colour in colours]
+        rows += [{"query": query, "passage": passage, "label": int(place == 0)} for place, passage in enumerate(passages)]
+    return rows[:count]
+
+
 CASES = [
     Case("classification", lambda count, seed: tiny.rows(count, seed=seed), {"text": ["a", "b"]}, "a text is expected", (
         "predicted_label", "probability", "probabilities")),
     Case("pair", _pairs, {"hypothesis": {"a": 1}}, "a text is expected", ("predicted_label", "probability", "probabilities")),
+    Case("masked-lm", _alphabet, {"text": ["a", "b"]}, "a text is expected", ("filled", "fill"), {"batch_size": 1, "max_length": 24}),
+    Case("qa", _questions, {"answers": [{"text": "xyzzy", "answer_start": 3}]}, "is not in the passage",
+         ("answer", "answer_start", "probability", "nbest"), {"stride": 8, "max_answer_tokens": 5}),
     Case("regression", _scores, {"score": "high"}, "'high' is not a number", ("predicted_score",)),
+    Case("tagging", _tagged, {"tags": ["O"]}, "Every word needs one tag", ("predicted_tags", "spans", "words")),
+    Case("ranking", _judged, {"label": "high"}, "'high' says not how relevant", ("score",), {"batch_size": 2, "negatives_per_query": 3}),
+    Case("ranking", _judged, {"label": "high"}, "'high' says not how relevant", ("score",), {
+        "ranker": "bi-encoder", "batch_size": 2, "temperature": 0.2}),
 ]  # fmt: skip
 
 
@@ -99,7 +160,7 @@ def test_every_task_has_a_case() -> None:
 
 
 def test_it_is_recognised_by_its_data(case: Case, data: Path) -> None:
-    assert choose_task(open_data(data), "auto", text=None, text_pair=None, label=None) == case.name
+    assert choose_task(open_data(data), Config()) == case.name
 
 
 def test_encoding_is_deterministic(case: Case, data: Path, tiny_bert: Path) -> None:
@@ -138,6 +199,10 @@ def test_list_file_and_stdin_predictions_agree(case: Case, trained: tunesmith.Tr
     written = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text(encoding="utf-8").splitlines()]
     assert [{key: value for key, value in row.items() if key not in case.predicted} for row in written] == rows
     assert all(set(case.predicted) <= set(row) for row in written)
+    values = [trained.bundle.task.columns(found, flat=False) for found in trained.bundle.predict(rows)]
+    for row, expected in zip(written, values, strict=True):
+        for name in case.predicted:
+            assert row[name] == json.loads(to_json(expected[name.removeprefix("predicted_")])), name
     piped = run("predict", trained.directory, "-", stdin=path.read_bytes())
     assert [json.loads(line) for line in piped.out.splitlines()] == written
 
@@ -192,7 +257,12 @@ def test_the_report_the_card_and_the_walk_speak_of_it(case: Case, data: Path, tr
 def test_evaluation_says_what_training_said(case: Case, trained: tunesmith.TrainResult, run: Run, tmp_path: Path) -> None:
     path = write(tmp_path / "test.jsonl", case.rows(24, 9))
     found = trained.bundle.evaluate(path)
-    assert found["rows"] == 24 and set(found["metrics"]) >= set(trained.result["evaluations"]["test"]["metrics"])
+    assert found["account"]["rows_used"] == 24
+    encoder = Path(trained.result["recipe"]["model"])
+    again = train(case, case.rows(30, 0), tmp_path / "m", encoder, epochs=1, test=path, task=case.name)
+    told = again.result["evaluations"]["test"]
+    measured = again.bundle.evaluate(path)
+    assert measured["metrics"] == pytest.approx(told["metrics"]) and measured["intervals"].keys() == told["intervals"].keys()
     told = run("evaluate", trained.directory, path, "--json")
     assert told.code == 0, told.err
     assert json.loads(told.out.splitlines()[-1])["metrics"] == pytest.approx(found["metrics"])

@@ -19,7 +19,7 @@ import tunesmith
 from running import Run
 from tunesmith.data.measured import looks_measured, number_in
 from tunesmith.data.memory import open_data
-from tunesmith.data.schema import Schema
+from tunesmith.data.schema import Schema, choose_task
 from tunesmith.data.table import open_table
 from tunesmith.data.tokens import TextEncoder, Truncation
 from tunesmith.errors import DataError, ModelError
@@ -116,27 +116,83 @@ def test_pairs_have_the_untrained_cosine_beside_them(tiny_bert: Path, tmp_path: 
 
 @pytest.mark.parametrize(
     ("text", "number"),
-    [("1.5", 1.5), (" -2 ", -2), ("1,5", 1.5), ("1e3", 1000), ("4", 4),
+    [("1.5", 1.5), ("1e39", None), ("1_5", None), (" -2 ", -2), ("1,5", 1.5), ("1e3", 1000), ("4", 4),
         ("", None), ("nan", None), ("inf", None), ("1,000.5", None), ("½", None)],
 )  # fmt: skip
 def test_numbers(text: str, number: float | None) -> None:
     assert number_in(text) == number
 
 
+DECIMALS = [i / 7 for i in range(50)]
+
+
 @pytest.mark.parametrize(
-    ("scores", "label", "found"),
+    ("scores", "found"),
     [
-        ([i / 7 for i in range(50)], None, True),
-        ([str(i / 7) for i in range(50)], "score", True),
-        ([*(i / 7 for i in range(50)), None], None, True),
-        ([float(i % 5) for i in range(50)], None, False),  # stars are labels as well as values
-        (list(range(50)), None, False),
-        ([*(i / 7 for i in range(50)), "high"], None, False),
-        ([i / 7 for i in range(50)], "other", False),
+        (DECIMALS, True),
+        ([str(value) for value in DECIMALS], True),
+        ([*DECIMALS, None], True),
+        ([float(i % 5) for i in range(50)], False),  # stars are labels as well as values
+        (list(range(50)), False),
+        ([*DECIMALS, "high"], False),
+        ([f"{i},{i % 7}" for i in range(50)], False),  # labels that are joined look the same
+        ([*map(str, DECIMALS), "3.1", "3.10"], False),  # versions
+        ([*map(str, DECIMALS), "005.13"], False),
+        ([*map(str, DECIMALS), "1_5"], False),
     ],
 )
-def test_measured_values_are_recognised(scores: list[Any], label: str | None, found: bool) -> None:
-    assert looks_measured(open_data({"text": ["x"] * len(scores), "score": scores}), label) is found
+def test_measured_values_are_recognised(scores: list[Any], found: bool) -> None:
+    assert looks_measured(open_data({"text": ["x"] * len(scores), "score": scores}), "score") is found
+
+
+@pytest.mark.parametrize(
+    ("columns", "settings", "task"),
+    [
+        ({"score": DECIMALS}, {}, "regression"),
+        ({"price": DECIMALS}, {}, "regression"),
+        ({"label": ["a", "b"] * 25, "score": DECIMALS}, {}, "classification"),  # a score beside labels is somebody's confidence
+        ({"label": ["a", "b"] * 25, "score": DECIMALS}, {"label": "score"}, "regression"),
+        ({"label": ["a", "b"] * 25, "score": DECIMALS}, {"task": "regression"}, "regression"),
+        ({"score": DECIMALS}, {"label_type": "single"}, "classification"),
+        ({"label": ["1", "2", "3", "4", "5"] * 10}, {"clip": "1,5"}, "regression"),
+    ],
+)
+def test_which_task_is_meant(columns: dict[str, Any], settings: dict[str, Any], task: str) -> None:
+    source = open_data({"text": [f"text {i}" for i in range(50)], **columns})
+    assert choose_task(source, tunesmith.config.resolve(settings)) == task
+
+
+@pytest.mark.parametrize(
+    ("task", "settings", "says"),
+    [
+        ("regression", {"loss": "focal"}, "loss means nothing for regression, which was told; it belongs to classification, pair"),
+        ("classification", {"clip": "0,5"}, "clip means nothing for classification, which was told; it belongs to regression"),
+        ("auto", {"clip": "0,5", "label_type": "multi"}, "means nothing for .*, which was recognised from the data"),
+    ],
+)
+def test_settings_of_another_task_are_refused(task: str, settings: dict[str, Any], says: str) -> None:
+    source = open_data({"text": ["a", "b"], "label": ["x", "y"]})
+    with pytest.raises(tunesmith.errors.UsageError, match=says):
+        choose_task(source, tunesmith.config.resolve({"task": task, **settings}))
+
+
+def test_large_values_keep_their_digits(tiny_bert: Path, tmp_path: Path) -> None:
+    data = [{**row, "score": 2e7 + (row["score"] - 100) / 4} for row in rows(200)]
+    trained = tunesmith.train(data, out=tmp_path / "m", model=tiny_bert, progress="quiet", epochs=8, lr=5e-3, max_length=32)
+    predicted = [found.score for found in trained.bundle.predict([row["text"] for row in rows(40, 3)])]
+    assert len({round(value, 3) for value in predicted}) > 20 and trained.metrics["mae"] < 0.7
+    exact = trained.bundle.evaluate(data, precision="bf16")["metrics"]["mae"]
+    assert exact == pytest.approx(trained.bundle.evaluate(data)["metrics"]["mae"], rel=0.2)
+
+
+def test_thousands_or_decimals(tiny_bert: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r":2: in '2,412' the mark may stand before decimals or before thousands"):
+        values(["5", "2,412", "433"])
+    for mixed in (["249.5", "1,330"], ["165,5", "8.214"]):
+        with pytest.raises(DataError, match="the mark may stand before decimals or before thousands"):
+            values(mixed)
+    np.testing.assert_array_equal(values(["5", "2,412", "0,5"]), [5, 2.412, 0.5])
+    np.testing.assert_array_equal(values(["1.234", "2.5", "3.111"]), [1.234, 2.5, 3.111])
 
 
 def test_values_of_a_table() -> None:
@@ -146,7 +202,7 @@ def test_values_of_a_table() -> None:
 @pytest.mark.parametrize(
     ("bad", "says"),
     [
-        ("high", r"'high' is not a number\. Correct it, or take task='classification'"),
+        ("high", r"'high' is not a number\. The model predicts numbers"),
         ([1, 2], "there are 2 values where one is expected"),
         ("inf", "not a number"),
         ([], "there are 0 values"),
@@ -170,8 +226,12 @@ def test_constant_values_in_the_test_have_errors_but_no_correlation(trained: tun
 
 def test_a_metric_that_cannot_be_computed_is_refused_at_once(tiny_bert: Path, tmp_path: Path) -> None:
     valid = [{"text": "red cat", "score": 101.5}] * 5
-    with pytest.raises(DataError, match=r"'pearson' cannot be computed on the validation rows.*another metric: mse, mae"):
-        tunesmith.train(rows(30), valid=valid, out=tmp_path / "m", task="regression", model=tiny_bert, progress="quiet")
+    settings = {"valid": valid, "task": "regression", "model": tiny_bert, "progress": "quiet", "epochs": 1}
+    with pytest.raises(DataError, match=r"'pearson' cannot be computed.*differ in their value.*mean 101.5.*another metric: mse, mae"):
+        tunesmith.train(rows(30), out=tmp_path / "m", metric="pearson", **settings)
+    trained = tunesmith.train(rows(30), out=tmp_path / "m", **settings)  # who named no metric gets one that can be computed
+    assert trained.result["metric"] == "mse"
+    assert any("pearson has no value on 5 validation rows" in note for note in trained.result["data"]["notes"])
 
 
 def test_metrics_of_labels_are_refused(run: Run, tiny_bert: Path, tmp_path: Path) -> None:

@@ -13,7 +13,9 @@ import typer
 from tunesmith import __version__
 from tunesmith.cli import inspect as _inspect
 from tunesmith.cli import predict as _predict
+from tunesmith.cli import pretrain as _pretrain
 from tunesmith.cli import sample as _sample
+from tunesmith.cli import search as _search
 from tunesmith.cli import train as _train
 from tunesmith.errors import EXIT_INTERNAL, TunesmithError, setting, speaking_flags
 
@@ -41,12 +43,15 @@ def _root(version: Annotated[bool, typer.Option("--version", callback=_version, 
 
 
 app.command("train")(_train.train)
+app.command("pretrain")(_pretrain.pretrain)
 app.command("evaluate")(_predict.evaluate)
 app.command("predict")(_predict.predict)
 app.command("check")(_inspect.check)
 app.command("walk")(_inspect.walk)
 app.command("models")(_inspect.models)
 app.command("sample")(_sample.sample)
+app.command("index")(_search.index)
+app.command("search")(_search.search)
 
 
 def main(arguments: list[str] | None = None) -> None:

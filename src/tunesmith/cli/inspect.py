@@ -33,21 +33,25 @@ def check(
     check_is_no_pipe("tunesmith check", config.train, config.test)
     from tunesmith.data.audit import audit, findings
     from tunesmith.data.readers import open_file
-    from tunesmith.data.schema import choose_task, guess_schema
+    from tunesmith.data.schema import choose_task, guess_schema, rows_of
     from tunesmith.report.audit_text import render_audit
 
     progress = Progress()
     source = open_file(data, encoding=config.encoding)
-    task = choose_task(source, config.task, **config.columns)
+    task = choose_task(source, config)
     family = registry.family(task)
+    source = rows_of(source, family)
     schema = guess_schema(source, **config.columns, group=None, family=family)
-    if None in (config.text, config.label) or (schema.pair and config.text_pair is None):
+    if config.text is None or (config.label is None and family.needs_target) or (schema.pair and config.text_pair is None):
         progress.say(f"columns: {schema}")
-    other = open_file(config.test, encoding=config.encoding) if config.test is not None else None
-    from tunesmith.model.encoder import open_pretrained
-    from tunesmith.prepare import encoder_of
+    other = rows_of(open_file(config.test, encoding=config.encoding), family) if config.test is not None else None
+    from tunesmith.model.pretrained import open_pretrained
+    from tunesmith.prepare import encoder_of, remarks
 
-    encoder = encoder_of(config, registry.load(family.task), open_pretrained(config.model), schema, progress)
+    pretrained, kind = open_pretrained(config.model), registry.load(family.task)
+    encoder = encoder_of(config, kind, pretrained, schema, progress)
+    for note in remarks(pretrained, source, schema):
+        progress.say(f"note: {note}")
     found = audit(
         source,
         schema,
@@ -56,14 +60,17 @@ def check(
         truncation=encoder.truncation,
         budget=encoder.budget,
         label_separator=config.label_separator,
-        label_type="value" if task == "regression" else config.label_type,
+        label_type={"regression": "value", "qa": "text"}.get(task, config.label_type),
         progress=progress,
     )
+    found = dataclasses.replace(found, remarks=tuple(kind.examine(source, schema)))
     print(render_audit(found), file=sys.stderr if as_json else sys.stdout)
     sentences = findings(found)
     if as_json:
         told = [dataclasses.asdict(finding) for finding in sentences]
-        print(json.dumps({**dataclasses.asdict(found), "findings": told}, ensure_ascii=False))
+        values = dataclasses.asdict(found)
+        del values["remarks"]  # they are among the findings
+        print(json.dumps({**values, "findings": told}, ensure_ascii=False))
     if strict and any(finding.severity == "error" for finding in sentences):
         raise typer.Exit(DataError.exit_code)
 

@@ -5,16 +5,13 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from tunesmith.cli.options import check_is_no_pipe
-from tunesmith.errors import DataError, UsageError, counted, listing
+from tunesmith.errors import DataError, ModelError, UsageError, counted, listing
 from tunesmith.progress import Progress
-
-if TYPE_CHECKING:
-    pass
 
 _STDIN_CHUNK = 64  # rows answered together when they come through a pipe, whose writer may wait for answers
 
@@ -29,20 +26,32 @@ Precision = Annotated[
     str, typer.Option("--precision", metavar="fp32|bf16", help="bf16 is faster where the processor has it, and less exact.")
 ]
 
+Constrain = Annotated[
+    bool | None,
+    typer.Option(
+        "--constrain/--no-constrain", help="Tagging: predict only what the scheme of the tags allows; as in training unless told."
+    ),
+]
+
 
 def predict(
     directory: Directory,
     data: Annotated[str, typer.Argument(metavar="FILE", help="Rows to predict; - reads standard input.")] = "-",
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="File to write (.csv .tsv .jsonl .parquet); else stdout.")] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="File to write (.csv .tsv .jsonl .conll .parquet); else stdout.")
+    ] = None,
     everything: Annotated[bool, typer.Option("--all", help="Write every label's probability in CSV, too.")] = False,
     text: TextColumn = None,
     text_pair: SecondColumn = None,
     encoding: Encoding = None,
-    file_format: Annotated[str | None, typer.Option("--format", help="Format of standard input: csv, tsv, jsonl, txt.")] = None,
+    file_format: Annotated[
+        str | None, typer.Option("--format", help="Format of standard input: csv, tsv, jsonl, json, txt, conll, conllu.")
+    ] = None,
+    constrain: Constrain = None,
     precision: Precision = "fp32",
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")] = False,
 ) -> None:
-    """Predict every row of a file. Input columns and row order are kept; label, probability and probabilities are added."""
+    """Predict every row of a file. Input columns and row order are kept; label and probabilities, or tags and spans, are added."""
     _check_precision(precision)
     from tunesmith.data.readers import open_file, open_stdin
     from tunesmith.data.writers import open_writer
@@ -50,6 +59,10 @@ def predict(
     if directory.is_file() and Path(data).is_dir():
         raise UsageError(f"the model directory comes first: tunesmith predict {data} {directory}")
     progress = Progress("quiet" if quiet else "auto")
+    if data == "-" and not directory.is_dir():
+        raise ModelError(f"there is no model directory {directory}: usage is tunesmith predict DIR FILE, or ... | tunesmith predict DIR")
+    if data == "-" and sys.stdin.isatty():
+        progress.say("reading standard input; end it with Ctrl-D. To predict a file, name it after the directory.")
     source = (
         open_stdin(sys.stdin.buffer, file_format, encoding=encoding)
         if data == "-"
@@ -61,7 +74,7 @@ def predict(
         open_writer(output, ())  # raises for an extension that says no format, before any work is done
     from tunesmith import bundle as bundles
 
-    bundle = bundles.Bundle.load(directory)
+    bundle = bundles.Bundle.load(directory, **_changed(constrain))
     schema = bundle.schema_for(source, text, text_pair=text_pair)
     if data == "-" and text is None and file_format is None and schema.texts != bundle.schema.texts:
         raise DataError(
@@ -78,23 +91,25 @@ def predict(
     added = [name for key, name in names.items() if everything or not flat or key not in task.bulky]
     target: Any = output if output is not None else sys.stdout
     chunk = _STDIN_CHUNK if data == "-" else bundles.CHUNK
-    tally, notes = bundles.Tally(), progress
+    tally = bundles.Tally()
     quiet_on_screen = output is None and sys.stdout.isatty()
     if quiet_on_screen:
         progress = Progress("quiet")  # the rows themselves show how far it is
     with (
-        open_writer(target, [*source.columns, *added], None if output is not None else out_format) as writer,
+        open_writer(target, [*source.columns, *added], None if output is not None else out_format, other_keys=True) as writer,
         progress.track("predicting", None, "rows") as tracker,
     ):
         for row, _, prediction in bundles.stream_rows(bundle, source, schema, tally, precision=precision, chunk=chunk):
-            late.update(row.keys() - columns)
+            if out_format != "jsonl":
+                late.update(row.keys() - columns)
             values = task.columns(prediction, flat=flat)
             writer.write({**row, **{name: values[key] for key, name in names.items()}})
             tracker.advance()
     for sentence in tally.sentences():
-        notes.say(f"note: {sentence}")
+        print(f"note: {sentence}", file=sys.stderr)  # what is lost is said even where progress is not wanted
     if late:
-        progress.say(f"note: not written, as the first row does not have them: {listing(sorted(late))}. Give the first row every key.")
+        what = f"note: not written, as the first row does not have them: {listing(sorted(late))}. Give the first row every key."
+        print(what, file=sys.stderr)
     if output is not None:
         progress.say(f"wrote {counted(writer.rows, 'row')} to {output}")
 
@@ -107,6 +122,7 @@ def evaluate(
     label: Annotated[str | None, typer.Option("--label", help="Name of the label column, where it is not that of training.")] = None,
     drop_unlabelled: Annotated[bool, typer.Option("--drop-unlabelled", help="Leave rows without a label out instead of stopping.")] = False,
     encoding: Encoding = None,
+    constrain: Constrain = None,
     precision: Precision = "fp32",
     as_json: Json = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")] = False,
@@ -115,12 +131,13 @@ def evaluate(
     check_is_no_pipe("tunesmith evaluate DIR", data)
     _check_precision(precision)
     from tunesmith.data.readers import open_file
+    from tunesmith.data.schema import for_test
 
-    source = open_file(data, encoding=encoding)
+    source = for_test(open_file(data, encoding=encoding))
     from tunesmith.bundle import Bundle
     from tunesmith.report import render_table
 
-    bundle = Bundle.load(directory)
+    bundle = Bundle.load(directory, **_changed(constrain))
     found = bundle.evaluate(
         source,
         text=text,
@@ -140,6 +157,10 @@ def evaluate(
     print(render_table(result), file=sys.stderr if as_json else sys.stdout)
     if as_json:
         print(json.dumps({"file": source.name, **{key: value for key, value in found.items() if key != "mistakes"}}, ensure_ascii=False))
+
+
+def _changed(constrain: bool | None) -> dict[str, Any]:
+    return {} if constrain is None else {"constrain": constrain}
 
 
 def _check_precision(precision: str) -> None:

@@ -15,24 +15,36 @@ from tunesmith.config import Config, read_recipe, resolve
 from tunesmith.errors import UsageError
 from tunesmith.progress import Progress
 
+Resume = Annotated[bool, typer.Option("--resume", help="Go on from the newest checkpoint in --out.", rich_help_panel="Output")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is in --out.", rich_help_panel="Output")]
+AsJson = Annotated[bool, typer.Option("--json", help="End with one line of JSON on stdout.", rich_help_panel="Output")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print only the result.", rich_help_panel="Output")]
+
 
 @takes_settings()
 def train(
     data: Annotated[
         str | None, typer.Argument(help="Labelled rows (CSV, TSV, JSONL, Parquet, Arrow), or a recipe (.toml).", show_default=False)
     ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest checkpoint in --out.", rich_help_panel="Output")] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is in --out.", rich_help_panel="Output")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="End with one line of JSON on stdout.", rich_help_panel="Output")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print only the result.", rich_help_panel="Output")] = False,
+    resume: Resume = False,
+    overwrite: Overwrite = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
     settings: dict[str, Any] | None = None,
 ) -> None:
     """Fine-tune an encoder on labelled texts, test it, and write the model directory.
 
     DATA is a file of labelled rows, or a recipe: a TOML file with any of the settings below, which flags override.
     """
-    settings = settings if settings is not None else {}
-    check_is_no_pipe("tunesmith train", data, settings.get("valid"), settings.get("test"))
+    given = settings if settings is not None else {}
+    run_training("tunesmith train", data, given, resume=resume, overwrite=overwrite, as_json=as_json, quiet=quiet)
+
+
+def run_training(
+    command: str, data: str | None, settings: dict[str, Any], *, resume: bool, overwrite: bool, as_json: bool, quiet: bool
+) -> None:
+    """Train as the flags of `command` say, and print the result; see `train`."""
+    check_is_no_pipe(command, data, settings.get("valid"), settings.get("test"))
     out = settings.get("out")
     stored = _stored(Path(out)) if resume and out is not None else {}
     layers = [stored]
@@ -43,9 +55,16 @@ def train(
             f"there is nothing in {out} that can be resumed by itself: it holds no settings of an unfinished run on files. "
             "Name the right --out, or give the data and the settings again."
         )
+    elif resume and out is None:
+        raise UsageError("--resume needs --out DIR, the directory of the run to go on with, or the data and settings that it began with.")
     elif not stored:
         raise UsageError(
-            "no data: name a file of labelled rows or a recipe. Example: tunesmith train reviews.csv --text review --label sentiment"
+            f"no data: name a file of {'raw texts' if command.endswith('pretrain') else 'labelled rows'} or a recipe. Example: "
+            + (
+                "tunesmith pretrain corpus.txt"
+                if command.endswith("pretrain")
+                else "tunesmith train reviews.csv --text review --label sentiment"
+            )
         )
     config = resolve(*layers, settings)
     if not resume:
@@ -73,7 +92,7 @@ def train(
 def _look_at(config: Config) -> None:
     """Raise for files, columns and models that are not there before torch is imported, which takes seconds."""
     from tunesmith.data.readers import open_file
-    from tunesmith.data.schema import choose_task, guess_schema
+    from tunesmith.data.schema import choose_task, guess_schema, rows_of
     from tunesmith.model.names import locate
 
     family = None
@@ -81,9 +100,11 @@ def _look_at(config: Config) -> None:
         if name is not None:
             source = open_file(name, encoding=config.encoding)
             if family is None:
-                family = registry.family(choose_task(source, config.task, **config.columns))
+                family = registry.family(choose_task(source, config))
+            source = rows_of(source, family)
             guess_schema(source, **config.columns, group=config.group if name == config.train else None, family=family)
-    locate(config.model)
+    if not config.from_scratch:
+        locate(config.model)
 
 
 def _stored(out: Path) -> dict[str, Any]:

@@ -99,7 +99,8 @@ class _Scan:
         if self.schema.target is not None:
             self.from_lists |= example.target_is_list
             if example.target is None:
-                self._count("missing", place, text)
+                if text.strip():  # empty lines of a spreadsheet need no label
+                    self._count("missing", place, text)
             else:
                 code = self.cells.setdefault(cell_of(example.target, example.target_is_list), len(self.cells))
         self._codes.append(code)
@@ -145,7 +146,8 @@ def audit(
     count_tokens: gives the tokens of each text, special tokens not counted
     truncation: length of sequences and windows; what each of the four policies would lose with them is told
     budget: tokens of text in a sequence; the policy `windows` is left out when windows of this size cannot overlap by the stride
-    label_separator, label_type: what joins the labels of one cell, and whether there are any (`single`, `multi`); None, `auto`: recognised
+    label_separator, label_type: what joins the labels of one cell, and whether there are any (`single`, `multi`); None, `auto`: recognised;
+        `value`: they are numbers; `text`: texts of their own, of which nothing is said
 
     Raises `DataError` for a column that is not there or holds what cannot be read as text.
     """
@@ -158,7 +160,7 @@ def audit(
         if other is not None:
             for column in schema.texts:
                 _check_column(other, column)
-            test = _Scan(other, Schema(schema.texts, schema.target if schema.target in other.columns else None))
+            test = _Scan(other, replace(schema, target=schema.target if schema.target in other.columns else None))
             test.run(finder, None, progress)
         return _Comparison(scan, test, finder, (label_separator, label_type), progress).result(_lengths(scan, truncation, budget))
 
@@ -180,7 +182,8 @@ def _lengths(scan: _Scan, truncation: Truncation, budget: int) -> Lengths | None
     sizes, rows = np.unique(scan.tokens, axis=0, return_counts=True)
     pair = scan.schema.pair
     policies = {}
-    for name in _POLICIES:
+    # a task that always takes windows has no other choice
+    for name in _POLICIES if truncation.policy != "windows" else ("windows",):
         if name == "windows" and truncation.stride >= budget // (1 + pair):
             continue
         policy = replace(truncation, policy=name)
@@ -203,6 +206,7 @@ class _Comparison:
         self.scan, self.test, self.finder, self.progress = scan, test, finder, progress
         rows = np.bincount(scan.codes[scan.codes >= 0], minlength=len(scan.cells)).tolist()
         self.cells = dict(zip(scan.cells, rows, strict=True))
+        self.repeat = told[1] != "text"
         self.kind, self.separator = recognise(self.cells, told[0], scan.from_lists, told[1])
         known: dict[tuple[str, ...], int] = {}
         self.sets = self._sets(scan, known)
@@ -226,7 +230,7 @@ class _Comparison:
         issues = {name: scan.issue(name) for name in ("empty", *_FAULTS)}
         written = max(scan.scripts.total(), 1)
         labels = None
-        if scan.schema.target is not None:
+        if scan.schema.target is not None and self.repeat:
             labels = audit_labels(scan.schema.target, self.cells, scan.issue("missing"), self.kind, self.separator, in_text)
         return Audit(
             name=scan.source.name,
@@ -234,12 +238,13 @@ class _Comparison:
             columns=tuple(scan.source.columns),
             text=" and ".join(scan.schema.texts),
             repeats=Issue(sum(map(len, groups)) - len(groups), len(groups), tuple(map(self._repeat, groups[:SHOWN]))),
-            near=self._near(),
+            near=self._near() if self.repeat else Issue(0, 0, ()),  # questions on one passage are alike, and a split keeps them together
             conflicts=Issue(sum(map(len, conflicts)), len(conflicts), tuple(map(self._conflict, conflicts[:SHOWN]))),
             scripts={name: rows / written for name, rows in scan.scripts.most_common()},
             labels=labels,
             lengths=lengths,
             leakage=self._leakage(self.test, leaked, train_row) if self.test is not None else None,
+            remarks=(),
             **issues,
         )
 

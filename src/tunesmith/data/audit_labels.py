@@ -15,7 +15,7 @@ from tunesmith.data.joined import parts, separator_of
 from tunesmith.data.measured import number_in
 
 _LIST = "\x1f"  # between the labels of a list, which may hold any printable separator
-_PLACEHOLDERS = {"nan", "null", "none", "n/a", "na", "#n/a", "nil", "?", "-", "unknown", "undefined"}
+PLACEHOLDERS = {"nan", "null", "none", "n/a", "na", "#n/a", "nil", "?", "-", "unknown", "undefined"}
 _MANY_LABELS = 2000  # beyond this spellings are not compared: it is a column of identifiers or of numbers
 _SCALE = 20  # so many different numbers can still be a scale of marks
 _COMES_BACK = 5  # rows per number, on average, from which on whole numbers are classes
@@ -118,7 +118,7 @@ def audit_labels(column: str, cells: Mapping[str, int], missing: Issue, kind: st
         distinct=len(counts),
         missing=missing,
         variants=tuple(_variants(counts)) if len(counts) <= _MANY_LABELS else (),
-        placeholders={label: rows for label, rows in counts.items() if label.casefold() in _PLACEHOLDERS},
+        placeholders={label: rows for label, rows in counts.items() if label.casefold() in PLACEHOLDERS},
         single=tuple(sorted(label for label, rows in counts.items() if rows == 1)),
         few={label: rows for label, rows in counts.items() if 1 < rows < FEW_ROWS},
         imbalance=max(counts.values()) / min(counts.values()) if len(counts) > 1 else None,

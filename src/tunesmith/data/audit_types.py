@@ -120,6 +120,15 @@ class Leakage:
 
 
 @dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing to act upon. severity: `error` (training would fail or its figures be false), `warning` or `note`."""
+
+    severity: str
+    text: str
+    advice: str
+
+
+@dataclass(frozen=True, slots=True)
 class Audit:
     """The state of a data file before any training.
 
@@ -129,6 +138,7 @@ class Audit:
     undecoded: rows with U+FFFD; mojibake: UTF-8 read as Latin-1 or Windows-1252; control: control characters; html: tags or
     entities; huge: more than a million characters
     scripts: share of the texts, by the script of most of their letters
+    remarks: what the task adds
     """
 
     name: str
@@ -148,12 +158,4 @@ class Audit:
     labels: Labels | None
     lengths: Lengths | None
     leakage: Leakage | None
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One thing to act upon. severity: `error` (training would fail or its figures be false), `warning` or `note`."""
-
-    severity: str
-    text: str
-    advice: str
+    remarks: tuple[Finding, ...] = ()

@@ -21,7 +21,7 @@ class PackedBatch:
     size: E
     targets: int64[E], float32[E, C] or another shape by task; None at prediction
     borders: int32[S], where segment 1 of each sequence begins, as in a pair of texts; None where all tokens are of segment 0
-    points: int32[P], the places in [0, T) that matter to the task, by example; None for a task without
+    points: int32[P], the places in [0, T) that matter to the task, by example; None in a batch that `pack` did not make
     point_counts: int32[E], how many of them each example has
     units: in how many equal parts the loss of the batch is averaged: E unless the task says otherwise
     """
@@ -65,12 +65,23 @@ def pack(examples: Sequence[Encoded], targets: np.ndarray | None = None) -> Pack
     borders = np.array([border for example in examples for border in example.borders], np.int32)
     batch = collate(sequences, number, targets, borders if len(borders) else None)
     counts = np.array([len(example.points) for example in examples], np.int32)
-    if not counts.any():
-        return batch
     # an example's points count from its first token
     first = np.searchsorted(number, np.arange(len(examples)))
     points = np.concatenate([example.points for example in examples]) + np.repeat(batch.cu_seqlens[first], counts)
     return replace(batch, points=points.astype(np.int32), point_counts=counts)
+
+
+def merged(batches: Sequence[PackedBatch]) -> PackedBatch:
+    """Return the parts of a step as one batch; of targets with one row for each example, and without points."""
+    before = np.cumsum([0, *(batch.size for batch in batches)])
+    tokens = np.cumsum([0, *(len(batch.ids) for batch in batches)])
+    return PackedBatch(
+        np.concatenate([batch.ids for batch in batches]),
+        np.concatenate([[0], *(batch.cu_seqlens[1:] + start for batch, start in zip(batches, tokens, strict=False))]).astype(np.int32),
+        np.concatenate([batch.example + start for batch, start in zip(batches, before, strict=False)]),
+        int(before[-1]),
+        np.concatenate([batch.targets for batch in batches if batch.targets is not None]),
+    )
 
 
 def plan_batches(tokens: np.ndarray, *, batch_size: int, seed: int, epoch: int, shuffle: bool = True) -> list[np.ndarray]:

@@ -169,8 +169,7 @@ def _bad_bytes(error: UnicodeDecodeError, name: str, encoding: str, done: int, c
     likely = _likely_encodings(sample)
     if not likely:
         return DataError(
-            f"{found}. Say how the file is encoded, for instance {setting('encoding', 'latin-1')}, cp1252, cp1251 or gb18030, "
-            "or save it as UTF-8."
+            f"{found}. Say how the file is encoded, for instance {setting('encoding', 'cp1252')}, cp1251 or gb18030, or save it as UTF-8."
         )
     readings = " or ".join(f"{_reading(sample, error.start - begin, known)!r} in {known}" for known in likely)
     advice = " or ".join(setting("encoding", known) for known in likely)
@@ -179,8 +178,8 @@ def _bad_bytes(error: UnicodeDecodeError, name: str, encoding: str, done: int, c
 
 def _likely_encodings(sample: bytes) -> list[str]:
     """Return at most two encodings in which `sample` reads like text, the likelier first."""
-    western = "cp1252" if any(0x80 <= byte <= 0x9F for byte in sample) else "latin-1"
-    scores = {known: _plausibility(sample, known) for known in (western, "cp1251", "gb18030", "shift_jis")}
+    # what programs call Latin-1 is Windows-1252 in most files: the same letters, and the euro, quotes and dashes besides
+    scores = {known: _plausibility(sample, known) for known in ("cp1252", "cp1251", "gb18030", "shift_jis")}
     ranked = sorted(scores, key=lambda known: -scores[known])
     return [known for known in ranked if scores[known] >= max(0.5, scores[ranked[0]] - 0.2)][:2]
 
@@ -214,8 +213,9 @@ def _plausibility(sample: bytes, encoding: str) -> float:
 def _fits(word: str, encoding: str) -> bool:
     if encoding in ("gb18030", "shift_jis"):
         # bytes of other encodings fall anywhere in the plane; real text keeps to the common characters
-        common = sum(_common(char, encoding) for char in word if char > "\x7f")
-        return common >= 0.7 * sum(char > "\x7f" for char in word)
+        foreign = [char for char in word if char > "\x7f"]
+        # one ideograph within a word of Latin letters is a letter with an accent, misread
+        return 2 * len(foreign) >= len(word) and sum(_common(char, encoding) for char in foreign) >= 0.7 * len(foreign)
     if not (word.islower() or word.isupper() or word.istitle()):
         return False
     beyond = sum(char > "\x7f" for char in word)

@@ -42,10 +42,7 @@ def check_columns(columns: Sequence[str], place: str) -> None:
         if not isinstance(column, str):
             raise DataError(f"{place}: column {number} is named {column!r}, which is not text. Rename it.")
         if not column.strip():
-            advice = " If pandas wrote it as its index, write with index=False." if number == 1 and len(columns) > 1 else ""
-            raise DataError(
-                f"{place}: column {number} of {len(columns)} has no name; found {_header(columns)}. Name it or remove it.{advice}"
-            )
+            raise DataError(f"{place}: column {number} of {len(columns)} has no name; found {_header(columns)}. Name it or remove it.")
     twice = [column for column, count in Counter(columns).items() if count > 1]
     if twice:
         raise DataError(
@@ -79,6 +76,10 @@ def _parse_csv(lines: Iterator[str], name: str, delimiter: str | None) -> Parsed
     table = _CsvRows(itertools.chain([first], lines), name, blank, delimiter)
     names, source = table.header()
     columns = tuple(column.strip() for column in names)
+    if len(columns) > 1 and not columns[0] and "column_1" not in columns:
+        columns = ("column_1", *columns[1:])  # the index that pandas writes unless told otherwise
+    if columns == ("sep=", "") or (len(columns) == 1 and columns[0].startswith("sep=")):
+        raise DataError(f"{source}: the first line is {first.strip()!r}, which only Excel reads. Remove it: column names come first.")
     check_columns(columns, str(source))
     return columns, table.rows(columns)
 

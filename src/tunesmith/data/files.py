@@ -20,18 +20,20 @@ FORMATS = {
     ".tab": "tsv",
     ".jsonl": "jsonl",
     ".ndjson": "jsonl",
+    ".json": "json",
     ".txt": "txt",
+    ".conllu": "conllu",
+    **dict.fromkeys((".conll", ".bio", ".iob", ".iob2", ".bmes", ".bioes", ".train", ".dev", ".test", ".testa", ".testb"), "conll"),
     ".parquet": "parquet",
     ".pq": "parquet",
     ".arrow": "arrow",
     ".feather": "arrow",
 }
-TEXT_FORMATS = ("csv", "tsv", "jsonl", "txt")
+TEXT_FORMATS = ("csv", "tsv", "jsonl", "json", "txt", "conll", "conllu")
 BINARY_FORMATS = ("parquet", "arrow")
 _PIECE_BYTES = 2**20
 
 _ADVICE = {
-    ".json": "JSON must have one object per line and be named .jsonl (`jq -c '.[]' old.json > new.jsonl`)",
     ".xlsx": "export the sheet as CSV (UTF-8)",
     ".xls": "export the sheet as CSV (UTF-8)",
     ".ods": "export the sheet as CSV (UTF-8)",

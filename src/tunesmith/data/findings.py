@@ -19,7 +19,7 @@ def findings(audit: Audit) -> list[Finding]:
     """Return what to act upon, most severe first; empty for a file without fault."""
     found = [Finding("error", f"{audit.name} has no rows.", "Check the path, and the delimiter with which the file was written.")]
     if audit.rows:
-        found = [*_leakage(audit), *_texts(audit), *_characters(audit)]
+        found = [*audit.remarks, *_leakage(audit), *_texts(audit), *_characters(audit)]
         if audit.labels is not None:
             found += _labels(audit, audit.labels)
         if audit.lengths is not None:
@@ -88,9 +88,9 @@ def _texts(audit: Audit) -> Iterator[Finding]:
         yield Finding(
             "warning" if audit.empty.rows < audit.rows else "error",
             f"{_rows(audit.empty.rows)} {_verb(audit.empty.rows, 'has', 'have')} no text{_at(audit.empty)}.",
-            "Fill them in or delete them; they would teach the model a label for nothing. Is --text the right column?",
+            "Training leaves them out. Fill them in or delete them. Is --text the right column?",
         )
-    if audit.conflicts.rows and (audit.labels is None or audit.labels.kind != "number"):
+    if audit.conflicts.rows and (audit.labels is None or audit.labels.kind not in ("number", "value")):
         first = audit.conflicts.examples[0]
         yield Finding(
             "warning",
@@ -142,9 +142,9 @@ def _characters(audit: Audit) -> Iterator[Finding]:
         )
     if audit.control.rows:
         yield Finding(
-            "note",
+            "warning",
             f"{_rows(audit.control.rows)} {_verb(audit.control.rows, 'holds', 'hold')} control characters{_at(audit.control)}.",
-            r"Remove them; \x80 to \x9f are quotes and dashes of Windows-1252 in a file that was converted as if it were Latin-1.",
+            r"\x80 to \x9f are the euro, quotes and dashes of Windows-1252: read the file again with --encoding cp1252. Remove others.",
         )
     if audit.html.rows:
         yield Finding(
@@ -238,6 +238,16 @@ def _labels(audit: Audit, labels: Labels) -> Iterator[Finding]:
 
 
 def _lengths(lengths: Lengths, rows: int) -> Iterator[Finding]:
+    only = lengths.policies.get("windows") if "head" not in lengths.policies else None
+    if only is not None and only.rows:
+        yield Finding(
+            "warning",
+            f"{_rows(only.rows)} ({_share(only.share_of_rows)}) {_verb(only.rows, 'needs', 'need')} more than {lengths.max_windows:,}"
+            f" windows; {_share(only.share_of_tokens)} of all tokens are in none.",
+            "Raise --max-windows or --max-length.",
+        )
+    if "head" not in lengths.policies:
+        return
     head = lengths.policies["head"]
     if not head.rows:
         spare = lengths.percentiles["max"] + (lengths.max_length - lengths.budget)

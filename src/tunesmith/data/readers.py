@@ -1,4 +1,4 @@
-"""Files and standard input as rows: CSV, TSV, JSONL, plain text (each also gzip-packed), Parquet and Arrow.
+"""Files and standard input as rows: CSV, TSV, JSONL, plain text, CoNLL, CoNLL-U (each also gzip-packed), Parquet and Arrow.
 
 All of them stream: no more than a batch of rows is in memory at any time.
 """
@@ -12,7 +12,9 @@ from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import IO, cast
 
+from tunesmith.data.beir import collection_of, open_beir
 from tunesmith.data.columnar import BatchSource
+from tunesmith.data.conll import parse_conll, parse_conllu
 from tunesmith.data.decoding import check_encoding, lines_of_text, text_lines
 from tunesmith.data.delimited import MAX_CELL_CHARS, STDIN, Parser, csv_parser, parse_jsonl, parse_txt
 from tunesmith.data.files import (
@@ -27,21 +29,30 @@ from tunesmith.data.files import (
     reading,
 )
 from tunesmith.data.schema import Row, RowSource, Source
+from tunesmith.data.squad import parse_json
 from tunesmith.errors import DataError, UsageError
 from tunesmith.progress import QUIET, Progress
 
 __all__ = ["MAX_CELL_CHARS", "StreamSource", "TextSource", "open_file", "open_stdin"]
 
-_PARSERS: dict[str, Parser] = {"csv": csv_parser(None), "tsv": csv_parser("\t"), "jsonl": parse_jsonl, "txt": parse_txt}
+_PARSERS: dict[str, Parser] = {
+    "csv": csv_parser(None),
+    "tsv": csv_parser("\t"),
+    "jsonl": parse_jsonl,
+    "json": parse_json,
+    "txt": parse_txt,
+    "conll": parse_conll,
+    "conllu": parse_conllu,
+}
 
 
 def open_file(
     path: Path | str, *, encoding: str | None = None, file_format: str | None = None, source_name: str | None = None
 ) -> RowSource:
-    """Return the rows of a file, which every iteration reads anew.
+    """Return the rows of a file, or of a retrieval collection in a directory, which every iteration reads anew.
 
     `encoding` is a Python codec name; None means what a byte order mark says, else UTF-8 (Parquet and Arrow do without).
-    `file_format` (csv, tsv, jsonl, txt, parquet, arrow) overrides the extension; `source_name` stands in messages in place
+    `file_format` (csv, tsv, jsonl, txt, conll, conllu, parquet, arrow) overrides the extension; `source_name` stands in messages in place
     of the path. Raises DataError for a file that cannot be used, here or while iterating, and UsageError for an unknown
     encoding or format.
     """
@@ -51,6 +62,8 @@ def open_file(
         encoding = check_encoding(encoding)
     if file_format is not None:
         check_format(file_format)
+    elif collection_of(path) is not None:
+        return open_beir(path, name)
     check_readable(path, name)
     file_format = format_of(path, name) if file_format is None else file_format
     if file_format in BINARY_FORMATS:
@@ -89,7 +102,7 @@ class TextSource:
 def open_stdin(stream: IO[bytes] | IO[str], file_format: str | None = None, *, encoding: str | None = None) -> StreamSource:
     """Return the rows of a stream such as sys.stdin; each comes out as soon as its last line came in.
 
-    `file_format` is csv, tsv, jsonl or txt; None takes the stream for JSONL when its first character that is no space is
+    `file_format` is csv, tsv, jsonl, txt, conll or conllu; None takes the stream for JSONL when its first character that is no space is
     `{`, else for CSV. Waits for the first line, which names the columns. Bytes are decoded as `open_file` does. The rows
     can be read once: a second iteration, and `fingerprint()`, raise DataError.
     """

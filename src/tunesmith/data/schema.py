@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from tunesmith import registry
-from tunesmith.errors import DataError, did_you_mean, listing, setting
+from tunesmith.config import Config
+from tunesmith.errors import DataError, UsageError, did_you_mean, listing, setting
 from tunesmith.progress import QUIET, Progress
 from tunesmith.registry import Family
 
@@ -66,6 +67,9 @@ class Example:
     target_is_list: the value was a list in the file, so the row may have any number of labels
     group: value of the group column as text, None without one
     spans: ranges [start, end) of characters of the last text that the task is about, such as its words
+    words: what stands at the spans, where the row gives words; the text may spell them otherwise
+    before, after: text around the last text that is read along
+    mended: what was wrong in the row and put right, a few words each
     """
 
     texts: tuple[str, ...]
@@ -74,6 +78,10 @@ class Example:
     group: str | None
     source: Source
     spans: tuple[tuple[int, int], ...] = ()
+    words: tuple[str, ...] = ()
+    before: str = ""
+    after: str = ""
+    mended: tuple[str, ...] = ()
 
     @property
     def group_key(self) -> int:
@@ -88,6 +96,7 @@ class Schema:
     """The columns of a table by role: `texts`, and optionally `target` and `group`, which `needs_group` wants in every row.
 
     read: "module:function" that makes an `Example` of a row, by the task's `registry.Family`
+    context, document: how many words of its neighbours each row gets, and the column whose value neighbours share
     """
 
     texts: tuple[str, ...]
@@ -95,6 +104,18 @@ class Schema:
     group: str | None = None
     needs_group: bool = True
     read: str = Family.read
+    context: int = 0
+    document: str | None = None
+
+    def examples(self, rows: Iterable[tuple[Row, Source]]) -> Iterator[Example]:
+        """Read all rows, each with its neighbours where there is a `context`. Raises as `parse`."""
+        if self.context == 0 or self.document is None:
+            return (self.parse(row, place) for row, place in rows)
+        from tunesmith.data.neighbours import with_neighbours
+
+        column = self.document
+        named = ((None if row.get(column) is None else str(row[column]), self.parse(row, place)) for row, place in rows)
+        return with_neighbours(named, self.context)
 
     def parse(self, row: Row, source: Source) -> Example:
         """Read one row. Raises `DataError` for a text or target that is of no usable type."""
@@ -127,7 +148,8 @@ class Schema:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the schema as plain values for `tunesmith.json`."""
-        return {"texts": list(self.texts), "target": self.target, "group": self.group}
+        kept = {"texts": list(self.texts), "target": self.target, "group": self.group}
+        return {**kept, "context": self.context, "document": self.document} if self.context else kept
 
 
 def read_labelled(row: Row, schema: Schema, source: Source) -> Example:
@@ -169,24 +191,51 @@ def _label(value: Any, column: str, source: Source) -> str | None:
     )
 
 
-def choose_task(source: RowSource, task: str, *, text: str | None, text_pair: str | None, label: str | None) -> str:
-    """Return the name of the task of `source`: `task`, or for `auto` the one that its columns or values can only mean.
+def choose_task(source: RowSource, config: Config) -> str:
+    """Return the name of the task of `source`: the one told, or the one that settings, columns or values can only mean.
 
-    text, text_pair, label: the columns that were named
+    Raises `UsageError` for settings that mean nothing to this task.
     """
-    if task != "auto":
-        registry.family(task)
-        return task
-    found = registry.by_signs(source.columns, label)
+    families = registry.usable()
+    told = {name for family in families.values() for name in family.settings if config.is_told(name)}
+    name = config.task if config.task != "auto" else _recognised(source, config, told)
+    for other in sorted(told - registry.family(name).settings):
+        owners = listing([task for task, family in families.items() if other in family.settings])
+        how = "was recognised from the data" if config.task == "auto" else "was told"
+        raise UsageError(
+            f"{setting(other)} means nothing for {name}, which {how}; it belongs to {owners}. Leave it out, or name the {setting('task')}."
+        )
+    return name
+
+
+def _recognised(source: RowSource, config: Config, told: set[str]) -> str:
+    """Return the task that can only be meant; told: the settings of single tasks that were told."""
+    families = registry.usable()
+    for name, family in families.items():
+        if family.implied and family.settings & told:
+            return name
+    found = registry.by_signs(source.columns, config.label)
     if found is not None:
         return found
-    for name in registry.names():
-        values = registry.family(name).values
-        if values is not None and registry.load(values)(source, label):
+    for name, family in families.items():
+        if family.values is None or (family.implied and told):
+            continue  # settings of labels say that there are labels
+        if registry.load(family.values)(source, _target_of(source, family, config)):
             return name
-    if text_pair is None and text is None:
-        text_pair = _pair_by_name([name for name in source.columns if name != label], None, None, DEFAULT)[1]
+    text_pair = config.text_pair
+    if text_pair is None and config.text is None:
+        text_pair = _pair_by_name([name for name in source.columns if name != config.label], None, None, DEFAULT)[1]
     return "classification" if text_pair is None else "pair"
+
+
+def _target_of(source: RowSource, family: Family, config: Config) -> str | None:
+    """Return the column that would be the target: the one named, the one that classification would take, else one of the family's names."""
+    for kind in (DEFAULT, family):
+        try:
+            return guess_schema(source, **config.columns, group=config.group, family=kind).target
+        except DataError:
+            continue
+    return None
 
 
 def guess_schema(
@@ -208,7 +257,7 @@ def guess_schema(
 
     Raises `DataError` that lists the columns when one is missing or more than one could be meant.
     """
-    pairs = family.two_texts
+    pairs, need_label = family.two_texts, need_label and family.needs_target
     for role, name in (("text", text), ("second text", text_pair), ("label", label if need_label else None), ("group", group)):
         if name is not None and name not in source.columns:
             raise DataError(
@@ -241,7 +290,21 @@ def guess_schema(
             f"Columns: {listing(source.columns, 40)}."
         )
     texts = (text,) if text_pair is None else (text, text_pair)
+    if family.grouped and group is None:
+        return Schema(texts, label if need_label else None, text, needs_group=False, read=family.read)
     return Schema(texts, label if need_label else None, group, read=family.read)
+
+
+def rows_of(source: RowSource, family: Family, **settings: Any) -> RowSource:
+    """Return the rows that the task takes from `source`; settings: those of its `encoding`."""
+    found: RowSource = source if family.rows is None else registry.load(family.rows)(source, **settings)
+    return found
+
+
+def for_test(source: RowSource) -> RowSource:
+    """Return the rows to test on: those of `source`, or of the test part that a collection with parts of its own comes with."""
+    found: RowSource = getattr(source, "companions", {}).get("test", source)
+    return found
 
 
 def _pair_by_name(columns: list[str], text: str | None, text_pair: str | None, family: Family) -> tuple[str | None, str | None]:

@@ -79,6 +79,7 @@ class TokenTable:
         # of pairs only, as many as there are lengths
         self._borders = [_ragged(batch.column("borders"))[0] for batch in batches if "borders" in batch.schema.names]
         self._points = [_ragged(batch.column("points")) for batch in batches if "points" in batch.schema.names]
+        self._offsets = [_ragged(batch.column("offsets")) for batch in batches if "offsets" in batch.schema.names]
         self._first = np.cumsum([0] + [batch.num_rows for batch in batches])
         self._batches = batches
 
@@ -101,24 +102,54 @@ class TokenTable:
 
     def example(self, index: int) -> Encoded:
         """Return one example without offsets; its sequences are views into the file."""
-        batch = int(np.searchsorted(self._first, index, side="right")) - 1
-        row = index - int(self._first[batch])
-        ids, id_starts = self._ids[batch]
+        batch, row = self._place(index)
         lengths, length_starts = self._lengths[batch]
         sizes = lengths[length_starts[row] : length_starts[row + 1]]
-        sequences = np.split(ids[id_starts[row] : id_starts[row + 1]], np.cumsum(sizes)[:-1])
+        sequences = np.split(self.ids(index), np.cumsum(sizes)[:-1])
         borders = self._borders[batch][length_starts[row] : length_starts[row + 1]].tolist() if self._borders else []
         points = self.points(index)
         return Encoded(sequences, [], int(self.tokens[index]), int(self.lost[index]), borders, points)
+
+    def ids(self, index: int) -> np.ndarray:
+        """Return the tokens of all sequences of one example, int32[kept], a view into the file."""
+        batch = int(np.searchsorted(self._first, index, side="right")) - 1
+        row = index - int(self._first[batch])
+        ids, starts = self._ids[batch]
+        return ids[starts[row] : starts[row + 1]]
 
     def points(self, index: int) -> np.ndarray:
         """Return the points of one example, int32[P], none for a task without."""
         if not self._points:
             return NO_POINTS
-        batch = int(np.searchsorted(self._first, index, side="right")) - 1
+        batch, row = self._place(index)
         points, starts = self._points[batch]
-        row = index - int(self._first[batch])
         return points[starts[row] : starts[row + 1]]
+
+    def offsets(self, index: int) -> np.ndarray:
+        """Return int32[T, 2], the characters of all tokens of one example; only of a table whose encoder `keeps_text`."""
+        batch, row = self._place(index)
+        offsets, starts = self._offsets[batch]
+        return offsets[starts[row] : starts[row + 1]].reshape(-1, 2)
+
+    def text(self, index: int) -> str:
+        """Return the last text of one example; only of a table whose encoder `keeps_text`."""
+        batch, row = self._place(index)
+        text: str = self._batches[batch].column("text")[row].as_py()
+        return text
+
+    def mended(self) -> dict[str, list[int]]:
+        """Return what was put right when the rows were read, and in which rows; only of a table whose encoder `keeps_text`."""
+        found: dict[str, list[int]] = {}
+        for first, batch in zip(self._first.tolist(), self._batches, strict=False):
+            for row, sentences in enumerate(batch.column("mended").to_pylist(), first):
+                for sentence in sentences:
+                    found.setdefault(sentence, []).append(row)
+        return found
+
+    def _place(self, index: int) -> tuple[int, int]:
+        """Return the batch that an example is in, and its row there."""
+        batch = int(np.searchsorted(self._first, index, side="right")) - 1
+        return batch, index - int(self._first[batch])
 
     def labels(self) -> Labels:
         """Read all labels as codes into the list of distinct ones, in order of first appearance."""
@@ -174,7 +205,7 @@ def open_table(source: RowSource, schema: Schema, encoder: ExampleEncoder, progr
 
     # a tokenizer's file means what the library of the day makes of it
     settings = [_FORMAT, tokenizers.__version__, type(encoder).__name__, *encoder.settings()]
-    settings += [schema.texts, schema.target, schema.group, schema.needs_group, schema.read]
+    settings += [schema.texts, schema.target, schema.group, schema.needs_group, schema.read, schema.context, schema.document]
     stamp = source.stamp()
     digest = hashlib.blake2b(digest_size=16)
     for part in (repr(settings), encoder.tokenizer.to_str(), source.fingerprint(progress)):
@@ -233,6 +264,8 @@ def _build(
         kinds["borders"] = pa.list_(pa.int32())
     if encoder.has_points:
         kinds["points"] = pa.list_(pa.int32())
+    if encoder.keeps_text:
+        kinds |= {"offsets": pa.list_(pa.int32()), "text": pa.large_string(), "mended": pa.list_(pa.string())}
     fields = pa.schema(kinds.items(), metadata={"group": "1" if schema.group else "0"})
     lists = False
     with new_directory(path, replace=False) as directory:
@@ -240,8 +273,8 @@ def _build(
             rows: dict[str, list[Any]] = {name: [] for name in kinds}
             size = 0
             with progress.track(f"tokenising {source.name}", None, "rows") as tracker:
-                for examples in _chunks(schema.parse(row, place) for row, place in source):
-                    encoded = encoder.encode_examples(examples)
+                for examples in _chunks(schema.examples(source)):
+                    encoded = encoder.encode_examples(examples, offsets=encoder.keeps_text)
                     for example, sequences in zip(examples, encoded, strict=True):
                         lists = lists or example.target_is_list
                         size += _append(rows, example, sequences)
@@ -275,6 +308,9 @@ def _append(rows: dict[str, list[Any]], example: Example, encoded: Encoded) -> i
         "ids": ids,
         "borders": encoded.borders,
         "points": encoded.points,
+        "offsets": np.concatenate(encoded.offsets).ravel() if encoded.offsets else encoded.offsets,
+        "text": example.texts[-1],
+        "mended": list(example.mended),
     }
     for name, column in rows.items():
         column.append(values[name])
@@ -287,7 +323,7 @@ def _record_batch(rows: dict[str, list[Any]], fields: Any) -> Any:
     columns = []
     for field in fields:
         values = rows[field.name]
-        if field.name in ("ids", "lengths", "borders", "points"):
+        if field.name in ("ids", "lengths", "borders", "points", "offsets"):
             starts = np.concatenate([[0], np.cumsum([len(value) for value in values])]).astype(np.int32)
             flat = np.concatenate(values).astype(np.int32)
             columns.append(pa.ListArray.from_arrays(pa.array(starts), pa.array(flat)))

@@ -124,6 +124,7 @@ class ExampleEncoder(Protocol):
     """Turns examples into token sequences: the one way for training, evaluation and prediction of a task.
 
     has_points: its examples have `Encoded.points`; budget: room for tokens of text in a sequence, beside the special ones
+    keeps_text: the table keeps the last text and the tokens' offsets, too, for a task whose results are pieces of it
     """
 
     tokenizer: Tokenizer
@@ -131,6 +132,7 @@ class ExampleEncoder(Protocol):
     budget: int
     pairs: bool
     has_points: bool
+    keeps_text: bool
 
     def settings(self) -> list[Any]:
         """Return every setting that changes what `encode_examples` returns, but for the tokenizer, as plain values."""
@@ -151,6 +153,8 @@ class TextEncoder:
     Special tokens stand where the tokenizer's own template for a single text, or with `pairs` for two, puts them. A tokenizer
     without any (GPT-2) gets `fallback_token` for a text that would otherwise have no token at all.
     """
+
+    keeps_text: bool = False
 
     def __init__(self, tokenizer: Tokenizer, truncation: Truncation, fallback_token: int | None = None, *, pairs: bool = False) -> None:
         tokenizer.no_truncation()

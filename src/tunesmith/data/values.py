@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Mapping
+from decimal import Decimal
 from typing import Any
 
 _PLAIN = frozenset((int, bool, type(None)))
@@ -30,6 +31,8 @@ def plain(value: Any) -> Any:
         return {plain(key) if isinstance(key, str) else key: plain(item) for key, item in value.items()}
     if kind.__name__ in _MISSING:
         return None
+    if kind is Decimal:
+        return plain(float(value))
     numpy = sys.modules.get("numpy")
     if numpy is not None:
         if isinstance(value, numpy.ndarray):

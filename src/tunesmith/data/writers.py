@@ -1,4 +1,4 @@
-"""Rows into CSV, TSV, JSONL or Parquet, streaming, and to a path all or nothing."""
+"""Rows into CSV, TSV, JSONL, CoNLL or Parquet, streaming, and to a path all or nothing."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
+from tunesmith.data.conll_writer import ConllSink
 from tunesmith.data.values import plain
 from tunesmith.errors import DataError, StorageError, UsageError, did_you_mean
 from tunesmith.storage import new_file, writing
@@ -18,18 +19,21 @@ from tunesmith.storage import new_file, writing
 if TYPE_CHECKING:
     import pyarrow as pa
 
-WRITTEN = {".csv": "csv", ".tsv": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet"}
+WRITTEN = {".csv": "csv", ".tsv": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet", ".conll": "conll"}
 _FORMATS = tuple(dict.fromkeys(WRITTEN.values()))
 _PARQUET_ROWS = 10_000
 
 
-def open_writer(target: Path | str | TextIO, columns: Sequence[str], file_format: str | None = None) -> RowWriter:
+def open_writer(
+    target: Path | str | TextIO, columns: Sequence[str], file_format: str | None = None, *, other_keys: bool = False
+) -> RowWriter:
     """Return a context manager whose `write(row)` adds a row to `target`.
 
     To a path the rows go into a temporary file beside it, which takes the place of `target` when the block ends well;
     when it does not, a former file stays as it was. To a text stream each row goes out at once, and the stream is left
-    open; a closed pipe raises BrokenPipeError. `file_format` (csv, tsv, jsonl, parquet) None means what the extension
-    says, and CSV for a stream. Raises UsageError for another extension or format, StorageError for what cannot be written.
+    open; a closed pipe raises BrokenPipeError. `file_format` (csv, tsv, jsonl, parquet, conll) None means what the extension
+    says, and CSV for a stream. `other_keys`: JSON lines keep keys of a row that are no columns, too.
+    Raises UsageError for another extension or format, StorageError for what cannot be written.
     """
     if isinstance(target, str | os.PathLike):
         path = Path(target)
@@ -41,12 +45,12 @@ def open_writer(target: Path | str | TextIO, columns: Sequence[str], file_format
                     f"cannot write {path}: {found} says no format. Allowed are {', '.join(WRITTEN)}.{did_you_mean(path.suffix, WRITTEN)}"
                 )
         _check(file_format)
-        return RowWriter(path, columns, file_format)
+        return RowWriter(path, columns, file_format, other_keys)
     file_format = "csv" if file_format is None else file_format
     if file_format == "parquet":
         raise UsageError("Parquet cannot be written to standard output: name a file, or take csv, tsv or jsonl.")
     _check(file_format)
-    return RowWriter(target, columns, file_format)
+    return RowWriter(target, columns, file_format, other_keys)
 
 
 def _check(file_format: str) -> None:
@@ -63,15 +67,15 @@ class _Sink(Protocol):
 class RowWriter:
     """What `open_writer` returns; `rows` counts what was written."""
 
-    def __init__(self, target: Path | TextIO, columns: Sequence[str], file_format: str) -> None:
-        self.target, self.columns, self.file_format = target, tuple(columns), file_format
+    def __init__(self, target: Path | TextIO, columns: Sequence[str], file_format: str, other_keys: bool = False) -> None:
+        self.target, self.columns, self.file_format, self.other_keys = target, tuple(columns), file_format, other_keys
         self.rows = 0
         self._stack = contextlib.ExitStack()
         self._sink: _Sink
 
     def __enter__(self) -> RowWriter:
         if not isinstance(self.target, Path):
-            self._sink = _text_sink(self.file_format, self.target, self.columns, flush=True)
+            self._sink = _text_sink(self.file_format, self.target, self.columns, flush=True, other_keys=self.other_keys)
             return self
         path = self.target
         if path.is_dir():
@@ -88,14 +92,14 @@ class RowWriter:
                 else:
                     file = open(destination, "w", encoding="utf-8", errors="replace", newline="")
                     self._stack.callback(file.close)
-                    self._sink = _text_sink(self.file_format, file, self.columns, flush=False)
+                    self._sink = _text_sink(self.file_format, file, self.columns, flush=False, other_keys=self.other_keys)
         except BaseException:
             self._discard()
             raise
         return self
 
     def write(self, row: Mapping[str, Any]) -> None:
-        """Add `row`; a column it lacks is written as missing, and keys that are no columns are left out."""
+        """Add `row`; a column it lacks is written as missing, and keys that are no columns are left out, unless `other_keys`."""
         if isinstance(self.target, Path):
             with writing(self.target):
                 self._sink.write(row)
@@ -132,9 +136,11 @@ class _Abandoned(Exception):
     """Tells storage to forget a file."""
 
 
-def _text_sink(file_format: str, file: TextIO, columns: tuple[str, ...], *, flush: bool) -> _Sink:
+def _text_sink(file_format: str, file: TextIO, columns: tuple[str, ...], *, flush: bool, other_keys: bool) -> _Sink:
     if file_format == "jsonl":
-        return _JsonSink(file, columns, flush)
+        return _JsonSink(file, columns, flush, other_keys)
+    if file_format == "conll":
+        return ConllSink(file, columns, flush)
     return _CsvSink(file, columns, "\t" if file_format == "tsv" else ",", flush)
 
 
@@ -173,11 +179,12 @@ class _CsvSink:
 
 
 class _JsonSink:
-    def __init__(self, file: TextIO, columns: tuple[str, ...], flush: bool) -> None:
-        self.file, self.columns, self.flush = file, columns, flush
+    def __init__(self, file: TextIO, columns: tuple[str, ...], flush: bool, other_keys: bool) -> None:
+        self.file, self.columns, self.flush, self.other_keys = file, columns, flush, other_keys
 
     def write(self, row: Mapping[str, Any]) -> None:
-        self.file.write(to_json({column: row.get(column) for column in self.columns}) + "\n")
+        others = row if self.other_keys else {}
+        self.file.write(to_json({**{column: row.get(column) for column in self.columns}, **others}) + "\n")
         if self.flush:
             self.file.flush()
 

@@ -1,4 +1,4 @@
-"""The only door to transformers: load an encoder, run it on packed tokens, save it as Hugging Face would.
+"""An encoder behind the packed interface: run on packed tokens, saved as Hugging Face would.
 
 S sequences, T tokens, H width, C outputs.
 """
@@ -8,9 +8,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import inspect
-import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +17,9 @@ import torch
 from torch import Tensor, nn
 
 from tunesmith.data.batches import PackedBatch, collate
-from tunesmith.errors import ModelError, listing
-from tunesmith.model.names import Located, cached_hub_models, locate, not_found, why_unreachable
+from tunesmith.errors import ModelError
+from tunesmith.model.hub import quiet
 from tunesmith.model.packed import Packed
-from tunesmith.model.spec import HeadKind, HeadSpec
 
 
 class Encoder(nn.Module):
@@ -30,7 +27,10 @@ class Encoder(nn.Module):
 
     hf: the transformers module; its parameters are the ones that are trained and saved
     has_head: `hf` carries transformers' own head for the task
+    fresh_head: whether a head of `hf` has weights that are none of the checkpoint's; one that guesses words may come with it
     """
+
+    fresh_head = True
 
     def __init__(self, hf: nn.Module, tokenizer: Any, has_head: bool) -> None:
         super().__init__()
@@ -146,292 +146,6 @@ class Encoder(nn.Module):
 
     def save(self, directory: Path) -> None:
         """Write configuration, safetensors weights and tokenizer files into `directory`."""
-        with _quiet():
+        with quiet():
             self.hf.save_pretrained(directory)
             self.tokenizer.save_pretrained(directory)
-
-
-# architectures whose position numbers begin behind the padding index, so that the table holds fewer positions than its size
-_SHIFTED_POSITIONS = {
-    "roberta",
-    "xlm-roberta",
-    "xlm-roberta-xl",
-    "camembert",
-    "longformer",
-    "roberta-prelayernorm",
-    "data2vec-text",
-}
-
-
-@dataclass(frozen=True)
-class Pretrained:
-    """A model that was found: its configuration and tokenizer are read, its weights not yet."""
-
-    located: Located
-    config: Any
-    tokenizer: Any
-
-    @property
-    def max_length(self) -> int | None:
-        """The longest sequence in tokens, None where the architecture sets no limit."""
-        limit = getattr(self.config, "max_position_embeddings", None)
-        if not isinstance(limit, int) or limit < 1:
-            return None
-        if self.config.model_type == "mpnet":  # counts from a padding index of its own, whatever the configuration says
-            return limit - 2
-        if self.config.model_type in _SHIFTED_POSITIONS:
-            return limit - (self.config.pad_token_id if self.config.pad_token_id is not None else 0) - 1
-        return limit
-
-    @property
-    def fallback_token(self) -> int | None:
-        """The token that stands for a text without any token."""
-        for token in (self.tokenizer.eos_token_id, self.tokenizer.bos_token_id, self.tokenizer.unk_token_id):
-            if token is not None:
-                return int(token)
-        return None
-
-    def backend_tokenizer(self) -> Any:
-        """Return a private copy of the `tokenizers.Tokenizer` behind the transformers tokenizer."""
-        from tokenizers import Tokenizer
-
-        return Tokenizer.from_str(self.tokenizer.backend_tokenizer.to_str())
-
-    def load(
-        self,
-        head: HeadSpec | None = None,
-        *,
-        dropout: float | None = None,
-        attention_dropout: float | None = None,
-        seed: int = 0,
-    ) -> Encoder:
-        """Load the weights in float32.
-
-        head: take transformers' model with this head, freshly drawn; None takes the bare body (as does an architecture that
-            has no such model: see `Encoder.has_head`)
-        dropout, attention_dropout: in place of the checkpoint's own; None keeps them
-        seed: of every weight that the checkpoint does not have
-
-        Raises `ModelError` when there are no safetensors weights or they do not fit.
-        """
-        from transformers import AutoModel
-
-        config = self.config
-        _set_dropout(config, dropout, attention_dropout)
-        if getattr(config, "pad_token_id", None) is None:
-            config.pad_token_id = self.tokenizer.pad_token_id
-        kind: Any = AutoModel
-        with_head = _auto_class(head.kind) if head is not None else None
-        if head is not None and with_head is not None and type(config) in with_head._model_mapping:
-            kind = with_head
-            if head.labels:
-                config.num_labels = len(head.labels)
-                config.id2label = dict(enumerate(head.labels))
-                config.label2id = {label: i for i, label in enumerate(head.labels)}
-            if head.problem_type is not None:
-                config.problem_type = head.problem_type
-            if hasattr(config, "classifier_pooling"):
-                config.classifier_pooling = "cls"
-        with _quiet(), torch.random.fork_rng(devices=[]), _explained(self.located):
-            torch.manual_seed(seed)
-            hf, report = kind.from_pretrained(
-                self.located.place,
-                config=config,
-                dtype=torch.float32,
-                use_safetensors=True,
-                ignore_mismatched_sizes=True,
-                output_loading_info=True,
-            )
-            encoder = Encoder(hf, self.tokenizer, kind is not AutoModel)
-            if encoder.has_head and head is not None and head.kind != "masked-lm":
-                body = {id(module) for module in encoder.base.modules()}
-                for module in hf.modules():
-                    if id(module) not in body:
-                        _draw_again(module, getattr(config, "initializer_range", 0.02))
-        self._check(encoder, report)
-        return encoder
-
-    def _check(self, encoder: Encoder, report: dict[str, Any]) -> None:
-        """A body with drawn instead of trained weights must not pass for a pretrained one."""
-        body = {name for name, _ in encoder.base.named_parameters()}
-        prefix = f"{encoder.hf.base_model_prefix}."
-
-        def of_body(name: str) -> bool:
-            return name.removeprefix(prefix) in body and ".pooler." not in f".{name}"
-
-        missing = sorted(filter(of_body, report["missing_keys"]))
-        if missing:
-            raise ModelError(
-                f"model {self.located.name!r}: its weights lack {len(missing)} parts of the encoder ({listing(missing, 2)}). "
-                "The file is incomplete or of another architecture than its config.json says."
-            )
-        misfits = sorted((name, list(found), list(wanted)) for name, found, wanted in report["mismatched_keys"] if of_body(name))
-        if misfits:
-            name, found, wanted = misfits[0]
-            raise ModelError(
-                f"model {self.located.name!r}: {len(misfits)} of its weights have another shape than its config.json says: {name} is "
-                f"{found} where {wanted} is expected. Take config.json and model.safetensors from the same model."
-            )
-
-
-def open_pretrained(name: str) -> Pretrained:
-    """Find the model `name` (a directory, hub name or bundled name) and read its configuration and tokenizer.
-
-    Raises `ModelError` when it is not found or has no fast tokenizer.
-    """
-    located = locate(name)
-    if located.kind == "hub" and name not in cached_hub_models() and (reason := why_unreachable()) is not None:
-        raise not_found(name, reason)
-    config = _load_config(located)
-    tokenizer = _load_tokenizer(located, config)
-    size = getattr(config, "vocab_size", None)
-    if isinstance(size, int) and tokenizer.vocab_size > size:
-        raise ModelError(
-            f"model {name!r}: its tokenizer has {tokenizer.vocab_size:,} tokens but its embedding only {size:,}. They do not fit."
-        )
-    return Pretrained(located, config, tokenizer)
-
-
-def load_saved(directory: Path, head: HeadKind | None) -> Encoder:
-    """Load what `Encoder.save` wrote, with transformers' head of this kind, or without any, unchanged. Raises `ModelError`."""
-    from transformers import AutoModel
-
-    located = Located(str(directory), str(directory), "directory")
-    kind = _auto_class(head) if head is not None else AutoModel
-    with _quiet(), torch.random.fork_rng(devices=[]), _explained(located):
-        hf, report = kind.from_pretrained(directory, dtype=torch.float32, use_safetensors=True, output_loading_info=True)
-    # a body taken out of a classification model may lack the pooler, which a head of ours does not use
-    missing = sorted(name for name in report["missing_keys"] if head is not None or ".pooler." not in f".{name}")
-    if missing:
-        raise ModelError(
-            f"{directory}: model.safetensors lacks {', '.join(missing[:3])}; it is damaged. Train again, or restore it from a copy."
-        )
-    return Encoder(hf, _load_tokenizer(located, hf.config), head is not None)
-
-
-def _auto_class(head: HeadKind) -> Any:
-    """Return transformers' factory of models with this head."""
-    import transformers
-
-    names = {
-        "sequence-classification": "AutoModelForSequenceClassification",
-        "token-classification": "AutoModelForTokenClassification",
-        "question-answering": "AutoModelForQuestionAnswering",
-        "masked-lm": "AutoModelForMaskedLM",
-    }
-    return getattr(transformers, names[head])
-
-
-def versions() -> dict[str, str]:
-    """Return the versions that a report names."""
-    import platform
-
-    import tokenizers
-    import transformers
-
-    return {
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
-        "tokenizers": tokenizers.__version__,
-        "python": platform.python_version(),
-    }
-
-
-def _load_config(located: Located) -> Any:
-    from transformers import AutoConfig
-
-    with _quiet(), _explained(located):
-        return AutoConfig.from_pretrained(located.place)
-
-
-def _load_tokenizer(located: Located, config: Any) -> Any:
-    from transformers import AutoTokenizer
-
-    with _quiet(), _explained(located):
-        tokenizer = AutoTokenizer.from_pretrained(located.place)
-    if getattr(tokenizer, "backend_tokenizer", None) is None:
-        raise ModelError(
-            f"model {located.name!r} has no tokenizer.json (a fast tokenizer); save one with tokenizers or choose another model."
-        )
-    if tokenizer.pad_token is None:
-        # a decoder of transformers finds a text's last token by the padding token of its configuration: it must be the same one
-        pad = getattr(config, "pad_token_id", None)
-        if pad is not None and 0 <= pad < len(tokenizer):
-            tokenizer.pad_token = tokenizer.convert_ids_to_tokens(pad)
-        else:
-            tokenizer.pad_token = tokenizer.eos_token if tokenizer.eos_token is not None else tokenizer.unk_token
-    return tokenizer
-
-
-def _set_dropout(config: Any, dropout: float | None, attention_dropout: float | None) -> None:
-    hidden = (
-        "hidden_dropout_prob",
-        "dropout",
-        "embedding_dropout",
-        "mlp_dropout",
-        "resid_pdrop",
-        "embd_pdrop",
-        "hidden_dropout",
-        "embed_dropout",
-        "classifier_dropout",
-        "seq_classif_dropout",
-        "classifier_dropout_prob",
-        "pooler_dropout",
-    )
-    attention = ("attention_probs_dropout_prob", "attention_dropout", "attn_pdrop")
-    for names, value in ((hidden, dropout), (attention, attention_dropout)):
-        for name in names:
-            # None stands for "as the hidden dropout" in classifier_dropout
-            if value is not None and isinstance(getattr(config, name, None), (int, float)):
-                setattr(config, name, value)
-
-
-def _draw_again(module: nn.Module, deviation: float) -> None:
-    """Give a head's own parameters fresh values: a head left over from another task must not be taken for this one's."""
-    if isinstance(module, nn.Linear):
-        nn.init.normal_(module.weight, std=deviation)
-        if module.bias is not None:
-            nn.init.zeros_(module.bias)
-    elif isinstance(module, nn.LayerNorm):
-        module.reset_parameters()
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep transformers' load report, progress bars and warnings from the user's terminal."""
-    from transformers.utils import logging
-
-    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity(logging.CRITICAL)
-    logging.disable_progress_bar()
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.set_verbosity(level)
-        if bars:
-            logging.enable_progress_bar()
-
-
-@contextlib.contextmanager
-def _explained(located: Located) -> Iterator[None]:
-    """Turn what transformers raises for a model that cannot be had into a `ModelError`."""
-    try:
-        yield
-    except ModelError:
-        raise
-    except Exception as error:
-        reason = str(error).strip().split("\n")[0][:300]
-        if located.kind == "hub":
-            raise not_found(located.name, reason) from error
-        if type(error).__name__ == "SafetensorError":
-            raise ModelError(
-                f"{located.place}: its safetensors weights are damaged or cut short ({reason}). Copy or download them again."
-            ) from error
-        if "safetensors" in reason.lower() or "pytorch_model" in reason:
-            raise ModelError(
-                f"{located.place}: no readable model.safetensors ({reason}). Pickled weights (.bin) are never read, as they can run code; "
-                "convert them with transformers' save_pretrained on a machine that you trust."
-            ) from error
-        raise ModelError(f"the model in {located.place} cannot be loaded: {type(error).__name__}: {reason}") from error

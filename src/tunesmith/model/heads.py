@@ -15,7 +15,9 @@ from torch import Tensor, nn
 
 from tunesmith.data.batches import PackedBatch, collate, pack, plan_batches, split_by_tokens
 from tunesmith.data.tokens import Encoded
+from tunesmith.errors import ModelError
 from tunesmith.model.encoder import Encoder
+from tunesmith.model.masked_head import CheckpointMaskedHead
 from tunesmith.model.spec import HeadSpec
 
 HEAD_FILE = "head.safetensors"
@@ -128,21 +130,36 @@ class PooledHead(nn.Module):
         return torch.segment_reduce(weight * hidden, "sum", lengths=lengths, axis=0) / total
 
 
+class VectorHead(nn.Module):
+    """No layer at all: the mean of a sequence's hidden states, scaled to length 1 (Reimers and Gurevych 2019, "Sentence-BERT")."""
+
+    def forward(self, hidden: Tensor, batch: PackedBatch) -> Tensor:
+        """hidden: float[T, H] -> outputs float[S, H]"""
+        lengths = torch.from_numpy(batch.lengths.astype(np.int64))
+        return nn.functional.normalize(torch.segment_reduce(hidden.float(), "mean", lengths=lengths, axis=0), dim=1)
+
+
 class TextModel(nn.Module):
     """Encoder and head: a packed batch in, outputs float32[S, C] out, or float32[T, C] with a head for tokens."""
 
     def __init__(self, encoder: Encoder, head: nn.Module) -> None:
         super().__init__()
         self.encoder, self.head = encoder, head
+        self.in_autocast = bool(getattr(head, "in_autocast", False))
 
     def forward(self, batch: PackedBatch) -> Tensor:
         """Return one row of outputs for each sequence, or each token, of `batch`."""
-        return self.head(self.encoder(batch), batch).float()
+        hidden = self.encoder(batch)
+        if self.in_autocast:
+            return self.head(hidden, batch).float()
+        # heads are small and their outputs may be values of any size, which bf16 would round to three digits
+        with torch.autocast("cpu", enabled=False):
+            return self.head(hidden.float(), batch)
 
     @property
     def loads_in_transformers(self) -> bool:
         """Whether the saved directory gives the same outputs through transformers' own model for the task."""
-        return isinstance(self.head, CheckpointHead | CheckpointTokenHead)
+        return isinstance(self.head, CheckpointHead | CheckpointTokenHead | CheckpointMaskedHead | VectorHead)
 
     def save(self, directory: Path) -> None:
         """Write the encoder as Hugging Face would, and a head of our own beside it as `head.safetensors`."""
@@ -161,16 +178,29 @@ def build_model(encoder: Encoder, head: HeadSpec, *, pooling: str, dropout: floa
     Raises `ModelError` when the encoder does not run on token ids alone.
     """
     last = encoder.is_decoder
+    if head.kind == "embedding":
+        return TextModel(encoder, VectorHead())
     if (head.per_token or pooling == "cls") and encoder.has_head:
-        model = TextModel(encoder, CheckpointTokenHead(encoder) if head.per_token else CheckpointHead(encoder))
+        model = TextModel(encoder, _checkpoint_head(encoder, head))
         if _same_as_transformers(model):
             return model
+    if head.kind == "masked-lm":
+        raise ModelError(
+            f"a model of type {encoder.config.model_type!r} cannot be pretrained here: it has no head that guesses hidden words, or one of "
+            "a form that is not known. Take a BERT, RoBERTa, DistilBERT, ELECTRA, DeBERTa-v2, ModernBERT, MPNet or ALBERT."
+        )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         if dropout is None:
             dropout = float(getattr(encoder.config, "hidden_dropout_prob", 0.1))
         own = own_head(encoder.width, head, pooling, dropout, last=last)
     return TextModel(Encoder(encoder.base, encoder.tokenizer, False), own)
+
+
+def _checkpoint_head(encoder: Encoder, head: HeadSpec) -> nn.Module:
+    if head.kind == "masked-lm":
+        return CheckpointMaskedHead(encoder)
+    return CheckpointTokenHead(encoder) if head.per_token else CheckpointHead(encoder)
 
 
 def own_head(width: int, head: HeadSpec, pooling: str, dropout: float, *, last: bool) -> nn.Module:
@@ -193,13 +223,16 @@ def embed(encoder: Encoder, examples: Sequence[Encoded], advance: Callable[[int]
 
 
 def set_output_bias(model: TextModel, bias: np.ndarray) -> bool:
-    """Set the bias of the last layer, which gives the outputs, to `bias` float[C]; False for a head whose last layer has none."""
+    """Set the bias of the last layer, which gives the outputs, to `bias` float[C]; False for a head whose last layer has none.
+
+    Outputs beyond C, such as those for the unused end of a vocabulary, get the least of its values.
+    """
     place: Tensor | None = _last_layer(model).bias
-    if place is None:
+    if place is None or len(place) < len(bias):
         return False
-    assert place.shape == bias.shape
     with torch.no_grad():
-        place.copy_(torch.from_numpy(bias))
+        place.fill_(float(bias.min()))
+        place[: len(bias)] = torch.from_numpy(bias)
     return True
 
 

@@ -5,14 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-HeadKind = Literal["sequence-classification", "token-classification", "question-answering", "masked-lm"]
+HeadKind = Literal["sequence-classification", "token-classification", "question-answering", "masked-lm", "embedding"]
 
 
 @dataclass(frozen=True)
 class HeadSpec:
     """A head: which of transformers' models has it, and its outputs.
 
-    outputs: C; labels: their names as transformers' configuration keeps them; problem_type: transformers' word for what they mean
+    kind: `embedding` is no head: a sequence's outputs are the mean of its hidden states, scaled to length 1
+    outputs: C, 0 for an embedding, which has the encoder's width
+    labels: their names as transformers' configuration keeps them; problem_type: transformers' word for what they mean
     """
 
     kind: HeadKind
@@ -23,4 +25,4 @@ class HeadSpec:
     @property
     def per_token(self) -> bool:
         """Whether there is a row of outputs for each token, not for each sequence."""
-        return self.kind != "sequence-classification"
+        return self.kind not in ("sequence-classification", "embedding")

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from tunesmith.data.audit_types import Audit, Example, Finding, Issue, Labels, Lengths
 from tunesmith.data.findings import findings
 from tunesmith.errors import counted
-from tunesmith.report.view import columns_wide, count, one_line, share, shorten
+from tunesmith.report.wording import columns_wide, count, one_line, share, shorten
 
 _WIDTH = 100  # columns
 _BAR = 32  # columns of the longest bar

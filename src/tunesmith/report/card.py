@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tunesmith.errors import counted
-from tunesmith.report import view
+from tunesmith.report import view, wording
 
 _PER_LABEL_ROWS = 60
 
@@ -32,13 +32,15 @@ def model_card(result: view.Result) -> str:
         lstrip_blocks=True,
     )
     environment.filters |= {
-        "number": view.number,
-        "count": view.count,
+        "number": wording.number,
+        "figure": wording.figure,
+        "count": wording.count,
         "counted": counted,
         "score": view.score,
-        "interval": view.interval,
-        "setting": view.setting,
+        "interval": wording.interval,
+        "setting": wording.setting,
         "split_name": view.split_name,
+        "unit": view.unit,
         "escaped": escaped,
         "public": _public,
     }
@@ -69,7 +71,7 @@ def model_card(result: view.Result) -> str:
 
 def escaped(text: object) -> str:
     """Return `text` in one line with everything escaped that Markdown or HTML would take for markup."""
-    line = view.one_line(str(text)).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    line = wording.one_line(str(text)).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     return re.sub(r"([\\`*_\[\]|~#$])", r"\\\1", line)
 
 
@@ -100,7 +102,7 @@ def _front_matter(result: view.Result, split: str | None, evaluation: view.Evalu
     if _hub_id(result["base_model"]):
         matter["base_model"] = result["base_model"]
     if evaluation:
-        rows = [row for row in view.comparison(result, evaluation) if row["leading"] and view.number(row["model"]) != view.DASH]
+        rows = [row for row in view.comparison(result, evaluation) if row["leading"] and wording.number(row["model"]) != wording.DASH]
         matter["metrics"] = list(dict.fromkeys(_hub_name(row["name"]) for row in rows))
         data = result["data"]["splits"].get(split)
         dataset = {
@@ -108,10 +110,22 @@ def _front_matter(result: view.Result, split: str | None, evaluation: view.Evalu
             "type": "custom",
             "split": {"valid": "validation"}.get(str(split), split),
         }
-        measured = [{"type": _hub_name(row["name"]), "value": round(row["model"], 4), "name": row["title"]} for row in rows]
+        measured = [
+            {
+                "type": _hub_name(row["name"]),
+                "value": _rounded(row["model"]),
+                "name": row["title"],
+            }
+            for row in rows
+        ]
         task = {"type": hub["pipeline_tag"], "name": hub["title"]}
         matter["model-index"] = [{"name": result["name"], "results": [{"task": task, "dataset": dataset, "metrics": measured}]}]
     return yaml.safe_dump(matter, allow_unicode=True, sort_keys=False, width=1000).rstrip("\n")
+
+
+def _rounded(value: float) -> float:
+    """Return `value` with four decimals, or four significant digits where that is more."""
+    return round(value, 4) if abs(value) >= 0.1 else float(f"{value:.4g}")
 
 
 def _hub_name(metric: str) -> str:

@@ -11,7 +11,8 @@ from typing import Any
 
 from markupsafe import Markup, escape
 
-from tunesmith.report.view import FEW_ROWS, MANY_LABELS, columns_wide, number, share, shorten
+from tunesmith.report.view import FEW_ROWS, MANY_LABELS
+from tunesmith.report.wording import columns_wide, number, share, shorten
 
 MOST_LABELS = 200  # a heat map of more has cells smaller than a pixel on most screens
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from tunesmith.errors import counted
-from tunesmith.report import charts, view
+from tunesmith.report import charts, view, wording
 from tunesmith.storage import write_text
 
 _MISTAKES = 30
@@ -31,16 +31,18 @@ def render_html(result: view.Result) -> str:
         loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters |= {
-        "number": view.number,
-        "count": view.count,
+        "number": wording.number,
+        "figure": wording.figure,
+        "count": wording.count,
         "counted": counted,
         "score": view.score,
-        "interval": view.interval,
-        "title_of": view.title,
-        "setting": view.setting,
-        "moment": view.moment,
-        "one_line": view.one_line,
+        "interval": wording.interval,
+        "title_of": wording.title,
+        "setting": wording.setting,
+        "moment": wording.moment,
+        "one_line": wording.one_line,
         "split_name": view.split_name,
+        "unit": view.unit,
     }
     found = view.judged(result)
     split, evaluation = found if found else (None, None)
@@ -61,10 +63,12 @@ def render_html(result: view.Result) -> str:
         "loss_curve": charts.curve(
             [(point["step"], point["loss"]) for point in training["history"]], "training loss", training["best_step"], raw=True
         ),
-        "metric_curve": charts.curve(evaluations, f"validation {view.title(result['metric'])}", training["best_step"]),
+        "metric_curve": charts.curve(evaluations, f"validation {wording.title(result['metric'])}", training["best_step"]),
         "facts": view.training_facts(result),
         "splits": splits,
         "account": account,
+        "tag_counts": view.tag_counts(result),
+        "counted_things": view.counted_things(evaluation) if evaluation else "rows",
         "notes": [y for y in evaluation.get("yardsticks", []) if y["note"]] if evaluation else [],
         "validation": result["evaluations"]["valid"] if split == "test" else None,
     }

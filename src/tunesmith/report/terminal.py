@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tunesmith.errors import counted
-from tunesmith.report import view
+from tunesmith.report import view, wording
 
 
 def render_table(result: view.Result) -> str:
@@ -16,12 +16,16 @@ def render_table(result: view.Result) -> str:
     if found:
         split, evaluation = found
         rivals = view.computed(evaluation)
-        header = [f"{view.split_name(split)}, {counted(evaluation['rows'], 'row')}", "model [95% interval]", *(y["name"] for y in rivals)]
+        header = [
+            f"{view.split_name(split)}, {counted(evaluation['rows'], view.unit(evaluation))}",
+            "model [95% interval]",
+            *(y["name"] for y in rivals),
+        ]
         rows = [
             [
                 row["name"] + (" *" if row["chosen"] else ""),
-                f"{view.number(row['model'])} {view.interval(row['interval'])}".rstrip(),
-                *(view.number(other["value"]) for other in row["others"]),
+                f"{wording.figure(row['name'], row['model'])} {wording.interval(row['interval'], row['name'])}".rstrip(),
+                *(wording.figure(row["name"], other["value"]) for other in row["others"]),
             ]
             for row in view.comparison(result, evaluation)
             if row["leading"]
@@ -30,6 +34,7 @@ def render_table(result: view.Result) -> str:
         if any(row[0].endswith(" *") for row in rows):
             lines.append("* chose the checkpoint")
         lines += [f"{y['name']}: {y['note']}" for y in evaluation.get("yardsticks", []) if not y["metrics"]]
+        lines += evaluation.get("remarks", [])
         lines.append("")
     lines += [view.verdict(result), ""]
     lines += [f"- {sentence}" for sentence in view.limitations(result)]
@@ -44,20 +49,20 @@ def account_lines(result: view.Result) -> list[str]:
         if not part:
             continue
         account = part["account"]
-        said = [f"{view.count(account['rows_used'])} of {counted(account['rows_read'], 'row')} used{view.split_off(result, split)}"]
+        said = [f"{wording.count(account['rows_used'])} of {counted(account['rows_read'], 'row')} used{view.split_off(result, split)}"]
         for key, words in (
             ("dropped_empty", "empty dropped"),
             ("dropped_unlabelled", "unlabelled dropped"),
             ("dropped_duplicates", "duplicates dropped"),
         ):
             if account[key]:
-                said.append(f"{view.count(account[key])} {words}")
+                said.append(f"{wording.count(account[key])} {words}")
         if account["duplicates_found"] > account["dropped_duplicates"]:
-            said.append(f"{view.count(account['duplicates_found'])} duplicates found")
+            said.append(f"{wording.count(account['duplicates_found'])} duplicates found")
         if account["rows_truncated"]:
             said.append(
-                f"{view.count(account['rows_truncated'])} cut at {view.count(account['max_length'])} tokens "
-                f"({view.share(account['tokens_lost'], account['tokens_read'])} of tokens lost)"
+                f"{wording.count(account['rows_truncated'])} cut at {wording.count(account['max_length'])} tokens "
+                f"({wording.share(account['tokens_lost'], account['tokens_read'])} of tokens lost)"
             )
         else:
             said.append("none cut")
@@ -67,8 +72,9 @@ def account_lines(result: view.Result) -> list[str]:
 
 def _aligned(rows: list[list[str]]) -> list[str]:
     """Return the rows with columns aligned and a rule under the first."""
-    widths = [max(view.columns_wide(row[i]) for row in rows) for i in range(len(rows[0]))]
+    widths = [max(wording.columns_wide(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = [
-        "  ".join(cell + " " * (width - view.columns_wide(cell)) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
+        "  ".join(cell + " " * (width - wording.columns_wide(cell)) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in rows
     ]
     return [lines[0], "  ".join("-" * width for width in widths), *lines[1:]]

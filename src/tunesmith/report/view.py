@@ -6,124 +6,40 @@ builds one with every key.
 
 from __future__ import annotations
 
-import math
-import unicodedata
 from collections.abc import Sequence
-from datetime import datetime
 from typing import Any
 
 from tunesmith.errors import counted, listing
 from tunesmith.metrics import METRICS
+from tunesmith.report.wording import DASH, IN_UNITS, count, duration, figure, interval, number, setting, share, title
 
 Result = dict[str, Any]
 Evaluation = dict[str, Any]
 
-DASH = "–"
 FEW_ROWS = 10  # a label with fewer test rows has scores that mean little
 MANY_LABELS = 25  # more than this do not fit a heat map with numbers
-
-_TITLES = {
-    "accuracy": "Accuracy",
-    "subset_accuracy": "Subset accuracy",
-    "matthews": "Matthews correlation",
-    "roc_auc": "ROC AUC",
-    "lrap": "Label ranking AP",
-    "ece": "Calibration error (ECE)",
-    "log_loss": "Log loss",
-    "loss": "Loss",
-    "pearson": "Pearson correlation",
-    "spearman": "Spearman correlation",
-    "mse": "Mean squared error",
-    "mae": "Mean absolute error",
-}
-_LEADING = ("accuracy", "subset_accuracy", "f1_macro", "f1_micro", "matthews", "roc_auc", "lrap", "ece", "log_loss", *METRICS["regression"])
+_LEADING = (
+    "f1_strict",
+    "precision_strict",
+    "recall_strict",
+    "f1_default",
+    "accuracy",
+    "subset_accuracy",
+    "f1_macro",
+    "f1_micro",
+    "matthews",
+    "roc_auc",
+    "lrap",
+    *METRICS["qa"],
+    "ece",
+    "log_loss",
+    *METRICS["regression"],
+    *METRICS["masked-lm"],
+    *METRICS["ranking"],
+)
 LOWER_IS_BETTER = ("ece", "log_loss", "loss", *(name for names in METRICS.values() for name, greater in names.items() if not greater))
+_CONSTANTS = ("majority class", "mean")  # yardsticks that predict the same for every row
 _WITHOUT_INTERVAL = ("roc_auc", "lrap", "ece", "log_loss", "loss")
-
-
-def title(metric: str) -> str:
-    """Return the name of a metric for people: ``f1_macro`` is "F1, macro"."""
-    if metric in _TITLES:
-        return _TITLES[metric]
-    score, _, average = metric.rpartition("_")
-    return f"{score.capitalize()}, {average}" if score in ("f1", "precision", "recall") else metric
-
-
-def number(value: float | None, digits: int = 3) -> str:
-    """Return `value` with `digits` decimals, or a dash when there is no finite one."""
-    return DASH if value is None or not math.isfinite(value) else f"{value:.{digits}f}"
-
-
-def count(value: float | None) -> str:
-    """Return a whole number with thousands separated, or a dash."""
-    return DASH if value is None or not math.isfinite(value) else f"{value:,.0f}"
-
-
-def interval(bounds: Sequence[float] | None) -> str:
-    """Return "[low, high]", or nothing without bounds."""
-    return f"[{number(bounds[0])}, {number(bounds[1])}]" if bounds else ""
-
-
-def share(part: float, whole: float) -> str:
-    """Return `part` of `whole` as a percentage that never rounds something to nothing."""
-    if not whole:
-        return DASH
-    percent = 100 * part / whole
-    return "<0.1%" if 0 < percent < 0.1 else f"{percent:.1f}%"
-
-
-def duration(seconds: float) -> str:
-    """Return seconds as "42 s", "3 min 5 s" or "1 h 2 min"."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{seconds:.1f} s" if seconds < 10 else f"{whole} s"
-    minutes, rest = divmod(whole, 60)
-    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
-
-
-def moment(iso: str) -> str:
-    """Return an ISO time as "2025-03-01 12:00 UTC"; what is not one is returned as it is."""
-    try:
-        when = datetime.fromisoformat(iso)
-    except ValueError:
-        return iso
-    return f"{when:%Y-%m-%d %H:%M} {when.tzname() or ''}".rstrip()
-
-
-def setting(value: object) -> str:
-    """Return a recipe value as it would be read aloud."""
-    if value is None:
-        return DASH
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, float):
-        return f"{value:g}"
-    return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
-
-
-def one_line(text: str, limit: int | None = None) -> str:
-    """Return `text` with white space collapsed and control characters shown as replacement characters, cut at `limit`."""
-    clean = " ".join(text.split())
-    clean = "".join("\ufffd" if unicodedata.category(char) in ("Cc", "Cs") else char for char in clean)
-    return clean if limit is None or len(clean) <= limit else clean[:limit].rstrip() + "…"
-
-
-def columns_wide(text: str) -> int:
-    """Return how many terminal columns `text` takes: two for East Asian wide characters, none for combining marks."""
-    return sum(0 if unicodedata.combining(char) else 2 if unicodedata.east_asian_width(char) in "WF" else 1 for char in text)
-
-
-def shorten(text: str, width: int) -> str:
-    """Return `text` in at most `width` columns, with the middle left out: labels often differ at the end only."""
-    text = one_line(text)
-    if columns_wide(text) <= width:
-        return text
-    head, tail = text, text
-    while columns_wide(head) > (width - 1) * 0.6:
-        head = head[:-1]
-    while columns_wide(tail) > width - 1 - columns_wide(head) or (tail and unicodedata.combining(tail[0])):
-        tail = tail[1:]
-    return f"{head}…{tail}"
 
 
 def judged(result: Result) -> tuple[str, Evaluation] | None:
@@ -133,6 +49,12 @@ def judged(result: Result) -> tuple[str, Evaluation] | None:
         if evaluation:
             return split, evaluation
     return None
+
+
+def unit(evaluation: Evaluation) -> str:
+    """Return what the metrics are means over: rows, unless the task says otherwise."""
+    found: str = evaluation.get("unit", "row")
+    return found
 
 
 def split_name(split: str) -> str:
@@ -176,7 +98,7 @@ def headline(result: Result, evaluation: Evaluation) -> str:
 
 def _share_right(evaluation: Evaluation) -> str:
     """Return the name of the metric that is the share of rows predicted right, which always has an interval where there is one."""
-    return "accuracy" if "accuracy" in evaluation["metrics"] else "subset_accuracy"
+    return next((name for name in ("accuracy", "exact_match") if name in evaluation["metrics"]), "subset_accuracy")
 
 
 def verdict(result: Result) -> str:
@@ -188,7 +110,8 @@ def verdict(result: Result) -> str:
     name = headline(result, evaluation)
     value, bounds = evaluation["metrics"][name], evaluation["intervals"].get(name)
     sentence = (
-        f"{title(name)} {number(value)} {interval(bounds)}".rstrip() + f" on {counted(evaluation['rows'], f'{split_name(split)} row')}."
+        f"{title(name)} {figure(name, value)} {interval(bounds, name)}".rstrip()
+        + f" on {counted(evaluation['rows'], f'{split_name(split)} {unit(evaluation)}')}."
     )
     sign = -1 if name in LOWER_IS_BETTER else 1
     rivals = [y for y in computed(evaluation) if y["metrics"].get(name) is not None]
@@ -197,7 +120,10 @@ def verdict(result: Result) -> str:
     best = max(rivals, key=lambda y: sign * y["metrics"][name])
     theirs, their_bounds = best["metrics"][name], best["intervals"].get(name)
     gain = sign * (value - theirs)
-    said = f"the best yardstick, {best['name']}, at {number(theirs)} {interval(their_bounds)}".rstrip()
+    said = f"the best yardstick, {best['name']}, at {figure(name, theirs)} {interval(their_bounds, name)}".rstrip()
+    paired = evaluation.get("versus", {}).get(name) if best["name"] == "BM25" else None
+    if paired is not None:
+        return f"{sentence} {_paired(gain, said, paired['p'])}"
     judged_by, of = (bounds, their_bounds), ""
     if not (bounds and their_bounds) and name not in _WITHOUT_INTERVAL:
         # one of them was right on all rows or on none, which leaves the share of right rows to judge by
@@ -205,7 +131,7 @@ def verdict(result: Result) -> str:
         judged_by, of = (evaluation["intervals"].get(exact), best["intervals"].get(exact)), f" of {title(exact).lower()}"
     known = all(judged_by)
     overlap = known and max(pair[0] for pair in judged_by) <= min(pair[1] for pair in judged_by)
-    if gain < -0.1 or (gain < 0 and known and not overlap and not of):
+    if gain < -0.1 * (abs(theirs) if name in IN_UNITS else 1) or (gain < 0 and known and not overlap and not of):
         doubt = f", though the 95% intervals{of} overlap" if overlap else ""
         return f"{sentence} It is worse than {said}{doubt}: on these rows the simple method is better."
     if gain <= 0:
@@ -213,6 +139,16 @@ def verdict(result: Result) -> str:
     if overlap:
         return f"{sentence} It is ahead of {said}, but the 95% intervals{of} overlap: more test rows would show whether the lead is real."
     return f"{sentence} It beats {said}" + (f"; the 95% intervals{of} do not overlap." if known else ".")
+
+
+def _paired(gain: float, said: str, p: float) -> str:
+    """Return what a paired test says of a model that is `gain` ahead of the yardstick `said`."""
+    test = f"paired randomization test, p = {p:.2g}"
+    if p >= 0.05:
+        return f"It cannot be told apart from {said} ({test}): more test queries would show whether there is a difference."
+    if gain > 0:
+        return f"It beats {said} ({test})."
+    return f"It is worse than {said} ({test}): on these queries the simple method is better."
 
 
 def limitations(result: Result) -> list[str]:
@@ -241,7 +177,7 @@ def _measured(result: Result, split: str, evaluation: Evaluation) -> list[str]:
     said = []
     name = headline(result, evaluation)
     bounds = evaluation["intervals"].get(name)
-    rows, exact = counted(evaluation["rows"], "row"), _share_right(evaluation)
+    rows, exact = counted(evaluation["rows"], unit(evaluation)), _share_right(evaluation)
     few = f"{rows} {'is' if evaluation['rows'] == 1 else 'are'} few"
     right, exact_bounds = evaluation["metrics"].get(exact), evaluation["intervals"].get(exact)
     if right in (0, 1) and exact_bounds and exact_bounds[1] - exact_bounds[0] > 0.1:
@@ -249,17 +185,21 @@ def _measured(result: Result, split: str, evaluation: Evaluation) -> list[str]:
         found = f"no mistake in {rows}" if right else f"none of {rows} right"
         limit = f"low as {number(exact_bounds[0], 2)}" if right else f"high as {number(exact_bounds[1], 2)}"
         said.append(f"{few}: even with {found}, {title(exact).lower()} may be as {limit} (95% interval).")
-    elif bounds and bounds[1] - bounds[0] > 0.1:
-        said.append(f"{few}: {title(name)} may lie anywhere in {interval(bounds)} (95% interval).")
+    elif bounds and bounds[1] - bounds[0] > (0.5 * evaluation["metrics"][name] if name in IN_UNITS else 0.1):
+        said.append(f"{few}: {title(name)} may lie anywhere in {interval(bounds, name)} (95% interval).")
+    elif not bounds and name not in _WITHOUT_INTERVAL and evaluation["rows"] < FEW_ROWS:
+        said.append(f"{few}, too few to say how far off {title(name)} may be.")
     rare = [row["label"] for row in evaluation["per_label"] if row["support"] < FEW_ROWS]
     if rare:
         said.append(
-            f"{len(rare)} of {len(evaluation['per_label'])} labels have fewer than {FEW_ROWS} {split_name(split)} rows, "
+            f"{len(rare)} of {len(evaluation['per_label'])} labels have fewer than {FEW_ROWS} {split_name(split)} "
+            f"{counted_things(evaluation)}, "
             f"too few to judge: {listing(rare, 8)}."
         )
     weak = sorted((row for row in evaluation["per_label"] if row["support"] >= FEW_ROWS and row["f1"] < 0.5), key=lambda row: row["f1"])
     if weak:
         said.append("F1 is below 0.5 for " + listing([f"{row['label']} ({number(row['f1'], 2)})" for row in weak], 8) + ".")
+    said += _no_better_than_a_constant(evaluation)
     error = evaluation["metrics"].get("ece")
     if error is not None and error > 0.05:
         lean = sum(b["count"] * (b["confidence"] - b["accuracy"]) for b in evaluation["calibration"])
@@ -267,6 +207,18 @@ def _measured(result: Result, split: str, evaluation: Evaluation) -> list[str]:
             f"Probabilities are too {'high' if lean > 0 else 'low'}: they miss the observed frequency by {number(error)} on average (ECE)."
         )
     return said
+
+
+def _no_better_than_a_constant(evaluation: Evaluation) -> list[str]:
+    """Say so when a yardstick that predicts the same for every row is right as often, or as near."""
+    for yardstick in computed(evaluation):
+        for name, words in (("accuracy", "is right no more often"), ("mse", "has no smaller squared error")):
+            ours, theirs = evaluation["metrics"].get(name), yardstick["metrics"].get(name)
+            if yardstick["name"] not in _CONSTANTS or ours is None or theirs is None:
+                continue
+            if (ours <= theirs) if name == "accuracy" else (ours >= theirs):
+                return [f"The model {words} than a guess that is the same for every row ({yardstick['name']}): it has learned nothing."]
+    return []
 
 
 def confused_pairs(evaluation: Evaluation, labels: Sequence[str], limit: int = 15) -> list[dict[str, Any]]:
@@ -285,6 +237,20 @@ def split_off(result: Result, split: str) -> str:
     """Return how many training rows became other splits, as " (7 + 7 split off)"; nothing where none did."""
     others = [part["rows"] for part in result["data"]["splits"].values() if part and part["how"] != "given"]
     return f" ({' + '.join(map(count, others))} split off)" if split == "train" and others else ""
+
+
+def counted_things(evaluation: Evaluation) -> str:
+    """Return what the support of a label counts: rows, or the words or entities in them."""
+    return str(evaluation.get("counted", "rows"))
+
+
+def tag_counts(result: Result) -> list[tuple[str, list[str]]]:
+    """Return (tag, words with it in each split) of a model that tags words, the most frequent in training first; none of another."""
+    if result["kind"] not in ("spans", "tags"):
+        return []
+    splits = [part["targets"] for part in result["data"]["splits"].values() if part]
+    tags = sorted(result["labels"], key=lambda tag: -splits[0].get(tag, 0))
+    return [(tag, [count(targets.get(tag, 0)) for targets in splits]) for tag in tags]
 
 
 def score(value: float, row: dict[str, Any]) -> str:
@@ -312,6 +278,8 @@ def account_rows(result: Result) -> tuple[list[str], list[tuple[str, list[str]]]
         if any(a[key] for a in accounts):
             rows.append((what, [count(a[key]) for a in accounts]))
     rows.append(("Rows used", [count(part["account"]["rows_used"]) + split_off(result, name) for name, part in splits.items()]))
+    if all("words" in a for a in accounts):
+        rows.append(("Words", [count(a["words"]) for a in accounts]))
     rows.append(("Sequences", [count(a["windows"]) for a in accounts]))
     rows.append(("Tokens", [count(a["tokens_read"]) for a in accounts]))
     rows.append(("Longest sequence allowed", [f"{count(a['max_length'])} tokens" for a in accounts]))
@@ -326,7 +294,7 @@ def training_facts(result: Result) -> list[tuple[str, str]]:
     trained, parameters = training["trained_parameters"], training["parameters"]
     return [
         ("Base model", result["base_model"]),
-        ("Pooling", result["pooling"]),
+        *([("Pooling", result["pooling"])] if result.get("head", "sequence-classification") == "sequence-classification" else []),
         ("Parameters trained", f"{count(trained)} of {count(parameters)} ({share(trained, parameters)})"),
         ("Epochs", f"{training['epochs']:g}"),
         ("Steps", count(training["steps"])),

@@ -15,10 +15,12 @@ import torch
 from torch import Tensor
 
 from tunesmith.config import Config
-from tunesmith.data.batches import PackedBatch, pack
-from tunesmith.data.schema import Example, Schema
+from tunesmith.data.audit_types import Finding
+from tunesmith.data.batches import PackedBatch, pack, split_by_tokens
+from tunesmith.data.schema import Example, RowSource, Schema
 from tunesmith.data.table import TokenTable
 from tunesmith.data.tokens import Encoded, ExampleEncoder, TextEncoder, Truncation
+from tunesmith.errors import UsageError, listing, setting
 from tunesmith.metrics import METRICS
 from tunesmith.model.spec import HeadSpec
 from tunesmith.progress import QUIET, Progress
@@ -27,8 +29,8 @@ from tunesmith.tasks.rows import Part, Ragged, Rows, Targets
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-    from tunesmith.model.encoder import Pretrained
     from tunesmith.model.heads import TextModel
+    from tunesmith.model.pretrained import Pretrained
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,8 @@ class Hub:
     does: what the model was fine-tuned for
     given, shown: Python for what `predict` is given, and for what is printed of a prediction
     piped, options: Python for what transformers' pipeline is given, and further arguments to make it; piped is empty where it has none
+    pipe: the pipeline's name in transformers where that is not the Hub's
+    sentence_transformers: Python for sentence-transformers, where it opens the model
     """
 
     pipeline_tag: str
@@ -49,6 +53,8 @@ class Hub:
     piped: str = ""
     options: str = ""
     tags: list[str] = field(default_factory=list)
+    pipe: str = ""
+    sentence_transformers: str = ""
 
 
 class Task(ABC):
@@ -69,6 +75,8 @@ class Task(ABC):
     added: ClassVar[tuple[str, ...]]
     bulky: ClassVar[frozenset[str]] = frozenset()
     target_word: ClassVar[str] = "label"
+    reads_context: ClassVar[bool] = False
+    """Whether the text around an example can be read along."""
 
     # --- the data ----------------------------------------------------------------------------------------------------------
 
@@ -97,12 +105,36 @@ class Task(ABC):
         """Return the task with what is learned of the training rows alone, after the split."""
         return self
 
+    def bind(self, tokenizer: Any, encoder: Any) -> Self:
+        """Return the task that knows transformers' tokenizer of its model, and its `ExampleEncoder`, for a task that looks at tokens."""
+        return self
+
     def remarks(self, rows: Rows) -> list[str]:
         """Return what the user should know of the training rows before they are split, a sentence or two each."""
         return []
 
+    def cautions(self, rows: Rows) -> list[str]:
+        """Return what the user should know of rows that the model is tested on, a sentence or two each."""
+        return []
+
+    def own(self, part: Part) -> Part:
+        """Return `part` without the rows that are there for other rows' sake only, such as a collection that is searched."""
+        return part
+
     def gaps(self, rows: Rows) -> list[str]:
         """Return what cannot be learned as the training rows that are left after the split lack it."""
+        return []
+
+    together: ClassVar[str] = ""
+    """What `groups` keeps on one side of a split, as messages call it."""
+
+    def groups(self, rows: Rows) -> np.ndarray | None:
+        """Return uint64[E], equal for rows that a split must not part, unless the user says by which column; None for none."""
+        return None
+
+    @classmethod
+    def examine(cls, source: RowSource, schema: Schema) -> list[Finding]:
+        """Return what an audit of `source` finds beside what it finds in the data of any task."""
         return []
 
     @classmethod
@@ -116,9 +148,30 @@ class Task(ABC):
     @abstractmethod
     def head(self) -> HeadSpec: ...
 
+    def arrange(self, rows: Rows) -> Rows:
+        """Return the rows as training and evaluation go through them: themselves, or sequences made of them."""
+        return rows
+
+    def gather(self, examples: Sequence[Encoded], *, judged: bool) -> PackedBatch:
+        """Return the batch of whole examples that are predicted; `judged`: by `score`, from arranged rows."""
+        return pack(examples)
+
     def batch(self, rows: Rows, chosen: np.ndarray, seed: int) -> PackedBatch:
         """Return the batch of examples `chosen`, int[E] in the table, for training; `seed` is of everything that is drawn."""
         return pack([rows.table.example(row) for row in chosen.tolist()], rows.targets.take(chosen))
+
+    def planned(self, part: Part, pretrained: Pretrained, encoder: ExampleEncoder, config: Config, progress: Progress) -> tuple[Self, Rows]:
+        """Return the task ready to make batches of the training rows, and the rows that stand for its examples in the plan of steps."""
+        return self, self.arrange(part.rows)
+
+    def tokens_an_example(self, rows: Rows) -> float:
+        """Return how many tokens an example of the planned rows has on average."""
+        return float(rows.table.kept[rows.index].mean())
+
+    def batches(self, rows: Rows, chosen: np.ndarray, seed: int, max_tokens: int) -> list[PackedBatch]:
+        """Return the step of examples `chosen` in parts, each within `max_tokens` padded tokens or one example; see `batch`."""
+        parts = split_by_tokens(rows.table.longest[chosen], rows.table.sequences[chosen], max_tokens)
+        return [self.batch(rows, chosen[part], seed) for part in parts]
 
     @abstractmethod
     def combine(self, outputs: Tensor, batch: PackedBatch) -> Tensor:
@@ -136,6 +189,11 @@ class Task(ABC):
         """Return float32[C], what the last layer's bias should begin with; None to leave it at 0."""
         return None
 
+    @property
+    def joint(self) -> bool:
+        """Whether the loss is of all examples of a step together, so that `loss` wants its parts put together."""
+        return False
+
     def finish(self, model: TextModel) -> Self:
         """Change a trained model for good before it is tested and saved, and return the task that goes with it."""
         return self
@@ -147,12 +205,18 @@ class Task(ABC):
     def default_metric(self) -> str:
         """The validation metric that chooses the checkpoint unless another is named."""
 
+    def judged(self, part: Part) -> Part:
+        """Return `part` with all rows that the model must have run on before the part can be judged."""
+        return part
+
     def computable(self, rows: Rows) -> Collection[str]:
         """Return the metrics that can be computed on `rows` whatever is predicted."""
         return METRICS[self.kind]
 
-    tunes: ClassVar[bool] = False
-    """Whether `tune` chooses anything."""
+    @property
+    def tunes(self) -> bool:
+        """Whether `tune` may choose anything."""
+        return False
 
     def tune(self, outputs: Ragged, part: Part) -> Self:
         """Return the task with what is chosen by the validation rows, such as thresholds."""
@@ -170,6 +234,9 @@ class Task(ABC):
         and None for what the task does not have.
         """
 
+    needs_texts: ClassVar[bool] = True
+    """Whether `yardsticks` reads the examples, and not the tables alone."""
+
     def yardsticks(
         self, train: Part, train_examples: list[Example], test: Part, test_examples: list[Example], pretrained: Pretrained, seed: int,
         progress: Progress,
@@ -182,6 +249,12 @@ class Task(ABC):
     needs_offsets: ClassVar[bool] = False
     """Whether `decode` looks at the characters that tokens come from."""
 
+    def adjusted(self, **settings: Any) -> Self:
+        """Return the task with other settings for prediction than it was trained with. Raises `UsageError` for those it has no use for."""
+        if settings:
+            raise UsageError(f"{listing(map(setting, settings))} changes nothing in a model for {self.name}. Leave it out.")
+        return self
+
     @abstractmethod
     def decode(self, outputs: Ragged, examples: Sequence[Example], encoded: Sequence[Encoded]) -> Iterator[Any]:
         """Yield one prediction for each example."""
@@ -193,6 +266,10 @@ class Task(ABC):
     @abstractmethod
     def shown(self, prediction: Any, example: Example) -> list[str]:
         """Return lines that tell a person what was predicted, and whether it is what the row says."""
+
+    def extra_files(self, model: TextModel) -> dict[str, Any]:
+        """Return the content, as plain values, of files that other libraries want in the model directory, by their path in it."""
+        return {}
 
     # --- being told and kept -----------------------------------------------------------------------------------------------
 

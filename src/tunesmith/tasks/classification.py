@@ -14,7 +14,7 @@ from torch import Tensor
 
 from tunesmith import yardsticks
 from tunesmith.config import Config
-from tunesmith.data.audit_labels import spellings
+from tunesmith.data.audit_labels import PLACEHOLDERS, spellings
 from tunesmith.data.batches import PackedBatch
 from tunesmith.data.joined import parts
 from tunesmith.data.schema import Example, Schema
@@ -30,7 +30,7 @@ from tunesmith.tasks.mistakes import worst
 from tunesmith.tasks.rows import Part, Ragged, Rows
 
 if TYPE_CHECKING:
-    from tunesmith.model.encoder import Pretrained
+    from tunesmith.model.pretrained import Pretrained
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +71,11 @@ class Classification(Task):
 
     added: ClassVar[tuple[str, ...]] = ("label", "probability", "probabilities")
     bulky: ClassVar[frozenset[str]] = frozenset({"probabilities"})
-    tunes: ClassVar[bool] = True
+
+    @property
+    def tunes(self) -> bool:
+        """Whether there are thresholds, which only several labels a row have."""
+        return self.multi
 
     @property
     def outputs(self) -> int:
@@ -129,6 +133,17 @@ class Classification(Task):
         if twice:
             pairs = [f"{one.label!r} ({counted(one.rows, 'row')}) and {one.like!r} ({counted(one.like_rows, 'row')})" for one in twice]
             notes.append(f"labels that are {twice[0].why} are learned apart: {listing(pairs, 3)}. Spell them alike, if they are one.")
+        if not self.multi and len(self.labels) > 20 and 2 * len(self.labels) > len(rows):
+            notes.append(
+                f"{len(self.labels)} different labels in {counted(len(rows), 'row')} read like an identifier or free text, which cannot be "
+                f"learned. Is {setting('label')} the right column?"
+            )
+        blank = [label for label in self.labels if label.casefold() in PLACEHOLDERS]
+        if blank:
+            notes.append(
+                f"{listing(map(repr, blank))} {'reads' if len(blank) == 1 else 'read'} like a missing value but is a label here; if it "
+                f"means 'no label', empty these cells and use {setting('drop_unlabelled', True)}."
+            )
         numbers = [label for label in self.labels if re.fullmatch(r"[+-]?\d*[.,]\d+", label)]
         if not self.multi and len(self.labels) > 10 and len(numbers) * 2 > len(self.labels):
             notes.append(

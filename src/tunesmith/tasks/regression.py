@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -13,11 +13,11 @@ from torch import Tensor
 from tunesmith import yardsticks
 from tunesmith.config import Config
 from tunesmith.data.batches import PackedBatch
-from tunesmith.data.measured import number_in
+from tunesmith.data.measured import ambiguous, number_in
 from tunesmith.data.schema import Example, Schema
 from tunesmith.data.table import TokenTable
 from tunesmith.data.tokens import Encoded, TextEncoder, Truncation
-from tunesmith.errors import DataError, setting
+from tunesmith.errors import DataError, counted, setting
 from tunesmith.metrics import METRICS
 from tunesmith.model.heads import TextModel, embed, rescale_outputs
 from tunesmith.model.spec import HeadSpec
@@ -29,9 +29,10 @@ from tunesmith.tasks.mistakes import worst
 from tunesmith.tasks.rows import Part, Ragged, Rows
 
 if TYPE_CHECKING:
-    from tunesmith.model.encoder import Pretrained
+    from tunesmith.model.pretrained import Pretrained
 
 _STRATA = 10
+_FOLDED = 1000  # means of so many deviations leave four digits of a prediction at least
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +52,8 @@ class NumberTargets:
         return len(self.values)
 
     def take(self, rows: np.ndarray) -> np.ndarray:
-        """Return float32[E], in the units of the file."""
-        return self.values[rows].astype(np.float32)
+        """Return float64[E], in the units of the file."""
+        return self.values[rows]
 
     def stratum(self) -> np.ndarray:
         """Return int64[N], the tenth of all values that each is in, equal values together."""
@@ -101,7 +102,9 @@ class Regression(Task):
     @classmethod
     def learn(cls, table: TokenTable, config: Config) -> Regression:
         """Check the values of the training file. Raises `DataError` for one that is no number, or when all are the same."""
-        values = _values(table)
+        values = _values(table, f"Correct it, or take {setting('task', 'classification')} if these are labels.")
+        if np.isnan(values).all():
+            raise DataError(f"{table.name}: none of its rows has a value. Is {setting('label')} the right column?")
         if not varies(values[~np.isnan(values)]):
             raise DataError(
                 f"{table.name}: all training values are the same, so there is nothing to learn. Is {setting('label')} the right column?"
@@ -110,7 +113,7 @@ class Regression(Task):
 
     def settle(self, rows: Rows, config: Config) -> Regression:
         """Take mean and deviation of the training rows' values."""
-        values = rows.gold().astype(np.float64)
+        values = rows.gold()
         return Regression(float(values.mean()), float(values.std()) or 1.0, self.clip, self.aggregation)
 
     def remarks(self, rows: Rows) -> list[str]:
@@ -121,13 +124,13 @@ class Regression(Task):
         outside = int(((values < self.clip[0]) | (values > self.clip[1])).sum())
         if not outside:
             return []
-        return [
-            f"{outside:,} training values lie outside {setting('clip')} {self.clip[0]:g},{self.clip[1]:g}; they can never be predicted."
-        ]
+        lie, they = ("lies", "it") if outside == 1 else ("lie", "they")
+        bounds = f"{setting('clip')} {self.clip[0]:g},{self.clip[1]:g}"
+        return [f"{counted(outside, 'training value')} {lie} outside {bounds}; {they} can never be predicted."]
 
     def targets(self, table: TokenTable) -> NumberTargets:
         """Return the values of a table's rows."""
-        return NumberTargets(_values(table))
+        return NumberTargets(_values(table, f"The model predicts numbers. Correct it, or name their column with {setting('label')}."))
 
     @property
     def head(self) -> HeadSpec:
@@ -141,12 +144,16 @@ class Regression(Task):
     def loss(self, outputs: Tensor, batch: PackedBatch) -> Tensor:
         """Return float[E], the squared error of the standardised value."""
         assert batch.targets is not None
-        wanted = (torch.from_numpy(batch.targets) - self.mean) / self.scale
+        # in float64 up to here: of 20,000,000 float32 keeps no decimals
+        wanted = ((torch.from_numpy(batch.targets) - self.mean) / self.scale).float()
         return torch.square(outputs[:, 0] - wanted)
 
     def finish(self, model: TextModel) -> Regression:
-        """Put mean and scale into the last layer, so that transformers, too, gives values in the file's units."""
-        if not rescale_outputs(model, self.scale, self.mean):
+        """Put mean and scale into the last layer, so that transformers, too, gives values in the file's units.
+
+        They stay beside it where the layer has no bias, and where float32 would round the sum.
+        """
+        if abs(self.mean) > _FOLDED * self.scale or not rescale_outputs(model, self.scale, self.mean):
             return self
         return Regression(0.0, 1.0, self.clip, self.aggregation)
 
@@ -168,7 +175,7 @@ class Regression(Task):
 
     def evaluation(self, outputs: Ragged, part: Part, progress: Progress = QUIET) -> dict[str, Any]:
         """Return metrics with intervals, the agreement along the range of predictions, and the greatest errors."""
-        gold, predicted = part.rows.gold().astype(np.float64), self.values(outputs)
+        gold, predicted = part.rows.gold(), self.values(outputs)
         return {
             "rows": len(gold),
             "metrics": self.score(outputs, part),
@@ -178,9 +185,7 @@ class Regression(Task):
             "calibration": [],
             "agreement": agreement_bins(gold, predicted),
             "badness": "error",
-            "mistakes": worst(
-                part, np.abs(predicted - gold), lambda row: f"{gold[row]:.4g}", lambda row: f"{predicted[row]:.4g}", progress
-            ),
+            "mistakes": worst(part, np.abs(predicted - gold), lambda row: shown(gold[row]), lambda row: shown(predicted[row]), progress),
         }
 
     def yardsticks(
@@ -188,11 +193,18 @@ class Regression(Task):
         progress: Progress,
     ) -> list[dict[str, Any]]:  # fmt: skip
         """Return what the mean, ridge regression on TF-IDF, and for pairs the cosine of the untrained encoder's vectors reach."""
-        gold, known = test.rows.gold().astype(np.float64), train.rows.gold().astype(np.float64)
+        gold, known = test.rows.gold(), train.rows.gold()
+
+        def bounded(compute: Callable[[], tuple[np.ndarray, str]]) -> tuple[np.ndarray, str]:
+            values, note = compute()
+            return (values if self.clip is None else np.clip(values, *self.clip)), note
+
         texts, test_texts = ([example.texts for example in examples] for examples in (train_examples, test_examples))
         found = [
             yardsticks.measured("mean", lambda: (np.full(len(gold), known.mean()), f"always {known.mean():.4g}"), gold),
-            yardsticks.measured("TF-IDF + ridge regression", lambda: yardsticks.ridge(texts, known, test_texts, seed, progress), gold),
+            yardsticks.measured(
+                "TF-IDF + ridge regression", lambda: bounded(lambda: yardsticks.ridge(texts, known, test_texts, seed, progress)), gold
+            ),
         ]
         if test.schema.pair:
             found.append(
@@ -212,8 +224,11 @@ class Regression(Task):
 
     def shown(self, prediction: Score, example: Example) -> list[str]:
         """Return the score, and what the row says."""
-        said = f" (the row says {example.target[0]})" if example.target else ""
-        return [f"score: {prediction.score:.4f}{said}"]
+        said = ""
+        if example.target:
+            value = number_in(example.target[0])
+            said = f" (the row says {example.target[0]}{'' if value is None else f', which is {shown(value)}'})"
+        return [f"score: {shown(prediction.score)}{said}"]
 
     def hub(self, schema: Schema) -> Hub:
         """Text classification with one output, as the Hub counts it."""
@@ -224,6 +239,10 @@ class Regression(Task):
                 '{"text": "The first text", "text_pair": "The second text"}, truncation=True',
             )
         does = f"regression: one number per {'pair of texts' if schema.pair else 'text'}"
+        if self.clip is not None:
+            does += f", kept within {self.clip[0]:g} and {self.clip[1]:g} by tunesmith alone"
+        if (self.mean, self.scale) != (0.0, 1.0):
+            piped = ""  # its outputs are not in the units of the file
         options = ', function_to_apply="none"'
         return Hub("text-classification", "Regression", does, given, "prediction.score", piped, options, ["regression"])
 
@@ -243,7 +262,12 @@ class Regression(Task):
         return cls(float(values["mean"]), float(values["scale"]), clip, values["aggregation"])
 
 
-def _values(table: TokenTable) -> np.ndarray:
+def shown(value: float) -> str:
+    """Return a number for people: six significant digits."""
+    return f"{value:.6g}"
+
+
+def _values(table: TokenTable, advice: str) -> np.ndarray:
     """Return the values of a table's rows, float64[N], NaN for rows without. Raises `DataError` for one that is no number."""
     labels = table.labels()
     numbers = [number_in(name) for name in labels.names]
@@ -257,9 +281,19 @@ def _values(table: TokenTable) -> np.ndarray:
     if bad.any():
         row = int(np.argmax(bad))
         found = [labels.names[code] for code in labels.codes[labels.starts[row] : labels.starts[row + 1]]]
-        what = f"{found[0]!r} is not a number" if len(found) == 1 else f"there are {len(found)} values where one is expected"
-        advice = f"Correct it, or take {setting('task', 'classification')} if these are labels."
+        what = (
+            f"{found[0]!r} is not a number{' up to 1e37' if any(map(str.isdigit, found[0])) else ''}"
+            if len(found) == 1
+            else f"there are {len(found)} values where one is expected"
+        )
         raise DataError(f"{table.name}:{table.line[row]}: {what}. {advice}")
+    doubtful = ambiguous(labels.names)
+    if doubtful is not None:
+        row = int(np.searchsorted(labels.starts, np.argmax(labels.codes == labels.names.index(doubtful)), side="right")) - 1
+        raise DataError(
+            f"{table.name}:{table.line[row]}: in {doubtful!r} the mark may stand before decimals or before thousands, and the other values "
+            "of the column do not tell which. Write decimals with a point, and thousands without a mark."
+        )
     result = np.full(len(sizes), np.nan)
     known = np.array([number if number is not None else np.nan for number in numbers])
     result[rows] = known[labels.codes]

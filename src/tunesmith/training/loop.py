@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from tunesmith.config import Config
-from tunesmith.data.batches import plan_batches, split_by_tokens
+from tunesmith.data.batches import PackedBatch, merged, plan_batches
 from tunesmith.errors import Interrupted, ModelError, setting
 from tunesmith.metrics import greater_is_better
 from tunesmith.model.arithmetic import arithmetic
@@ -68,18 +68,18 @@ def train_steps(
         torch.manual_seed(seed_for(config.seed, "dropout", epoch, step))
         model.train()
         optimizer.zero_grad(set_to_none=True)
-        loss_sum, tokens = 0.0, 0
-        parts = split_by_tokens(rows.table.longest[chosen], rows.table.sequences[chosen], config.max_tokens)
-        drawn = seed_for(config.seed, "batch", epoch, step)
-        batches = [task.batch(rows, chosen[part], drawn) for part in parts]
+        loss_sum = 0.0
+        batches = task.batches(rows, chosen, seed_for(config.seed, "batch", epoch, step), config.max_tokens)
         units = max(sum(batch.parts for batch in batches), 1)
+        tokens = sum(len(batch.ids) for batch in batches)
+        if task.joint and len(batches) > 1:
+            loss_sum, batches = _joint_step(model, task, batches, precision, units), []
         for batch in batches:
             with arithmetic(precision):
                 outputs = model(batch)
             loss = task.loss(task.combine(outputs, batch), batch).sum()
             (loss / units).backward()
             loss_sum += float(loss.detach())
-            tokens += len(batch.ids)
         if not np.isfinite(loss_sum):
             raise ModelError(
                 f"the loss of step {step + 1} is {loss_sum}; the weights have left the range of numbers. Lower {setting('lr')} "
@@ -90,6 +90,29 @@ def train_steps(
         set_lr(optimizer, lr)
         optimizer.step()
         yield StepRecord(step + 1, (step + 1) / per_epoch, loss_sum / units, lr, norm, tokens, position + 1 == per_epoch)
+
+
+def _joint_step(model: TextModel, task: Task, batches: list[PackedBatch], precision: str, units: int) -> float:
+    """Add to the gradients those of a loss of all parts together, and return its sum; no more than one part's graph is in memory.
+
+    All parts run without a graph first; the loss gives the gradient of their outputs, with which each runs again: Gao et al. 2021,
+    "Scaling Deep Contrastive Learning Batch Size under Memory Limited Setup", section 3.2.
+    """
+    states, found = [], []
+    for batch in batches:
+        states.append(torch.get_rng_state())  # the second run must drop the same units
+        with torch.no_grad(), arithmetic(precision):
+            found.append(task.combine(model(batch), batch).float())
+    outputs = torch.cat(found).requires_grad_()
+    loss = task.loss(outputs, merged(batches)).sum()
+    (loss / units).backward()
+    assert outputs.grad is not None
+    for batch, state, gradient in zip(batches, states, outputs.grad.split(list(map(len, found))), strict=True):
+        torch.set_rng_state(state)
+        with arithmetic(precision):
+            again = model(batch)
+        task.combine(again, batch).float().backward(gradient)
+    return float(loss.detach())
 
 
 def run(
@@ -118,7 +141,7 @@ def run(
     per_epoch = steps_per_epoch(rows, config)
     total = per_epoch * config.epochs
     log_every = max(1, total // 200)
-    mean_tokens = float(rows.table.kept[rows.index].mean())
+    mean_tokens = task.tokens_an_example(rows)
     saved_at = time.monotonic()
     with stop_on_interrupt() as stop, progress.track("training", config.epochs * mean_tokens * len(rows), "tokens") as tracker:
         tracker.skip(state.step / max(total, 1) * config.epochs * mean_tokens * len(rows))

@@ -1,0 +1,52 @@
+"""What an audit says of tagged words: how many there are, and where their tags break the scheme."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from tunesmith.data.audit_types import SHOWN, Finding
+from tunesmith.data.schema import RowSource, Schema
+from tunesmith.data.schemes import default_entities, faults, recognise, strangers
+from tunesmith.errors import counted, listing, setting
+
+
+def examine_tags(source: RowSource, schema: Schema) -> list[Finding]:
+    """Return a note on words, tags and entities of `source`, and findings on tags that belong to no scheme or break theirs."""
+    if schema.target is None:
+        return []
+    rows = words = empty = 0
+    tags: Counter[str] = Counter()
+    for row, place in source:
+        target = schema.parse(row, place).target
+        if target is not None:
+            rows, words, empty = rows + 1, words + len(target), empty + (not target)
+            tags.update(target)
+    scheme = recognise(tags)
+    said = f"{counted(words, 'word')} in {counted(rows, 'tagged sentence')}{f', {empty:,} of them without a word' if empty else ''}"
+    if scheme is None:
+        most = listing([f"{tag} {count:,}" for tag, count in tags.most_common()], 8)
+        return [Finding("note", f"{said}; tags of no scheme: {most}.", "They are learned as they stand, such as parts of speech.")]
+    odd = strangers(tags)
+    if odd:
+        named = listing([f"{tag!r} ({tags[tag]:,})" for tag in odd], 8)
+        advice = f"Write them as O or B-TYPE, or take all tags as they stand with {setting('scheme', 'none')}."
+        return [Finding("error", f"beside tags of the scheme {scheme.upper()} there are others: {named}.", advice)]
+    kinds: Counter[str] = Counter()
+    wrong, sentences, places = 0, 0, list[str]()
+    for row, place in source:
+        target = schema.parse(row, place).target
+        if target is None:
+            continue
+        kinds.update(entity.label for entity in default_entities(target))
+        found = faults(target, scheme)
+        wrong, sentences = wrong + len(found), sentences + bool(found)
+        places += [f"{place}: word {at + 1} ({why})" for at, why in found[: max(SHOWN - len(places), 0)]]
+    entities = listing([f"{kind} {count:,}" for kind, count in kinds.most_common()], 12)
+    result = [Finding("note", f"{said}; scheme {scheme.upper()}, entities: {entities}.", "Types with few entities are learned badly.")]
+    if wrong:
+        more = f" and {wrong - len(places):,} more" if wrong > len(places) else ""
+        text = (
+            f"{counted(wrong, 'place')} in {counted(sentences, 'sentence')} break the scheme {scheme.upper()}: {'; '.join(places)}{more}."
+        )
+        result.append(Finding("warning", text, "Correct them: they are learned as they stand, and strict metrics see no entity there."))
+    return result

@@ -1,0 +1,86 @@
+"""Hard negatives: passages that a search finds for a query although they are not known to be relevant. Q queries, N passages."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from tunesmith.data.lexical import Lexical
+from tunesmith.data.table import cache_directory
+from tunesmith.data.tokens import TextEncoder, Truncation
+from tunesmith.model.heads import embed
+from tunesmith.progress import Progress
+from tunesmith.storage import new_file
+from tunesmith.tasks.ranking_candidates import Known
+
+if TYPE_CHECKING:
+    from tunesmith.model.pretrained import Pretrained
+
+_DEPTH = 200
+_FORMAT = 1
+
+
+def mine(
+    queries: Sequence[tuple[Known, str]], pool: np.ndarray, keys: np.ndarray, scores: Callable[[int], np.ndarray], count: int, margin: float
+) -> list[np.ndarray]:
+    """Return, for each query, up to `count` rows int64[n] of the pool that score best for it and are not among its relevant passages.
+
+    pool: int64[N], rows of different passages; scores: from the number of a query to float[N]
+    margin: a passage that scores above (1 - margin) times the query's best relevant passage is left out, as it may be relevant though
+        nobody judged it: de Souza P. Moreira et al. 2024, "NV-Retriever", section 3.2, positive-aware mining by a share of the positive
+    """
+    place = {int(keys[row]): number for number, row in enumerate(pool.tolist())}
+    found = []
+    for number, (known, _) in enumerate(queries):
+        values = scores(number)
+        best = max((float(values[place[key]]) for key in known.relevant if key in place), default=0.0)
+        limit = (1 - margin) * best if best > 0 else np.inf
+        top = np.argsort(-values, kind="stable")[: _DEPTH + len(known.relevant)]
+        chosen = [pool[at] for at in top.tolist() if 0 < values[at] <= limit and int(keys[pool[at]]) not in known.relevant]
+        found.append(np.array(chosen[:count], np.int64))
+    return found
+
+
+def lexical_scores(queries: Sequence[str], passages: Sequence[str], progress: Progress) -> Callable[[int], np.ndarray]:
+    """Return a function from the number of a query to the BM25 scores of all passages."""
+    index = Lexical.of(passages, progress)
+    return lambda number: index.scores(queries[number])
+
+
+def vector_scores(
+    queries: Sequence[str], passages: Sequence[str], pretrained: Pretrained, progress: Progress
+) -> Callable[[int], np.ndarray]:
+    """Return a function from the number of a query to the cosines of all passages: mean-pooled states of the encoder before training."""
+    limit = min(pretrained.max_length or 256, 256)
+    encoder = TextEncoder(pretrained.backend_tokenizer(), Truncation("head", limit), pretrained.fallback_token)
+    model = pretrained.load().eval()
+    with progress.track("vectors for mining", len(queries) + len(passages), "texts") as tracker:
+        sides = [embed(model, encoder.encode(list(texts)), tracker.advance) for texts in (queries, passages)]
+    asked, known = (side / np.maximum(np.linalg.norm(side, axis=1, keepdims=True), 1e-12) for side in sides)
+    return lambda number: known @ asked[number]
+
+
+def remembered(key: Sequence[object], compute: Callable[[], list[np.ndarray]]) -> list[np.ndarray]:
+    """Return what `compute` returns, from the cache when it was computed under the same `key` before."""
+    digest = hashlib.blake2b(repr((_FORMAT, *key)).encode(), digest_size=16).hexdigest()
+    path = cache_directory() / "mined" / f"{digest}.npz"
+    with contextlib.suppress(OSError, ValueError, KeyError), np.load(path) as stored:
+        return list(np.split(stored["rows"], stored["starts"][1:-1]))
+    found = compute()
+    starts = np.cumsum([0, *map(len, found)])
+    with new_file(path) as temporary, open(temporary, "wb") as file:
+        np.savez(file, rows=np.concatenate(found) if found else np.zeros(0, np.int64), starts=starts)
+    return found
+
+
+def weights_stamp(place: str) -> tuple[int, int]:
+    """Return size and time of the weights in a model directory, zeros where they are elsewhere."""
+    with contextlib.suppress(OSError):
+        state = (Path(place) / "model.safetensors").stat()
+        return state.st_size, state.st_mtime_ns
+    return 0, 0

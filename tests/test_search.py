@@ -1,0 +1,216 @@
+"""The search engine: found by words and by vectors, changed without a rebuild of vectors, whole or refused."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import tiny
+import tunesmith
+from tunesmith.data.lexical import Lexical, words_of
+from tunesmith.errors import DataError, ModelError, UsageError
+from tunesmith.search import SearchIndex
+from tunesmith.search.store import Passage
+
+NEWS = [
+    {"id": "a1", "title": "Harbour bridge", "text": "The old bridge over the harbour is closed for repairs until spring."},
+    {"id": "a2", "title": "", "text": "A new ferry carries cars across the bay while the bridge is shut."},
+    {"id": "a3", "title": "Chess", "text": "A girl of twelve won the chess tournament in the town hall."},
+    {"id": "a4", "title": "Weather", "text": "Heavy rain is expected on the coast, with wind from the west."},
+    {"id": "a5", "title": "天气", "text": "明天上海有大雨。"},
+]
+
+
+@pytest.fixture
+def news(tmp_path: Path) -> Path:
+    path = tmp_path / "news.jsonl"
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in NEWS), encoding="utf-8")
+    return path
+
+
+def test_the_whole_way_from_the_command_line(news: Path, tiny_bert: Path, tmp_path: Path, run) -> None:
+    ended = run("index", news, "-o", "ix", "--model", tiny_bert)
+    assert ended.code == 0 and "5 passages, words by BM25, vectors by" in ended.out, ended.err
+    ended = run("search", "ix", "harbour bridge", "-k", 2)
+    assert ended.code == 0 and ended.out.splitlines()[0].split()[::2][:2] == ["1", "a1"], ended.out
+    more = tiny.write_csv(tmp_path / "more.csv", [{"id": "b1", "text": "The harbour bridge opens again."}])
+    ended = run("index", "-o", "ix", "--add", more, "--delete", "a1", "--delete", "a3", "--json")
+    assert ended.code == 0 and json.loads(ended.out)["passages"] == 4, ended.err
+    ended = run("search", "ix", "harbour bridge", "--json")
+    hits = json.loads(ended.out)["hits"]
+    assert hits[0]["id"] == "b1" and {hit["id"] for hit in hits} == {"a2", "a4", "a5", "b1"}
+    assert hits[0]["by_words"] == 1 and all(hit["by_vectors"] for hit in hits)
+    assert run("search", "ix", "上海", "-k", 1).out.split()[2] == "a5"
+
+
+def test_words_only(news: Path, tmp_path: Path, run) -> None:
+    assert run("index", news, "-o", "ix", "--model", "none").code == 0
+    ended = run("search", "ix", "rain")
+    assert [line.split()[2] for line in ended.out.splitlines()[::2]] == ["a4"]
+    assert run("search", "ix", "zebra").out == "nothing was found.\n"
+
+
+def test_a_cross_encoder_orders_the_first_hits(news: Path, tiny_bert: Path, tmp_path: Path) -> None:
+    rows = [{"query": "bridge", "passage": row["text"], "label": int(row["id"] == "a4")} for row in NEWS]
+    settings = {"valid_size": 0, "test_size": 0, "epochs": 1, "max_length": 48, "progress": "quiet"}
+    cross = tunesmith.train(rows, out=tmp_path / "cross", model=tiny_bert, **settings)
+    bi = tunesmith.train(rows, out=tmp_path / "bi", model=tiny_bert, ranker="bi-encoder", **settings)
+    passages = [Passage(row["id"], row["title"], row["text"]) for row in NEWS]
+    index = SearchIndex.build(passages, tmp_path / "ix", model=str(bi.directory), reranker=str(cross.directory))
+    found = index.search("bridge")
+    theirs = cross.bundle.predict([("bridge", passage.whole) for passage in passages])
+    expected = {passage.id: one.score for passage, one in zip(passages, theirs, strict=True)}
+    assert [one.score for one in found] == sorted((one.score for one in found), reverse=True)
+    assert {one.id: pytest.approx(one.score, abs=1e-6) for one in found} == expected
+    assert index.search("bridge", rerank=False)[0].id in ("a1", "a2")
+    for wrong, said in (
+        ({"reranker": str(bi.directory)}, "a re-ranker is a cross-encoder"),
+        ({"model": str(cross.directory)}, "has no vectors"),
+    ):
+        with pytest.raises(UsageError, match=said):
+            SearchIndex.build(passages, tmp_path / "other", **wrong)
+
+
+def test_an_index_changed_is_the_index_built_at_once(tiny_bert: Path, tmp_path: Path) -> None:
+    generator = random.Random(0)
+
+    def passages(first: int, last: int) -> list[Passage]:
+        return [
+            Passage(f"p{n}", "", " ".join(generator.choices([*tiny.COLOURS, *tiny.ANIMALS, *tiny.FILLER], k=8))) for n in range(first, last)
+        ]
+
+    one, two = passages(0, 40), passages(40, 60)
+    index = SearchIndex.build(one, tmp_path / "a", model=str(tiny_bert)).add(two).delete(["p3", "p50"])
+    kept = [passage for passage in one + two if passage.id not in ("p3", "p50")]
+    whole = SearchIndex.build(kept, tmp_path / "b", model=str(tiny_bert))
+    assert len(index) == len(whole) == 58
+    for query in ("red cat", "old house near the river", "fish"):
+        ours, theirs = ({hit.id: hit.score for hit in found.search(query, 58)} for found in (index, whole))
+        assert ours.keys() == theirs.keys()
+        words = [{hit.id: hit.by_words for hit in found.search(query, 58) if hit.by_words} for found in (index, whole)]
+        assert words[0].keys() == words[1].keys()
+    again = index.delete(["p4"]).add([Passage("p3", "", "the red cat is back")])
+    assert again.search("red cat back")[0].id == "p3" and len(again) == 58
+    assert sorted(path.name for path in (tmp_path / "a").iterdir() if path.name.startswith(("state", "vectors"))) == [
+        "state-5",
+        "vectors-5.usearch",
+    ]
+
+
+def test_words_of_many_scripts() -> None:
+    assert words_of("The BBC's 3 big_cats, café!") == ["the", "bbc", "s", "3", "big", "cats", "café"]
+    assert words_of("明天上海rain") == ["明", "天", "上", "海", "rain"]
+    assert words_of("cafe\u0301 हिन्दी") == ["cafe\u0301", "हिन्दी"]
+
+
+def test_bm25_is_that_of_bm25s_and_of_the_formula() -> None:
+    texts = ["the red cat", "the blue dog and the red dog", "", "a bird"]
+    found = Lexical.of(texts).scores("red dog zebra")
+    lengths = np.array([3, 7, 0, 2])
+    expected = np.zeros(4)
+    for word in ("red", "dog"):
+        counts = np.array([text.split().count(word) for text in texts])
+        idf = np.log(1 + (4 - (counts > 0).sum() + 0.5) / ((counts > 0).sum() + 0.5))
+        expected += idf * counts / (counts + 1.5 * (1 - 0.75 + 0.75 * lengths / lengths.mean()))
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    best, scores = Lexical.of(texts).top("red dog", 10)
+    assert best.tolist() == [1, 0] and scores.tolist() == sorted(scores.tolist(), reverse=True)
+
+
+def test_a_torn_or_foreign_directory_is_refused(news: Path, tmp_path: Path, run) -> None:
+    assert run("index", news, "-o", "ix", "--model", "none").code == 0
+    ended = run("index", news, "-o", "ix", "--model", "none")
+    assert ended.code == 2 and "holds an index already" in ended.err
+    assert run("index", news, "-o", "ix", "--model", "none", "--overwrite").code == 0
+    texts = next((tmp_path / "ix").glob("texts-*.bin"))
+    texts.write_bytes(texts.read_bytes()[:-3])
+    ended = run("search", "ix", "rain")
+    assert ended.code == 4 and "the index is damaged" in ended.err and texts.name in ended.err
+    (tmp_path / "ix" / "index.json").write_text("{")
+    assert "is damaged" in run("search", "ix", "rain").err
+    (tmp_path / "ix" / "index.json").unlink()
+    assert "was cut short" in run("search", "ix", "rain").err
+    assert run("index", news, "-o", "ix", "--model", "none", "--overwrite").code == 0
+    assert "there is no index nowhere" in run("search", "nowhere", "rain").err
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "file").touch()
+    assert "holds other files" in run("index", news, "-o", "other", "--model", "none").err
+    assert "is no index" in run("search", "other", "rain").err
+
+
+def test_a_failed_change_leaves_the_index_as_it_was(news: Path, tmp_path: Path, run) -> None:
+
+    def content() -> dict[str, bytes]:
+        files = [path for path in (tmp_path / "ix").rglob("*") if path.is_file() and path.name != ".lock"]
+        return {str(path): path.read_bytes() for path in files}
+
+    passages = [Passage(row["id"], row["title"], row["text"]) for row in NEWS]
+    index = SearchIndex.build(passages, tmp_path / "ix")
+    before = content()
+
+    def broken() -> Iterator[Passage]:
+        yield Passage("n1", "", "a text")
+        raise KeyboardInterrupt
+
+    for attempt, error in ((broken(), KeyboardInterrupt), (passages[:1], DataError), ([], UsageError)):
+        with pytest.raises(error):
+            index.add(attempt)
+    with pytest.raises(UsageError, match="no passage with the id 'a9'"):
+        index.delete(["a9"])
+    assert before == content()
+
+
+def test_wrong_use(news: Path, tmp_path: Path, run) -> None:
+    for arguments, said in (
+        ([news], "name it with -o DIR"),
+        (["-o", "ix"], "name a corpus"),
+        ([news, "-o", "ix", "--add", news], "CORPUS builds an index anew"),
+        (["-", "-o", "ix"], "read from a file"),
+        (["nowhere.csv", "-o", "ix"], "there is no such file"),
+        ([news, "-o", "ix", "--text", "nothing"], "there is no column 'nothing'"),
+        ([news, "-o", "ix", "--model", "nothing-like-it"], "nothing-like-it"),
+    ):
+        ended = run("index", *arguments)
+        assert ended.code in (2, 3, 4) and said in ended.err, (arguments, ended.err)
+    twice = tiny.write_csv(tmp_path / "twice.csv", [{"id": "1", "text": "a"}, {"id": "1", "text": "b"}])
+    assert "stand there more than once: 1" in run("index", twice, "-o", "ix", "--model", "none").err
+    assert not list((tmp_path / "ix").glob("*-1*"))
+    nothing = tiny.write_csv(tmp_path / "no.csv", [{"left": "1", "right": "a"}])
+    assert "cannot tell which column is the text" in run("index", nothing, "-o", "ix", "--model", "none").err
+    assert run("index", news, "-o", "ix", "--model", "none").code == 0
+    assert "the query is empty" in run("search", "ix", " ").err
+
+
+def test_another_model_than_that_of_the_vectors_is_refused(tmp_path: Path) -> None:
+    encoder = tiny.save_encoder(tmp_path / "encoder")
+    SearchIndex.build([Passage("1", "", "a cat")], tmp_path / "ix", model=str(encoder))
+    tiny.save_encoder(encoder, seed=1)
+    with pytest.raises(ModelError, match="is another one than that of the vectors"):
+        SearchIndex(tmp_path / "ix").search("cat")
+
+
+@pytest.mark.slow
+def test_twenty_thousand_passages(tmp_path: Path) -> None:
+    """The mechanics at size: nothing but ids and one bit a passage is held, hits are exact by words and near-exact by vectors."""
+    encoder = tiny.save_encoder(tmp_path / "encoder")
+    generator = random.Random(1)
+    words = [f"{a}{b}" for a in "bcdfgklmnp" for b in tiny.ANIMALS] + tiny.FILLER
+
+    def passages() -> Iterator[Passage]:
+        for number in range(20_000):
+            yield Passage(str(number), "", f"{' '.join(generator.choices(words, k=6))} n{number}")
+
+    index: Any = SearchIndex.build(passages(), tmp_path / "ix", model=str(encoder))
+    assert len(index) == 20_000
+    assert [index.search(f"n{number}", 1)[0].id for number in (0, 777, 19_999)] == ["0", "777", "19999"]
+    text = index.passage(4321).text
+    near = index._vectors().top(index._the_embedder().vectors([text])[0], 1)
+    assert index.passage(int(near[0][0])).text == text or near[1][0] > 0.999
+    index = index.add([Passage("new", "", "a quokka")])
+    assert index.search("quokka", 1)[0].id == "new"
