@@ -389,6 +389,17 @@ def test_rows_split_off_are_told_from_rows_lost():
     assert views.split_off(result, "train") == ""
 
 
+def test_figures_in_the_units_of_the_data_keep_their_digits():
+    assert [wording.figure("mse", value) for value in (1.234e-5, 0.5, 912.36, 77151.3, None)] == [
+        "1.234e-05",
+        "0.5",
+        "912.4",
+        "77,151",
+        "–",
+    ]
+    assert wording.figure("accuracy", 0.92949) == "0.929" and wording.interval([0.00012, 91234.5], "mae") == "[0.00012, 91,234]"
+
+
 def test_numbers():
     assert [wording.number(v) for v in (0, 0.92949, None, float("nan"))] == ["0.000", "0.929", "–", "–"]
     assert [wording.share(1, 5000), wording.share(0, 5), wording.share(1, 0), wording.share(1, 8)] == ["<0.1%", "0.0%", "–", "12.5%"]

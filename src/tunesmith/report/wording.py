@@ -57,7 +57,7 @@ def figure(metric: str, value: float | None) -> str:
     """Return the value of a metric: with three decimals, or with four significant digits where it is in the units of the data."""
     if metric not in IN_UNITS or value is None or not math.isfinite(value):
         return number(value)
-    return f"{value:.4g}"
+    return f"{value:,.0f}" if abs(value) >= 10_000 else f"{value:.4g}"
 
 
 def count(value: float | None) -> str:
