@@ -96,12 +96,18 @@ def test_the_share_of_dropped_values(rate: float) -> None:
 
 @pytest.mark.parametrize("lengths", [*LENGTHS, [1] * 40, list(range(1, 61))], ids=str)
 def test_a_plan_holds_each_token_once(lengths: list[int]) -> None:
-    found = plan(np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32))
-    flat = torch.cat([group.index.reshape(-1) for group in found.groups])
-    assert flat[found.inverse].tolist() == list(range(sum(lengths)))
-    assert sum(len(group.lengths) for group in found.groups) == len(lengths)
-    cells = sum(group.index.numel() for group in found.groups)
+    groups = plan(np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32))
+    tokens = torch.arange(sum(lengths))
+    assert sorted(torch.cat([tokens[group.tokens] for group in groups]).tolist()) == tokens.tolist()
+    assert sum(group.count for group in groups) == len(lengths)
+    cells = sum(group.count * group.length for group in groups)
     assert cells <= 2 * sum(lengths) + 600
+    for group in groups:  # taking and putting back is the identity
+        values = torch.randn(sum(lengths), 12)
+        back = values.clone()
+        back[group.tokens] = 0
+        group.put(back, list(group.take(values, 3, 2)))
+        assert back.equal(values)
 
 
 def test_unknown_architectures_have_no_fast_forward(tmp_path: Path) -> None:

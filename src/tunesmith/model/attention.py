@@ -1,14 +1,13 @@
-"""Attention over packed sequences on the processor: groups of sequences of like length, each by plain matrix products.
+"""Attention over packed sequences on the processor: by groups of sequences of like length, each by plain matrix products.
 
-S sequences, T tokens, H width, N heads, D width of a head (H = N D), L padded length of a group, G sequences of a group.
+S sequences, T tokens, H width, N heads, D width of a head (H = N D), L padded length of a group, G sequences of a group, B = G N.
 """
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,136 +15,133 @@ import torch
 from torch import Tensor
 
 _WASTE = 1.3  # a group is cut where its longest sequence is so many times as long as its shortest
-_SMALL = 512  # cells of scores below which a further group costs more than the padding that it saves
+_SMALL = 8_192  # cells of scores below which a further group costs more than the padding that it saves
+_LARGE = 32_768  # cells of scores, of each head, above which they leave the cache between the steps; a sequence longer than 181 is a group
 
-Bias = Callable[["Group"], Tensor | None]
-"""Gives what is added to the scores of a group, float[1 or G, N, L, L], or None."""
+Bias = Callable[["Group"], Tensor]
+"""Gives what is added to the scores of a group, float[1 or G, N or 1, L, L]."""
 
 
 @dataclass(frozen=True)
 class Group:
     """Sequences that are computed together, padded to the longest of them.
 
-    index: int64[G, L], the token at each place; padded places hold one of the sequence's own, which is masked
-    lengths: int64[G]; padded: whether any place is
+    count, length: G and L
+    rows: the G L tokens at its places, a slice where there is one sequence; a padded place holds the last token of its sequence
+    tokens, places: the tokens, int64[sum of lengths], and where they stand among the G L places; None: at all places
+    inside: bool[G, L], True at tokens; None without padding
     """
 
-    index: Tensor
-    lengths: Tensor
-    padded: bool
+    count: int
+    length: int
+    rows: slice | Tensor
+    tokens: slice | Tensor
+    places: Tensor | None
+    inside: Tensor | None
 
-    @functools.cached_property
-    def mask(self) -> Tensor:
-        """bool[G, 1, 1, L], True at tokens."""
-        return (torch.arange(self.index.shape[1])[None, :] < self.lengths[:, None])[:, None, None, :]
+    def take(self, values: Tensor, parts: int, heads: int) -> Tensor:
+        """Return float[parts, B, L, D] of packed values float[T, parts H]; padded places repeat a token."""
+        found = values[self.rows] if isinstance(self.rows, slice) else values.index_select(0, self.rows)
+        return found.view(self.count, self.length, parts, heads, -1).permute(2, 0, 3, 1, 4).flatten(1, 2)
+
+    def put(self, into: Tensor, values: list[Tensor]) -> None:
+        """Write values, float[B, L, D] each, side by side into their tokens' rows of `into`, float[T, parts H]."""
+        width = into.shape[1] // len(values)
+        for part, given in enumerate(values):
+            rows = given.view(self.count, -1, self.length, given.shape[-1]).transpose(1, 2).reshape(-1, width)
+            columns = into[:, part * width : (part + 1) * width]
+            columns[self.tokens] = rows if self.places is None else rows.index_select(0, self.places)
+
+    def shut(self, scores: Tensor) -> None:
+        """Take the padded keys out of scores float[B, L, L], in place."""
+        if self.inside is not None:
+            of_each = scores.view(self.count, -1, self.length, self.length)
+            of_each.masked_fill_(~self.inside[:, None, None, :], torch.finfo(scores.dtype).min)
 
 
-@dataclass(frozen=True)
-class Plan:
-    """How the sequences of a batch are grouped.
-
-    groups: together they hold each sequence once; inverse: int64[T], the place of each token among the padded places of all groups
-    straight: there is one group without padding, in the order of the stream, so that nothing needs to be moved
-    """
-
-    groups: list[Group]
-    inverse: Tensor
-    straight: bool
-    cached: dict[str, Any] = field(default_factory=dict)
-
-
-def plan(cu_seqlens: np.ndarray) -> Plan:
-    """Group the sequences that begin at `cu_seqlens`, int32[S+1], by length."""
+def plan(cu_seqlens: np.ndarray) -> list[Group]:
+    """Group the sequences that begin at `cu_seqlens`, int32[S+1], by length; each is in one group."""
     starts, lengths = cu_seqlens[:-1].astype(np.int64), np.diff(cu_seqlens).astype(np.int64)
     order = np.argsort(lengths, kind="stable")
     cuts, first = [], 0
     for i in range(1, len(order)):
-        longest, shortest = int(lengths[order[i]]), int(lengths[order[first]])
-        if longest > _WASTE * shortest and (i - first) * longest * longest > _SMALL * 16:
+        longest, shortest, cells = int(lengths[order[i]]), int(lengths[order[first]]), (i - first) * int(lengths[order[i]]) ** 2
+        if cells + longest * longest > _LARGE or (longest > _WASTE * shortest and cells > _SMALL):
             cuts.append(i)
             first = i
-    groups, inverse, base = [], np.empty(int(cu_seqlens[-1]), np.int64), 0
-    for chosen in np.split(order, cuts):
-        chosen = np.sort(chosen)
-        width = int(lengths[chosen].max())
-        places = np.arange(width)[None, :]
-        index = starts[chosen, None] + np.minimum(places, lengths[chosen, None] - 1)
-        inside = places < lengths[chosen, None]
-        inverse[index[inside]] = base + np.flatnonzero(inside.ravel())
-        base += index.size
-        groups.append(Group(torch.from_numpy(index), torch.from_numpy(lengths[chosen]), bool((~inside).any())))
-    straight = len(groups) == 1 and not groups[0].padded
-    return Plan(groups, torch.from_numpy(inverse), straight)
+    return [_group(starts[chosen], lengths[chosen]) for chosen in np.split(order, cuts)]
 
 
-class _Pad(torch.autograd.Function):
-    """float[T, X] -> float[P, X], rows `index`; each of the T rows stands at `inverse` once, and other places get no gradient."""
-
-    @staticmethod
-    def forward(ctx: Any, rows: Tensor, index: Tensor, inverse: Tensor) -> Tensor:
-        ctx.save_for_backward(inverse)
-        return rows.index_select(0, index)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> Any:
-        return gradients[0].index_select(0, ctx.saved_tensors[0]), None, None
-
-
-class _Unpad(torch.autograd.Function):
-    """float[P, X] -> float[T, X], the rows `inverse`."""
-
-    @staticmethod
-    def forward(ctx: Any, rows: Tensor, inverse: Tensor) -> Tensor:
-        ctx.save_for_backward(inverse)
-        ctx.places = len(rows)
-        return rows.index_select(0, inverse)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> Any:
-        (gradient,) = gradients
-        padded = gradient.new_zeros(ctx.places, gradient.shape[1])
-        return padded.index_copy_(0, ctx.saved_tensors[0], gradient), None
+def _group(starts: np.ndarray, lengths: np.ndarray) -> Group:
+    if len(starts) == 1:
+        rows = slice(int(starts[0]), int(starts[0] + lengths[0]))
+        return Group(1, int(lengths[0]), rows, rows, None, None)
+    width = int(lengths.max())
+    places = np.arange(width)[None, :]
+    index = torch.from_numpy((starts[:, None] + np.minimum(places, lengths[:, None] - 1)).ravel())
+    inside = places < lengths[:, None]
+    if inside.all():
+        return Group(len(starts), width, index, index, None, None)
+    at = torch.from_numpy(np.flatnonzero(inside.ravel()))
+    return Group(len(starts), width, index, index[at], at, torch.from_numpy(inside))
 
 
-def attend(
-    qkv: Tensor, heads: int, grouping: Plan, *, drop: Callable[[Tensor], Tensor], bias: Bias | None = None, rotate: Any = None
-) -> Tensor:
-    """Return float[T, H], the heads' outputs side by side, of queries, keys and values float[T, 3H].
+class Attention(torch.autograd.Function):
+    """softmax(Q K^T / sqrt(D) + bias) V of each sequence: Vaswani et al. 2017, "Attention Is All You Need", section 3.2.1.
 
-    drop: applied to the attention weights (Vaswani et al. 2017, "Attention Is All You Need", section 3.2.1)
-    rotate: applied to queries and keys float[G, N, L, D] of a group, as rotary positions want it
+    Written out, as the products need neither copies nor padding for a sequence alone, and what is between them stays in the cache.
     """
-    width = qkv.shape[1] // 3
-    if grouping.straight:
-        padded = qkv
-    else:
-        flat = grouping.cached.get("flat")
-        if flat is None:
-            flat = grouping.cached["flat"] = torch.cat([group.index.reshape(-1) for group in grouping.groups])
-        padded = _Pad.apply(qkv, flat, grouping.inverse)
-    outputs, first = [], 0
-    for group in grouping.groups:
-        count, length = group.index.shape
-        part = padded[first : first + count * length]
-        first += count * length
-        outputs.append(_group(part.view(count, length, 3, heads, width // heads), group, drop, bias, rotate).view(count * length, width))
-    joined = outputs[0] if len(outputs) == 1 else torch.cat(outputs)
-    return joined if grouping.straight else _Unpad.apply(joined, grouping.inverse)
 
+    @staticmethod
+    def forward(ctx: Any, qkv: Tensor, heads: int, groups: list[Group], kept: Tensor | None, *biases: Tensor) -> Tensor:
+        """Return float[T, H], the heads side by side, of queries, keys and values float[T, 3H].
 
-def _group(qkv: Tensor, group: Group, drop: Callable[[Tensor], Tensor], bias: Bias | None, rotate: Any) -> Tensor:
-    """qkv: float[G, L, 3, N, D] -> float[G, L, N, D]"""
-    count, length, _, heads, size = qkv.shape
-    query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # float[G, N, L, D] each
-    if rotate is not None:
-        query, key = rotate(query, key, group)
-    query = (query * (1 / math.sqrt(size))).reshape(count * heads, length, size)
-    scores = torch.bmm(query, key.reshape(count * heads, length, size).transpose(1, 2)).view(count, heads, length, length)
-    added = bias(group) if bias is not None else None
-    if added is not None:
-        scores = scores + added
-    if group.padded:
-        scores = scores.masked_fill(~group.mask, torch.finfo(scores.dtype).min)
-    weights = drop(torch.softmax(scores, -1)).view(count * heads, length, length)
-    found = torch.bmm(weights, value.reshape(count * heads, length, size))
-    return found.view(count, heads, length, size).transpose(1, 2).contiguous()
+        kept: float[T, N], a factor of each value vector: 0 drops a key for all queries of a head (Zehui et al. 2019, "DropAttention",
+        section 3.2, columns); biases: float[1 or G, N or 1, L, L] for each group, or none
+        """
+        width = qkv.shape[1] // 3
+        found = qkv.new_empty(len(qkv), width)
+        scale = 1 / math.sqrt(width // heads)
+        ctx.weights = []
+        for at, group in enumerate(groups):
+            query, key, value = group.take(qkv, 3, heads).unbind(0)
+            scores = torch.bmm(query * scale, key.transpose(1, 2))
+            if biases:
+                scores.view(group.count, -1, group.length, group.length).add_(biases[at])
+            group.shut(scores)
+            weights = torch.softmax(scores, -1)
+            if kept is not None:
+                value = value * group.take(kept, 1, heads)[0]
+            group.put(found, [torch.bmm(weights, value)])
+            if qkv.requires_grad:
+                ctx.weights.append(weights)
+        ctx.save_for_backward(qkv, kept, *biases)
+        ctx.heads, ctx.groups, ctx.scale = heads, groups, scale
+        return found
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Any:
+        qkv, kept, *biases = ctx.saved_tensors
+        found = torch.empty_like(qkv)
+        of_biases: list[Tensor | None] = []
+        for at, group in enumerate(ctx.groups):
+            query, key, value = group.take(qkv, 3, ctx.heads).unbind(0)
+            weights = ctx.weights[at]
+            gradient = group.take(gradients[0].contiguous(), 1, ctx.heads)[0]
+            if group.inside is not None:  # a padded place repeats a token, whose gradient must count once
+                gradient = gradient.view(group.count, -1, group.length, gradient.shape[-1]) * group.inside[:, None, :, None]
+                gradient = gradient.flatten(0, 1)
+            of_value = torch.bmm(weights.transpose(1, 2), gradient)
+            if kept is not None:
+                factor = group.take(kept, 1, ctx.heads)[0]
+                value, of_value = value * factor, of_value * factor
+            of_weights = torch.bmm(gradient, value.transpose(1, 2))
+            of_scores = torch._softmax_backward_data(of_weights, weights, -1, weights.dtype)
+            of_query = torch.bmm(of_scores, key).mul_(ctx.scale)
+            of_key = torch.bmm(of_scores.transpose(1, 2), query).mul_(ctx.scale)
+            group.put(found, [of_query, of_key, of_value])
+            if biases:
+                of_all = of_scores.view(group.count, -1, group.length, group.length)
+                of_biases.append(of_all.sum_to_size(biases[at].shape) if biases[at].requires_grad else None)
+        ctx.weights = []
+        return found, None, None, None, *(of_biases or biases)

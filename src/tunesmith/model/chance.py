@@ -6,6 +6,8 @@ decides on each value, eight bytes to a draw.
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -23,13 +25,18 @@ class Chance:
 
     def drop(self, values: Tensor, rate: float) -> Tensor:
         """Return `values` with a share `rate` in [0, 1) set to 0 and the others scaled by 1 / (1 - rate)."""
+        factors = self.factors(tuple(values.shape), rate, values.dtype)
+        return values if factors is None else values * factors
+
+    def factors(self, shape: tuple[int, ...], rate: float, dtype: torch.dtype) -> Tensor | None:
+        """Return what `drop` multiplies with, None for a rate of 0."""
         if rate == 0:
-            return values
-        count = values.numel()
+            return None
+        count = math.prod(shape)
         words = self._generator.integers(0, 2**64 - 1, -(-count // 8), np.uint64, endpoint=True)
         limit = int(256 * rate + self._generator.random())
-        kept = torch.from_numpy(words.view(np.uint8)[:count] >= limit).view(values.shape)
-        return values * kept.to(values.dtype).mul_(256 / (256 - limit))
+        kept = torch.from_numpy(words.view(np.uint8)[:count] >= limit).view(shape)
+        return kept.to(dtype).mul_(256 / (256 - limit))
 
 
 class Certainty:
@@ -38,6 +45,10 @@ class Certainty:
     def drop(self, values: Tensor, rate: float) -> Tensor:
         """Return `values` as they are."""
         return values
+
+    def factors(self, shape: tuple[int, ...], rate: float, dtype: torch.dtype) -> Tensor | None:
+        """Return None: nothing is dropped."""
+        return None
 
 
 def chance(training: bool) -> Chance | Certainty:

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tunesmith.data.batches import PackedBatch
-from tunesmith.model.attention import Bias, Group, Plan, attend, plan
+from tunesmith.model.attention import Attention, Group, plan
 from tunesmith.model.chance import Certainty, Chance, chance
 
 
@@ -110,10 +110,10 @@ class Packed:
         dtype = torch.get_autocast_dtype("cpu") if bf16 else torch.float32
         with torch.autocast("cpu", enabled=False):
             hidden = self._embed(batch, segments, drop)
-            grouping = plan(batch.cu_seqlens)
-            bias = self._bias(dtype)
+            groups = plan(batch.cu_seqlens)
+            biases = self._biases(groups, dtype)
             for layer in self._layers:
-                hidden = self._layer(layer, hidden, dtype, grouping, drop, bias)
+                hidden = self._layer(layer, hidden, dtype, groups, drop, biases)
         return hidden
 
     def _embed(self, batch: PackedBatch, segments: Tensor | None, drop: Chance | Certainty) -> Tensor:
@@ -142,12 +142,12 @@ class Packed:
         before = np.repeat(np.concatenate([[0], total])[cu_seqlens[:-1]], np.diff(cu_seqlens))
         return np.where(counted, total - before + padding, padding)
 
-    def _bias(self, dtype: torch.dtype) -> Bias | None:
+    def _biases(self, groups: list[Group], dtype: torch.dtype) -> list[Tensor]:
         """MPNet adds a learned bias for the distance of each pair of tokens (Raffel et al. 2020, T5, section 2.1), one for all layers."""
         encoder = getattr(self._base, "encoder", None)
         table = getattr(encoder, "relative_attention_bias", None)
         if encoder is None or table is None:
-            return None
+            return []
 
         @functools.cache
         def of_length(length: int) -> Tensor:
@@ -155,13 +155,14 @@ class Packed:
             buckets = encoder.relative_position_bucket(places[None, :] - places[:, None], num_buckets=32)
             return table(buckets).permute(2, 0, 1)[None].to(dtype)
 
-        return lambda group: of_length(group.index.shape[1])
+        return [of_length(group.length) for group in groups]
 
     def _layer(
-        self, layer: Layer, hidden: Tensor, dtype: torch.dtype, grouping: Plan, drop: Chance | Certainty, bias: Bias | None
+        self, layer: Layer, hidden: Tensor, dtype: torch.dtype, groups: list[Group], drop: Chance | Certainty, biases: list[Tensor]
     ) -> Tensor:
         qkv = _joint([layer.query, layer.key, layer.value], hidden.to(dtype))
-        found = attend(qkv, self._heads, grouping, drop=lambda weights: drop.drop(weights, layer.attention_rate), bias=bias)
+        kept = drop.factors((len(qkv), self._heads), layer.attention_rate, dtype)
+        found = Attention.apply(qkv, self._heads, groups, kept, *biases)
         rate = layer.rate
         hidden = _norm(layer.attention_norm, hidden + drop.drop(_linear(layer.out, found), rate))
         inner = _linear(layer.down, layer.activation(_linear(layer.up, hidden.to(dtype))))
@@ -180,13 +181,10 @@ def _joint(modules: list[nn.Module], values: Tensor) -> Tensor:
     """Apply several linear layers to the same values at once, their outputs side by side."""
     if not all(type(module) is nn.Linear and module.bias is not None for module in modules):
         return torch.cat([_linear(module, values) for module in modules], dim=1)
-    weight = torch.cat([module.weight for module in modules]).to(values.dtype)  # type: ignore[misc]
-    return F.linear(values, weight, torch.cat([module.bias for module in modules]).to(values.dtype))  # type: ignore[misc]
+    weight = torch.cat([module.weight.to(values.dtype) for module in modules])  # type: ignore[operator]
+    return F.linear(values, weight, torch.cat([module.bias.to(values.dtype) for module in modules]))  # type: ignore[operator]
 
 
 def _norm(module: Any, values: Tensor) -> Tensor:
     """Apply a layer norm."""
     return F.layer_norm(values, module.normalized_shape, module.weight, module.bias, module.eps)
-
-
-__all__ = ["Group", "Packed"]
