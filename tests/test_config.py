@@ -57,6 +57,7 @@ RANGES: dict[str, tuple[list[Any], list[Any]]] = {
     "max_answer_tokens": ([1, 512], [0, 513, 1.5]),
     "answer_match": (["auto", "words", "characters"], ["tokens", None]),
     "precision": (["auto", "fp32", "bf16"], ["fp16"]),
+    "engine": (["auto", "packed", "padded"], ["fast"]),
     "loss": (["cross-entropy", "focal"], ["hinge"]),
     "focal_gamma": ([0, 10], [-0.1, 10.1, math.nan]),
     "label_smoothing": ([0, 0.9], [-0.1, 1]),

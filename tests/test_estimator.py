@@ -35,7 +35,14 @@ NEW, GOLD = X[3:13], Y[3:13]  # seen in training: what is tested is which answer
 @pytest.fixture
 def classifier(tiny_bert: Path) -> TextClassifier:
     """One that learns the tiny task in a second."""
-    return TextClassifier(str(tiny_bert), epochs=8, lr=5e-3, batch_size=8, max_length=32, settings={"precision": "fp32"})
+    return TextClassifier(
+        str(tiny_bert),
+        epochs=8,
+        lr=5e-3,
+        batch_size=8,
+        max_length=32,
+        settings={"precision": "fp32", "dropout": 0.0, "attention_dropout": 0.0},
+    )
 
 
 @pytest.fixture

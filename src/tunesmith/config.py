@@ -75,6 +75,9 @@ class Config(BaseModel):
     dropout: float | None = Field(None, ge=0, lt=1, description="dropout of the encoder and head; unless told the checkpoint's own")
     attention_dropout: float | None = Field(None, ge=0, lt=1, description="dropout of attention weights; unless told the checkpoint's own")
     precision: Precision = Field("auto", description="arithmetic of training; auto takes bf16 where the processor multiplies it natively")
+    engine: Literal["auto", "packed", "padded"] = Field(
+        "auto", description="how the encoder runs: without padding (auto where its architecture allows), or as transformers runs it"
+    )
 
     max_answer_tokens: int = Field(30, ge=1, le=512, description="longest answer to a question, in tokens of the passage")
     answer_match: Literal["auto", "words", "characters"] = Field(

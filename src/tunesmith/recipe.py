@@ -17,6 +17,7 @@ from tunesmith.config import Config
 from tunesmith.data.memory import open_data
 from tunesmith.errors import DataError, Interrupted, UsageError, counted, did_you_mean, listing, setting
 from tunesmith.evaluate import outputs_for
+from tunesmith.model.allocator import keep_freed_memory
 from tunesmith.model.arithmetic import choose_precision, cpu_name
 from tunesmith.model.heads import TextModel, build_model, set_output_bias
 from tunesmith.model.hub import versions
@@ -138,11 +139,13 @@ def _fit(config: Config, prepared: Prepared, directory: Path, *, resume: bool, p
     valid = prepared.parts.get("valid")
     if valid is not None:
         metric = _computable(metric, task, valid, prepared.notes, told=config.metric is not None)
+    keep_freed_memory()
     model = new_model(config, prepared)
     precision, reason = choose_precision(config.precision)
+    engine = model.encoder.choose_engine(config.engine)
     parameters = sum(parameter.numel() for parameter in model.parameters())
     name, pooling = prepared.pretrained.located.name, "" if task.head.per_token else f" {_pooling(task, config)} pooling,"
-    progress.say(f"model {name}: {parameters / 1e6:.1f} M parameters,{pooling} trained in {precision} ({reason})")
+    progress.say(f"model {name}: {parameters / 1e6:.1f} M parameters,{pooling} trained in {precision} ({reason}), {engine}")
     optimizer = build_optimizer(model, config)
     rows = [part.fingerprint() for part in (train_rows, *([valid.rows] if valid is not None else []))]
     checkpoints = Checkpoints(directory / CHECKPOINTS, config.content_hash(), rows)
@@ -186,7 +189,7 @@ def _fit(config: Config, prepared: Prepared, directory: Path, *, resume: bool, p
         outputs = outputs_for(model, task, valid.rows, max_tokens=config.max_tokens, what="validating for thresholds", progress=progress)
         task = task.tune(outputs, valid)
     evaluations = {name: _evaluation(model, task, prepared, name, config, progress) for name in ("valid", "test")}
-    result = _result(config, prepared, model, task, state, evaluations, directory, metric, precision, reason, len(planned))
+    result = _result(config, prepared, model, task, state, evaluations, directory, metric, (precision, f"{reason}; {engine}"), len(planned))
     description = {
         "task": task.to_dict(),
         "schema": prepared.parts["train"].schema.to_dict(),
@@ -314,8 +317,7 @@ def _result(
     evaluations: dict[str, Any],
     directory: Path,
     metric: str,
-    precision: str,
-    reason: str,
+    computed: tuple[str, str],
     examples: int,
 ) -> dict[str, Any]:
     """Everything that report, model card and `tunesmith.json` say, as plain values."""
@@ -345,7 +347,7 @@ def _result(
         "thresholds": getattr(task, "thresholds", None),
         "recipe": config.model_dump(mode="json"),
         "versions": {"tunesmith": __version__, **versions()},
-        "machine": {"cpu": cpu_name(), "threads": torch.get_num_threads(), "precision": precision, "note": reason},
+        "machine": {"cpu": cpu_name(), "threads": torch.get_num_threads(), "precision": computed[0], "note": computed[1]},
         "data": {
             "columns": prepared.parts["train"].schema.roles,
             "splits": splits,

@@ -134,6 +134,9 @@ def test_attention_while_training_and_afterwards(tiny_bert: Path) -> None:
     encoder = open_pretrained(str(tiny_bert)).load(tiny.labelled(LABELS))
     usual = encoder.config._attn_implementation
     assert usual == "sdpa"
+    with encoder.attention_for_training(64):  # the packed forward has its own
+        assert encoder.config._attn_implementation == "sdpa"
+    assert encoder.choose_engine("padded") == "padded batches, as asked for"
     with encoder.attention_for_training(257):
         assert encoder.config._attn_implementation == "sdpa"
     batch = collate([np.arange(5, 20, dtype=np.int32), np.arange(9, 12, dtype=np.int32)], np.arange(2))

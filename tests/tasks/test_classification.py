@@ -126,7 +126,7 @@ def test_names_reach_the_saved_configuration_in_the_order_of_the_outputs(tmp_pat
 
     names = {"animal": "10", "colour": "9", "neither": "zebra, or none"}
     rows = [{"text": row["text"], "label": names[row["label"]]} for row in tiny.rows(90, labels=tuple(names))]
-    same: dict[str, Any] = {"model": tiny_bert, "epochs": 5, "lr": 5e-3, "batch_size": 8, "progress": "quiet", "precision": "fp32"}
+    same: dict[str, Any] = {"model": tiny_bert, "epochs": 10, "lr": 5e-3, "batch_size": 8, "progress": "quiet", "precision": "fp32"}
     trained = tunesmith.train(rows, out=tmp_path / "m", valid_size=0.0, test_size=0.0, **same)
     config = AutoModelForSequenceClassification.from_pretrained(tmp_path / "m").config
     assert config.id2label == {0: "9", 1: "10", 2: "zebra, or none"}

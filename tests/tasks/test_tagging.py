@@ -21,7 +21,16 @@ from tunesmith.errors import DataError, UsageError
 from tunesmith.tasks.tagging import Span, Tagging
 from tunesmith.tasks.viterbi import best_path, transitions
 
-SETTINGS: dict[str, Any] = {"epochs": 8, "lr": 5e-3, "batch_size": 8, "max_length": 48, "precision": "fp32", "progress": "quiet"}
+SETTINGS: dict[str, Any] = {
+    "epochs": 8,
+    "lr": 5e-3,
+    "batch_size": 8,
+    "max_length": 48,
+    "precision": "fp32",
+    "progress": "quiet",
+    "dropout": 0.0,
+    "attention_dropout": 0.0,
+}
 QUICK: dict[str, Any] = {**SETTINGS, "epochs": 1}
 
 

@@ -64,6 +64,7 @@ PANELS = {
         "constrain",
         "class_weights",
         "precision",
+        "engine",
         "max_tokens",
     ),
     "Ranking": (

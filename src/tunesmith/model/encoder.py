@@ -17,9 +17,9 @@ import torch
 from torch import Tensor, nn
 
 from tunesmith.data.batches import PackedBatch, collate
-from tunesmith.errors import ModelError
+from tunesmith.errors import ModelError, setting
 from tunesmith.model.hub import quiet
-from tunesmith.model.packed import Packed
+from tunesmith.model.packed import LAYERS, Packed
 
 
 class Encoder(nn.Module):
@@ -27,10 +27,12 @@ class Encoder(nn.Module):
 
     hf: the transformers module; its parameters are the ones that are trained and saved
     has_head: `hf` carries transformers' own head for the task
+    engine: `packed`, `padded`, or `auto`: packed where the architecture allows it
     fresh_head: whether a head of `hf` has weights that are none of the checkpoint's; one that guesses words may come with it
     """
 
     fresh_head = True
+    engine = "auto"
 
     def __init__(self, hf: nn.Module, tokenizer: Any, has_head: bool) -> None:
         super().__init__()
@@ -81,12 +83,25 @@ class Encoder(nn.Module):
 
     def forward(self, batch: PackedBatch) -> Tensor:
         """Return hidden states [T, H] for the packed tokens: by the fast forward where there is one for the architecture."""
-        return self.padded(batch) if self.packed is None else self.packed(batch, self.token_segments(batch))
+        packed = self.packed
+        return self.padded(batch) if packed is None or self.engine == "padded" else packed(batch, self.token_segments(batch))
 
     @functools.cached_property
     def packed(self) -> Packed | None:
         """The fast forward, None where the architecture has none."""
         return Packed.of(self.base)
+
+    def choose_engine(self, wanted: str) -> str:
+        """Set how the encoder runs, and return it and the reason in words. Raises `ModelError` for `packed` where that cannot be."""
+        self.engine = wanted
+        if wanted == "padded":
+            return "padded batches, as asked for"
+        if self.packed is not None:
+            return "packed tokens without padding, attention by sequences of like length"
+        reason = f"models of type {self.config.model_type!r} have no packed forward here"
+        if wanted == "packed":
+            raise ModelError(f"{reason}; they have one for {', '.join(sorted(LAYERS))}. Train with {setting('engine', 'auto')}.")
+        return f"padded batches: {reason}"
 
     def padded(self, batch: PackedBatch) -> Tensor:
         """Return hidden states float[T, H] for the packed tokens, by padding, running the original and packing again."""
@@ -135,7 +150,7 @@ class Encoder(nn.Module):
         attention runs, as in every program that loads the saved directory.
         """
         usual = getattr(self.config, "_attn_implementation", None)
-        if usual != "sdpa" or max_length > 256:
+        if usual != "sdpa" or max_length > 256 or (self.packed is not None and self.engine != "padded"):
             yield
             return
         self.hf.set_attn_implementation("eager")

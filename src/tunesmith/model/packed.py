@@ -66,7 +66,7 @@ def _distilbert_layer(layer: Any) -> Layer:
     )  # fmt: skip
 
 
-_LAYERS: dict[str, Callable[[Any], Layer]] = {
+LAYERS: dict[str, Callable[[Any], Layer]] = {
     "bert": _bert_layer,
     "roberta": _bert_layer,
     "xlm-roberta": _bert_layer,
@@ -89,7 +89,7 @@ class Packed:
     def of(cls, base: Any) -> Packed | None:
         """Return the fast forward of a transformers encoder, None for an architecture or configuration that it does not know."""
         config = base.config
-        kind = _LAYERS.get(config.model_type)
+        kind = LAYERS.get(config.model_type)
         if kind is None or getattr(config, "is_decoder", False) or getattr(config, "add_cross_attention", False):
             return None
         try:

@@ -1,0 +1,130 @@
+"""AdamW that touches only those rows of a word table that a batch uses.
+
+V rows of the table, R rows in use, H width.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+_FADED = 1e-12  # a gradient of so many steps ago that its weight in the first moment is below this moves nothing any more
+_SPANS = (1, 3, 7, 15)  # missed steps are taken together in spans, in each of which the bias correction changes little
+_CHUNK = 4096  # rows that are brought up to date at once
+
+
+class RowwiseAdamW(torch.optim.AdamW):
+    """AdamW (Loshchilov and Hutter 2019, algorithm 2) with the gradient of one table, `table` float[V, H], by rows.
+
+    A step reads and writes the rows that have a gradient. In dense AdamW the others move as well: their moments fade and still push,
+    and the weights decay. Here a row makes up for the steps that it missed when `bring_up` is told that it will be read, in one go:
+
+        p <- p D_t / D_u  -  sum over spans of C m / (A sqrt(v) + eps),    m <- beta1^(t-u) m,    v <- beta2^(t-u) v
+
+    where the row was last current at step u, and D_j is the product of (1 - lr weight_decay) up to step j. Of a span of missed steps C is
+    the sum of the sizes, A that mean of the second moments' factors that makes the sum exact where eps is small beside sqrt(v) and
+    where it is large; in between it is off by less than a hundredth of a step's size, once. So each row that is read equals dense
+    AdamW's, and after `settle` all do.
+    """
+
+    def __init__(self, groups: list[dict[str, Any]], table: nn.Parameter, **settings: Any) -> None:
+        super().__init__(groups, fused=True, **settings)
+        self._table = table
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        """Update all parameters that have a gradient; the table's may be sparse."""
+        gradient, self._table.grad = self._table.grad, None
+        super().step()
+        self._table.grad = gradient
+        if gradient is not None:
+            self._step_rows(gradient.coalesce() if gradient.is_sparse else gradient)
+
+    @torch.no_grad()
+    def bring_up(self, ids: np.ndarray) -> None:
+        """Make the rows `ids`, int[any], what dense AdamW would have made of them by now."""
+        if self._table in self.state:
+            self._bring_up(torch.from_numpy(np.unique(ids).astype(np.int64)))
+
+    @torch.no_grad()
+    def settle(self) -> None:
+        """Bring all rows up; before the table is read as a whole, as for an evaluation or to be saved."""
+        if self._table in self.state:
+            for rows in torch.arange(len(self._table)).split(_CHUNK):
+                self._bring_up(rows)
+
+    def _group(self) -> dict[str, Any]:
+        return next(group for group in self.param_groups if any(parameter is self._table for parameter in group["params"]))
+
+    def _state(self) -> dict[str, Tensor]:
+        """The table's moments; `last`: the step at which each row was current; by step: its rate `lr` and `decay`, D above."""
+        state = self.state[self._table]
+        if not state:
+            state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(self._table), torch.zeros_like(self._table)
+            state["last"] = torch.zeros(len(self._table), dtype=torch.int64)
+            state["step"] = torch.zeros((), dtype=torch.int64)
+            state["lr"], state["decay"] = torch.zeros(1024, dtype=torch.float64), torch.ones(1024, dtype=torch.float64)
+        return state
+
+    def _step_rows(self, gradient: Tensor) -> None:
+        state, group = self._state(), self._group()
+        rows, values = (gradient.indices()[0], gradient.values()) if gradient.is_sparse else (torch.arange(len(gradient)), gradient)
+        self._bring_up(rows)
+        step = int(state["step"]) + 1
+        if step == len(state["lr"]):
+            state["lr"], state["decay"] = (torch.cat([state[name], torch.ones_like(state[name])]) for name in ("lr", "decay"))
+        (beta1, beta2), lr, decay = group["betas"], float(group["lr"]), group["weight_decay"]
+        state["lr"][step], state["decay"][step] = lr, float(state["decay"][step - 1]) * (1 - lr * decay)
+        first = state["exp_avg"][rows].lerp_(values, 1 - beta1)
+        second = state["exp_avg_sq"][rows].mul_(beta2).addcmul_(values, values, value=1 - beta2)
+        spread = second.sqrt().div_(math.sqrt(1 - beta2**step)).add_(group["eps"])
+        self._table[rows] = self._table[rows].mul_(1 - lr * decay).addcdiv_(first, spread, value=-lr / (1 - beta1**step))
+        state["exp_avg"][rows], state["exp_avg_sq"][rows], state["last"][rows] = first, second, step
+        state["step"].fill_(step)
+
+    def _bring_up(self, rows: Tensor) -> None:
+        """Make up for the steps that `rows`, int64[R], missed."""
+        state, group = self._state(), self._group()
+        now = int(state["step"])
+        rows = rows[state["last"][rows] < now]
+        if not len(rows):
+            return
+        last, which = np.unique(state["last"][rows].numpy(), return_inverse=True)
+        spans, decay = _missed(last, now, state["lr"].numpy(), state["decay"].numpy(), group["betas"])
+        moments = np.array(group["betas"])[:, None] ** (now - last)
+        factors = torch.from_numpy(np.stack([*moments, decay, *spans])[:, which]).to(self._table.dtype)[:, :, None]
+        first, second, values = state["exp_avg"][rows], state["exp_avg_sq"][rows], self._table[rows].mul_(factors[2])
+        spread = second.sqrt()
+        for total, mean in factors[3:].unflatten(0, (-1, 2)):
+            values.sub_((total * first).div_((mean * spread).add_(group["eps"])))
+        self._table[rows] = values
+        state["exp_avg"][rows], state["exp_avg_sq"][rows] = first.mul_(factors[0]), second.mul_(factors[1])
+        state["last"][rows] = now
+
+
+def _missed(
+    last: np.ndarray, now: int, lr: np.ndarray, decay: np.ndarray, betas: tuple[float, float]
+) -> tuple[list[np.ndarray], np.ndarray]:
+    """Return C and A of `RowwiseAdamW`, by turns, of each span of missed steps, and D_t / D_u, for rows last current at `last`.
+
+    last: int64[N]; all results are float64[N]
+    """
+    beta1, beta2 = betas
+    reach = min(math.ceil(math.log(_FADED) / math.log(beta1)) if beta1 > 0 else 1, int(now - last.min()))
+    missed = np.arange(1, reach + 1)
+    steps = last[:, None] + missed
+    valid = steps <= now
+    steps = np.where(valid, steps, now)
+    sizes = valid * lr[steps] / (1 - beta1**steps) * beta1**missed * (decay[now] / decay[steps])
+    factors = np.sqrt(beta2**missed / (1 - beta2**steps))
+    spans, first = [], 0
+    for stop in (*_SPANS, reach):
+        if first < min(stop, reach):
+            total, exact = sizes[:, first:stop].sum(1), (sizes / factors)[:, first:stop].sum(1)
+            spans += [total, np.divide(total, exact, out=np.ones_like(total), where=exact > 0)]
+            first = stop
+    return spans, decay[now] / decay[last]
