@@ -45,19 +45,19 @@ def test_every_row_that_is_read_equals_dense_adamw(decay: float, scale: float, s
     settings = {**SETTINGS, "weight_decay": decay}
     mine = RowwiseAdamW([{"params": list(ours.parameters())}], ours.words.weight, lr=1e-2, **settings)
     theirs = torch.optim.AdamW(plain.parameters(), lr=1e-2, **settings)
-    total, worst = 1500, 0.0
+    total, worst = 800, 0.0
     for step in range(total):
         lr = 1e-2 * {"constant": 1, "falling": 1 - step / total, "rising": (step + 1) / total}[schedule]
         ids = drawn(step, 200)
         mine.bring_up(ids)
-        worst = max(worst, float((ours.words.weight[ids] - plain.words.weight[ids]).abs().max()))
+        worst = max(worst, float((ours.words.weight[ids] - plain.words.weight[ids]).detach().abs().max()))
         for model, optimizer in ((ours, mine), (plain, theirs)):
             optimizer.param_groups[0]["lr"] = lr
             optimizer.zero_grad()
             model.loss(torch.from_numpy(ids), scale, step).backward()
             optimizer.step()
     mine.settle()
-    # of steps of 1e-2, 1,500 of them; in float32 dense AdamW's own rounding is greater than what the making up leaves out
+    # of steps of 1e-2, 800 of them; in float32 dense AdamW's own rounding is greater than what the making up leaves out
     bound = 2e-4 if dtype == torch.float32 else 1e-5 if scale > 1e-6 else 1e-4
     assert worst < bound
     torch.testing.assert_close(ours.words.weight, plain.words.weight, atol=bound, rtol=0)
@@ -113,4 +113,4 @@ def test_it_goes_on_from_its_state_to_the_bit_and_past_the_first_thousand_steps(
         walk(module, by, range(1100, 1200))
         by.settle()
     assert model.words.weight.equal(other.words.weight)
-    assert math.isfinite(float(model.words.weight.sum()))
+    assert math.isfinite(float(model.words.weight.detach().sum()))

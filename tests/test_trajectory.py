@@ -58,6 +58,7 @@ def test_losses_norms_and_weights_equal_those_of_a_plain_loop(
     )
 
     model = start["model"].train()
+    model.get_input_embeddings().sparse = False
     matrices = [p for p in model.parameters() if p.ndim >= 2]
     vectors = [p for p in model.parameters() if p.ndim < 2]
     groups = [{"params": matrices, "weight_decay": 0.01}, {"params": vectors, "weight_decay": 0.0}]

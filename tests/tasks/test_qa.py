@@ -28,7 +28,8 @@ from tunesmith.tasks.rows import Ragged
 from tunesmith.tasks.spans import places_of, windows_of
 
 SETTINGS: dict[str, Any] = {
-    "epochs": 14, "lr": 5e-3, "batch_size": 8, "max_length": 40, "stride": 8, "max_answer_tokens": 4, "precision": "fp32", "seed": 1,
+    "epochs": 20, "lr": 5e-3, "batch_size": 8, "max_length": 40, "stride": 8, "max_answer_tokens": 4, "precision": "fp32", "seed": 1,
+    "dropout": 0.0, "attention_dropout": 0.0,
 }  # fmt: skip
 
 

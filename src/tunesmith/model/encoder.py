@@ -136,6 +136,15 @@ class Encoder(nn.Module):
         )
 
     @property
+    def words(self) -> nn.Embedding | None:
+        """The table of words; None where another module shares its weights, or where it is not a plain embedding."""
+        found = self.hf.get_input_embeddings()
+        if type(found) is not nn.Embedding or found.max_norm is not None or found.scale_grad_by_freq:
+            return None
+        holders = [module for module in self.modules() if any(p is found.weight for p in module.parameters(recurse=False))]
+        return found if len(holders) == 1 else None
+
+    @property
     def pad_id(self) -> int:
         """The token id that fills padded places; any id will do where the checkpoint names none, as they are masked."""
         pad = getattr(self.config, "pad_token_id", None)

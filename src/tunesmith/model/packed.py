@@ -177,12 +177,12 @@ def _linear(module: nn.Module, values: Tensor) -> Tensor:
     return F.linear(values, module.weight.to(values.dtype), None if bias is None else bias.to(values.dtype))
 
 
-def _joint(modules: list[nn.Module], values: Tensor) -> Tensor:
+def _joint(modules: list[Any], values: Tensor) -> Tensor:
     """Apply several linear layers to the same values at once, their outputs side by side."""
     if not all(type(module) is nn.Linear and module.bias is not None for module in modules):
         return torch.cat([_linear(module, values) for module in modules], dim=1)
-    weight = torch.cat([module.weight.to(values.dtype) for module in modules])  # type: ignore[operator]
-    return F.linear(values, weight, torch.cat([module.bias.to(values.dtype) for module in modules]))  # type: ignore[operator]
+    weight = torch.cat([module.weight.to(values.dtype) for module in modules])
+    return F.linear(values, weight, torch.cat([module.bias.to(values.dtype) for module in modules]))
 
 
 def _norm(module: Any, values: Tensor) -> Tensor:

@@ -26,7 +26,7 @@ from tunesmith.progress import Progress
 from tunesmith.seeds import seed_for
 from tunesmith.tasks.base import Task
 from tunesmith.tasks.rows import Rows
-from tunesmith.training.optim import clip, lr_at, set_lr
+from tunesmith.training.optim import bring_up, clip, lr_at, set_lr, settle
 from tunesmith.training.state import Checkpoints, TrainState
 
 
@@ -53,7 +53,8 @@ def train_steps(
 ) -> Iterator[StepRecord]:
     """Train from optimizer step `start` on, yielding after each step; endlessly correct to stop after any of them.
 
-    A step's gradient is that of its mean loss, however many parts `config.max_tokens` cuts it into.
+    A step's gradient is that of its mean loss, however many parts `config.max_tokens` cuts it into. What is not in a step's words may
+    lag behind in the table of words until `settle` is called.
     Raises `ModelError` when the loss is no longer a number.
     """
     per_epoch = steps_per_epoch(rows, config)
@@ -72,6 +73,7 @@ def train_steps(
         batches = task.batches(rows, chosen, seed_for(config.seed, "batch", epoch, step), config.max_tokens)
         units = max(sum(batch.parts for batch in batches), 1)
         tokens = sum(len(batch.ids) for batch in batches)
+        bring_up(optimizer, batches)
         if task.joint and len(batches) > 1:
             loss_sum, batches = _joint_step(model, task, batches, precision, units), []
         for batch in batches:
@@ -161,6 +163,7 @@ def run(
                 tracker.advance(record.tokens, f"epoch {record.epoch:.2f}/{config.epochs}, loss {last:.4f}")
                 due = record.ends_epoch or (config.eval_steps is not None and record.step % config.eval_steps == 0)
                 if evaluate is not None and due:
+                    settle(optimizer)
                     _judge(model, state, record, evaluate(), checkpoints, metric, kind, config, progress)
                 at_step = config.checkpoint_steps is not None and record.step % config.checkpoint_steps == 0
                 by_time = time.monotonic() - saved_at >= 60 * config.checkpoint_minutes
@@ -174,6 +177,7 @@ def run(
                 clock = time.monotonic()
             state.stopped = state.stopped or "finished"
             checkpoints.save(state, model, optimizer)
+    settle(optimizer)
     if state.best_step is not None:
         checkpoints.load_best(state.best_step, model)
     return state

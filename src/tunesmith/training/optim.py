@@ -6,14 +6,20 @@ import math
 from collections.abc import Iterable
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
 from tunesmith.config import Config
+from tunesmith.data.batches import PackedBatch
+from tunesmith.model.heads import TextModel
+from tunesmith.training.rows import RowwiseAdamW
 
 
-def build_optimizer(model: nn.Module, config: Config) -> torch.optim.Optimizer:
+def build_optimizer(model: TextModel, config: Config) -> torch.optim.Optimizer:
     """Return AdamW or SGD over the parameters of `model` that require gradients.
+
+    AdamW updates the table of words by rows, and so has it give its gradient by rows, where nothing else reads that parameter.
 
     Vectors (biases, norms' gains) get no weight decay, matrices `config.weight_decay`.
     AdamW: Loshchilov and Hutter 2019, "Decoupled Weight Decay Regularization", algorithm 2, with bias correction
@@ -26,7 +32,24 @@ def build_optimizer(model: nn.Module, config: Config) -> torch.optim.Optimizer:
     ]
     if config.optimizer == "sgd":
         return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum)
-    return torch.optim.AdamW(groups, lr=config.lr, betas=(0.9, 0.999), eps=1e-8, fused=True)
+    settings: dict[str, Any] = {"lr": config.lr, "betas": (0.9, 0.999), "eps": 1e-8}
+    words = model.encoder.words
+    if words is None or not words.weight.requires_grad:
+        return torch.optim.AdamW(groups, fused=True, **settings)
+    words.sparse = True
+    return RowwiseAdamW(groups, words.weight, **settings)
+
+
+def bring_up(optimizer: torch.optim.Optimizer, batches: Iterable[PackedBatch]) -> None:
+    """Make the words of `batches` current in the table, which the optimizer updates by rows; see `RowwiseAdamW`."""
+    if isinstance(optimizer, RowwiseAdamW):
+        optimizer.bring_up(np.concatenate([batch.ids for batch in batches]))
+
+
+def settle(optimizer: torch.optim.Optimizer) -> None:
+    """Make all parameters current, before they are read for something else than a step."""
+    if isinstance(optimizer, RowwiseAdamW):
+        optimizer.settle()
 
 
 def lr_at(step: int, total: int, config: Config) -> float:
@@ -51,5 +74,14 @@ def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
 
 def clip(parameters: Iterable[nn.Parameter], max_norm: float) -> float:
     """Scale gradients down to a joint norm of at most `max_norm` (0: not at all) and return the norm that they had."""
-    limit = max_norm if max_norm > 0 else math.inf
-    return float(nn.utils.clip_grad_norm_([p for p in parameters if p.grad is not None], limit))
+    gradients = []
+    for parameter in parameters:
+        if parameter.grad is not None and parameter.grad.is_sparse:
+            parameter.grad = parameter.grad.coalesce()
+            gradients.append(parameter.grad.values())
+        elif parameter.grad is not None:
+            gradients.append(parameter.grad)
+    norm = nn.utils.get_total_norm(gradients)
+    if 0 < max_norm < norm:
+        torch._foreach_mul_(gradients, max_norm / (norm + 1e-6))
+    return float(norm)

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 _FADED = 1e-12  # a gradient of so many steps ago that its weight in the first moment is below this moves nothing any more
 _SPANS = (1, 3, 7, 15)  # missed steps are taken together in spans, in each of which the bias correction changes little
@@ -31,7 +31,7 @@ class RowwiseAdamW(torch.optim.AdamW):
     AdamW's, and after `settle` all do.
     """
 
-    def __init__(self, groups: list[dict[str, Any]], table: nn.Parameter, **settings: Any) -> None:
+    def __init__(self, groups: list[dict[str, Any]], table: Tensor, **settings: Any) -> None:
         super().__init__(groups, fused=True, **settings)
         self._table = table
 
