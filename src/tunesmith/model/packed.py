@@ -20,7 +20,10 @@ from torch import Tensor, nn
 
 from tunesmith.data.batches import PackedBatch
 from tunesmith.model.attention import Attention, Group, plan
+from tunesmith.model.casting import Copies
 from tunesmith.model.chance import Certainty, Chance, chance
+
+Product = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -84,6 +87,7 @@ class Packed:
     def __init__(self, base: Any, layers: list[Layer]) -> None:
         self._base, self._layers = base, layers
         self._heads = int(base.config.num_attention_heads)
+        self._kept: tuple[Any, tuple[Tensor, ...]] | None = None
 
     @classmethod
     def of(cls, base: Any) -> Packed | None:
@@ -112,8 +116,8 @@ class Packed:
             hidden = self._embed(batch, segments, drop)
             groups = plan(batch.cu_seqlens)
             biases = self._biases(groups, dtype)
-            for layer in self._layers:
-                hidden = self._layer(layer, hidden, dtype, groups, drop, biases)
+            for layer, products in zip(self._layers, self._products(dtype), strict=True):
+                hidden = self._layer(layer, products, hidden, dtype, groups, drop, biases)
         return hidden
 
     def _embed(self, batch: PackedBatch, segments: Tensor | None, drop: Chance | Certainty) -> Tensor:
@@ -157,32 +161,65 @@ class Packed:
 
         return [of_length(group.length) for group in groups]
 
+    def _products(self, dtype: torch.dtype) -> list[list[Product]]:
+        """Return for each layer the matrix products of queries, keys and values at once, of the output, and of the two behind it."""
+        modules = [
+            of_one for layer in self._layers for of_one in ([layer.query, layer.key, layer.value], [layer.out], [layer.up], [layer.down])
+        ]
+        copied = [
+            all(type(module) is nn.Linear and module.bias is not None for module in of_one)
+            and (len(of_one) > 1 or of_one[0].weight.dtype != dtype)
+            for of_one in modules
+        ]
+        chosen = [of_one for of_one, wanted in zip(modules, copied, strict=True) if wanted]
+        copies = iter(self._copies(dtype, chosen))
+        found: list[Product] = []
+        for of_one, wanted in zip(modules, copied, strict=True):
+            if wanted:
+                found.append(functools.partial(F.linear, weight=next(copies), bias=next(copies)))
+            elif type(of_one[0]) is nn.Linear and len(of_one) == 1 and of_one[0].weight.dtype == dtype:
+                found.append(of_one[0])
+            else:
+                found.append(functools.partial(_by_modules, of_one))
+        return [found[i : i + 4] for i in range(0, len(found), 4)]
+
+    def _copies(self, dtype: torch.dtype, chosen: list[list[Any]]) -> tuple[Tensor, ...]:
+        """Return weight and bias of each of `chosen`, stacked; the last ones again while nothing is trained."""
+        parameters = [getattr(module, name) for of_one in chosen for name in ("weight", "bias") for module in of_one]
+        if not parameters:
+            return ()
+        counts = [len(of_one) for of_one in chosen for _ in range(2)]
+        if torch.is_grad_enabled():
+            self._kept = None
+            return Copies.apply(dtype, counts, *parameters)
+        key = (dtype, [(id(parameter), parameter._version) for parameter in parameters])
+        if self._kept is None or self._kept[0] != key:
+            self._kept = key, Copies.apply(dtype, counts, *parameters)
+        return self._kept[1]
+
     def _layer(
-        self, layer: Layer, hidden: Tensor, dtype: torch.dtype, groups: list[Group], drop: Chance | Certainty, biases: list[Tensor]
+        self,
+        layer: Layer,
+        products: list[Product],
+        hidden: Tensor,
+        dtype: torch.dtype,
+        groups: list[Group],
+        drop: Chance | Certainty,
+        biases: list[Tensor],
     ) -> Tensor:
-        qkv = _joint([layer.query, layer.key, layer.value], hidden.to(dtype))
+        joint, out, up, down = products
+        qkv = joint(hidden.to(dtype))
         kept = drop.factors((len(qkv), self._heads), layer.attention_rate, dtype)
         found = Attention.apply(qkv, self._heads, groups, kept, *biases)
         rate = layer.rate
-        hidden = _norm(layer.attention_norm, hidden + drop.drop(_linear(layer.out, found), rate))
-        inner = _linear(layer.down, layer.activation(_linear(layer.up, hidden.to(dtype))))
+        hidden = _norm(layer.attention_norm, hidden + drop.drop(out(found), rate))
+        inner = down(layer.activation(up(hidden.to(dtype))))
         return _norm(layer.norm, hidden + drop.drop(inner, rate))
 
 
-def _linear(module: nn.Module, values: Tensor) -> Tensor:
-    """Apply a linear layer in the precision of `values`; a module that stands in its place, as an adapter's, by itself."""
-    if type(module) is not nn.Linear:
-        return module(values.to(torch.float32)).to(values.dtype)
-    bias: Tensor | None = module.bias
-    return F.linear(values, module.weight.to(values.dtype), None if bias is None else bias.to(values.dtype))
-
-
-def _joint(modules: list[Any], values: Tensor) -> Tensor:
-    """Apply several linear layers to the same values at once, their outputs side by side."""
-    if not all(type(module) is nn.Linear and module.bias is not None for module in modules):
-        return torch.cat([_linear(module, values) for module in modules], dim=1)
-    weight = torch.cat([module.weight.to(values.dtype) for module in modules])
-    return F.linear(values, weight, torch.cat([module.bias.to(values.dtype) for module in modules]))
+def _by_modules(modules: list[Any], values: Tensor) -> Tensor:
+    """Apply modules that stand in the place of linear layers, as an adapter's, by themselves, and put their outputs side by side."""
+    return torch.cat([module(values.to(torch.float32)).to(values.dtype) for module in modules], dim=1)
 
 
 def _norm(module: Any, values: Tensor) -> Tensor:
