@@ -120,4 +120,4 @@ ROWS = (
 
 SEPARATOR = "|"  # between the labels of one cell in multi-label files
 
-VARIANTS = ("tunesmith", "trainer-best", "trainer-default")
+VARIANTS = ("tunesmith", "tunesmith-padded", "trainer-best", "trainer-default")

@@ -89,6 +89,19 @@ def difference(ours: Sequence[Record], theirs: Sequence[Record]) -> tuple[float,
     return paired_difference(pairs, ours[0]["metric"])
 
 
+def timed(records: Sequence[Record]) -> bool:
+    """Whether the machine did nothing else during all of these runs, so that their times say something."""
+    return all(record.get("timed", True) for record in records)
+
+
+def times(records: Sequence[Record]) -> list[str]:
+    """Return the cells of training time, rate, prediction time and whole time, means over seeds; empty where they say nothing."""
+    if not timed(records):
+        return [""] * 4
+    mean = {name: statistics.mean(record[name] for record in records) for name in ("train_s", "tokens_per_s", "predict_s", "process_s")}
+    return [f"{value:,.0f}" if name == "tokens_per_s" else f"{value:,.1f}" for name, value in mean.items()]
+
+
 def render(records: Sequence[Record]) -> str:
     """Return the table in Markdown: one line for each variant of each data set; means over seeds."""
     if not records:
@@ -112,10 +125,7 @@ def render(records: Sequence[Record]) -> str:
             cells = [
                 f"{chosen[0]['title']}{seeds}",
                 variant,
-                f"{statistics.mean(record['train_s'] for record in chosen):,.1f}",
-                f"{statistics.mean(record['tokens_per_s'] for record in chosen):,.0f}",
-                f"{statistics.mean(record['predict_s'] for record in chosen):,.1f}",
-                f"{statistics.mean(record['process_s'] for record in chosen):,.1f}",
+                *times(chosen),
                 f"{max(memory_mb(record) for record in chosen):,.0f}",
                 ", ".join([f"{chosen[0]['metric']} {statistics.mean(values):.4f}{spread}", *also(chosen)]),
             ]
@@ -124,8 +134,10 @@ def render(records: Sequence[Record]) -> str:
                 ours, theirs = [variants["tunesmith"][seed] for seed in both], [runs[seed] for seed in both]
                 mean, low, high = difference(ours, theirs)
                 cells.append(f"{mean:+.4f} ({low:+.4f} to {high:+.4f})")
-                for value in (lambda r: r["train_s"], lambda r: r["process_s"], memory_mb):
-                    cells.append(f"{geometric([value(b) / value(a) for a, b in zip(ours, theirs, strict=True)]):.2f}")
+                known = timed([*ours, *theirs])
+                for value, shown in ((lambda r: r["train_s"], known), (lambda r: r["process_s"], known), (memory_mb, True)):
+                    ratio = geometric([value(b) / value(a) for a, b in zip(ours, theirs, strict=True)])
+                    cells.append(f"{ratio:.2f}" if shown else "")
             else:
                 cells += ["", "", "", ""]
             lines.append("| " + " | ".join(cells) + " |")

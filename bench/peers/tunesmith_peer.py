@@ -39,6 +39,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--task", choices=["qa", "tagging", "ranking"], help="a task that does not follow from the columns")
     parser.add_argument("--stride", type=int, default=32)
     parser.add_argument("--max-answer-tokens", type=int, default=30)
+    parser.add_argument("--flags", default="auto", choices=["auto", "packed", "padded"], help="the engine")
     parser.add_argument("--json", required=True)
     return parser.parse_args()
 
@@ -87,6 +88,7 @@ def main() -> None:
             batch_size=args.batch_size,
             max_length=args.max_length,
             seed=args.seed,
+            engine=args.flags,
             out=str(out),
         )
         model = tunesmith.load(out)
