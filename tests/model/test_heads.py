@@ -51,7 +51,9 @@ def test_pooling_equals_a_loop_over_sequences(pooling: str, last: bool) -> None:
         for parameter in head.parameters():
             parameter.mul_(40)
     hidden = hidden_states()
-    found = head(hidden, batch_of(LENGTHS))
+    ends = np.cumsum(LENGTHS)
+    read = {"all": np.arange(ends[-1]), "first": ends - LENGTHS, "last": ends - 1}[head.reads]
+    found = head(hidden[torch.from_numpy(read)], batch_of(LENGTHS))
     expected = head.classifier(pooled_by_loop(head, hidden))
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-5)
     weights = torch.randn(found.shape, generator=torch.Generator().manual_seed(1))
@@ -166,18 +168,16 @@ def test_an_unknown_head_is_replaced_by_one_of_ours(tiny_bert: Path, monkeypatch
     """A head of transformers that packed states cannot go through must neither crash nor pass with other outputs."""
     right = CheckpointHead.forward
 
-    def fails(self, hidden, batch):
+    def fails(self, first, batch):
         raise AttributeError("no such part")
 
-    def takes_the_last_token(self, hidden, batch):
-        ends = batch.cu_seqlens[1:] - 1
-        return right(self, hidden, PackedBatch(batch.ids, np.concatenate([ends, [ends[-1] + 1]]), batch.example, batch.size))
+    def without_dense_layer(self, first, batch):
+        return self._encoder[0].hf.classifier(first)
 
-    def without_dense_layer(self, hidden, batch):
-        return self._encoder[0].hf.classifier(hidden[torch.from_numpy(batch.cu_seqlens[:-1].astype(np.int64))])
-
-    for wrong in (fails, takes_the_last_token, without_dense_layer):
+    reads = CheckpointHead.reads
+    for wrong, tokens in ((fails, reads), (right, "last"), (without_dense_layer, reads)):
         monkeypatch.setattr(CheckpointHead, "forward", wrong)
+        monkeypatch.setattr(CheckpointHead, "reads", tokens)
         model = build_model(
             open_pretrained(str(tiny_bert)).load(tiny.labelled("ab")), tiny.labelled("ab"), pooling="cls", dropout=0.0, seed=0
         )

@@ -40,17 +40,22 @@ def encoder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 
 @pytest.mark.parametrize("lengths", LENGTHS, ids=str)
 @pytest.mark.parametrize("borders", [False, True], ids=["", "pairs"])
-def test_hidden_states_and_gradients_equal_transformers(encoder: Encoder, lengths: list[int], borders: bool) -> None:
+@pytest.mark.parametrize("only_first", [False, True], ids=["", "first"])
+def test_hidden_states_and_gradients_equal_transformers(encoder: Encoder, lengths: list[int], borders: bool, only_first: bool) -> None:
     encoder.eval()
     batch = batch_of(lengths, borders)
     packed = Packed.of(encoder.base)
     assert packed is not None
     weight = torch.randn(sum(lengths), encoder.width, generator=torch.Generator().manual_seed(1))
     results = []
-    for forward in (encoder.padded, lambda given: packed(given, encoder.token_segments(given))):
+    first = torch.from_numpy(batch.cu_seqlens[:-1].astype(np.int64)) if only_first else torch.arange(sum(lengths))
+    for forward in (
+        lambda given: encoder.padded(given)[first],
+        lambda given: packed(given, encoder.token_segments(given), only_first=only_first),
+    ):
         encoder.zero_grad()
         hidden = forward(batch)
-        (hidden * weight).sum().backward()
+        (hidden * weight[: len(hidden)]).sum().backward()
         results.append((hidden.detach(), {name: p.grad.clone() for name, p in encoder.named_parameters() if p.grad is not None}))
     torch.testing.assert_close(results[1][0], results[0][0], atol=1e-5, rtol=1e-5)
     assert results[0][1].keys() == results[1][1].keys()

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 _WASTE = 1.3  # a group is cut where its longest sequence is so many times as long as its shortest
@@ -27,6 +28,7 @@ class Group:
     """Sequences that are computed together, padded to the longest of them.
 
     count, length: G and L
+    sequences: int64[G], their numbers in the batch
     rows: the G L tokens at its places, a slice where there is one sequence; a padded place holds the last token of its sequence
     tokens, places: the tokens, int64[sum of lengths], and where they stand among the G L places; None: at all places
     inside: bool[G, L], True at tokens; None without padding
@@ -34,6 +36,7 @@ class Group:
 
     count: int
     length: int
+    sequences: Tensor
     rows: slice | Tensor
     tokens: slice | Tensor
     places: Tensor | None
@@ -46,16 +49,20 @@ class Group:
 
     def put(self, into: Tensor, values: list[Tensor]) -> None:
         """Write values, float[B, L, D] each, side by side into their tokens' rows of `into`, float[T, parts H]."""
-        width = into.shape[1] // len(values)
-        for part, given in enumerate(values):
-            rows = given.view(self.count, -1, self.length, given.shape[-1]).transpose(1, 2).reshape(-1, width)
-            columns = into[:, part * width : (part + 1) * width]
-            columns[self.tokens] = rows if self.places is None else rows.index_select(0, self.places)
+        parts, size = len(values), values[0].shape[-1]
+        if isinstance(self.tokens, slice):
+            views = into[self.tokens].view(self.length, parts, -1, size)
+            for part, given in enumerate(values):
+                views[:, part].copy_(given.transpose(0, 1))
+            return
+        given = torch.stack(values).view(parts, self.count, -1, self.length, size).permute(1, 3, 0, 2, 4)
+        rows = given.reshape(self.count * self.length, -1)
+        into.index_copy_(0, self.tokens, rows if self.places is None else rows.index_select(0, self.places))
 
     def shut(self, scores: Tensor) -> None:
-        """Take the padded keys out of scores float[B, L, L], in place."""
+        """Take the padded keys out of scores float[B, L or 1, L], in place."""
         if self.inside is not None:
-            of_each = scores.view(self.count, -1, self.length, self.length)
+            of_each = scores.view(self.count, -1, scores.shape[1], self.length)
             of_each.masked_fill_(~self.inside[:, None, None, :], torch.finfo(scores.dtype).min)
 
 
@@ -69,21 +76,22 @@ def plan(cu_seqlens: np.ndarray) -> list[Group]:
         if cells + longest * longest > _LARGE or (longest > _WASTE * shortest and cells > _SMALL):
             cuts.append(i)
             first = i
-    return [_group(starts[chosen], lengths[chosen]) for chosen in np.split(order, cuts)]
+    return [_group(chosen, starts[chosen], lengths[chosen]) for chosen in np.split(order, cuts)]
 
 
-def _group(starts: np.ndarray, lengths: np.ndarray) -> Group:
+def _group(chosen: np.ndarray, starts: np.ndarray, lengths: np.ndarray) -> Group:
+    sequences = torch.from_numpy(chosen)
     if len(starts) == 1:
         rows = slice(int(starts[0]), int(starts[0] + lengths[0]))
-        return Group(1, int(lengths[0]), rows, rows, None, None)
+        return Group(1, int(lengths[0]), sequences, rows, rows, None, None)
     width = int(lengths.max())
     places = np.arange(width)[None, :]
     index = torch.from_numpy((starts[:, None] + np.minimum(places, lengths[:, None] - 1)).ravel())
     inside = places < lengths[:, None]
     if inside.all():
-        return Group(len(starts), width, index, index, None, None)
+        return Group(len(starts), width, sequences, index, index, None, None)
     at = torch.from_numpy(np.flatnonzero(inside.ravel()))
-    return Group(len(starts), width, index, index[at], at, torch.from_numpy(inside))
+    return Group(len(starts), width, sequences, index, index[at], at, torch.from_numpy(inside))
 
 
 class Attention(torch.autograd.Function):
@@ -93,30 +101,36 @@ class Attention(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, qkv: Tensor, heads: int, groups: list[Group], kept: Tensor | None, *biases: Tensor) -> Tensor:
+    def forward(ctx: Any, qkv: Tensor, heads: int, groups: list[Group], kept: Tensor | None, only_first: bool, *biases: Tensor) -> Tensor:
         """Return float[T, H], the heads side by side, of queries, keys and values float[T, 3H].
+
+        only_first: only what the first token of each sequence asks for, float[S, H]
 
         kept: float[T, N], a factor of each value vector: 0 drops a key for all queries of a head (Zehui et al. 2019, "DropAttention",
         section 3.2, columns); biases: float[1 or G, N or 1, L, L] for each group, or none
         """
         width = qkv.shape[1] // 3
-        found = qkv.new_empty(len(qkv), width)
+        found = qkv.new_empty(sum(group.count for group in groups) if only_first else len(qkv), width)
         scale = 1 / math.sqrt(width // heads)
         ctx.weights = []
         for at, group in enumerate(groups):
             query, key, value = group.take(qkv, 3, heads).unbind(0)
-            scores = torch.bmm(query * scale, key.transpose(1, 2))
+            asking = query[:, :1] if only_first else query
+            scores = torch.bmm(asking * scale, key.transpose(1, 2))
             if biases:
-                scores.view(group.count, -1, group.length, group.length).add_(biases[at])
+                scores.view(group.count, -1, *scores.shape[1:]).add_(biases[at][:, :, : scores.shape[1]])
             group.shut(scores)
             weights = torch.softmax(scores, -1)
             if kept is not None:
                 value = value * group.take(kept, 1, heads)[0]
-            group.put(found, [torch.bmm(weights, value)])
+            if only_first:
+                found[group.sequences] = torch.bmm(weights, value).view(group.count, width)
+            else:
+                group.put(found, [torch.bmm(weights, value)])
             if qkv.requires_grad:
                 ctx.weights.append(weights)
         ctx.save_for_backward(qkv, kept, *biases)
-        ctx.heads, ctx.groups, ctx.scale = heads, groups, scale
+        ctx.heads, ctx.groups, ctx.scale, ctx.only_first = heads, groups, scale, only_first
         return found
 
     @staticmethod
@@ -127,8 +141,12 @@ class Attention(torch.autograd.Function):
         for at, group in enumerate(ctx.groups):
             query, key, value = group.take(qkv, 3, ctx.heads).unbind(0)
             weights = ctx.weights[at]
-            gradient = group.take(gradients[0].contiguous(), 1, ctx.heads)[0]
-            if group.inside is not None:  # a padded place repeats a token, whose gradient must count once
+            asking = query[:, :1] if ctx.only_first else query
+            if ctx.only_first:
+                gradient = gradients[0][group.sequences].view(-1, 1, query.shape[2])
+            else:
+                gradient = group.take(gradients[0].contiguous(), 1, ctx.heads)[0]
+            if group.inside is not None and not ctx.only_first:  # a padded place repeats a token, whose gradient must count once
                 gradient = gradient.view(group.count, -1, group.length, gradient.shape[-1]) * group.inside[:, None, :, None]
                 gradient = gradient.flatten(0, 1)
             of_value = torch.bmm(weights.transpose(1, 2), gradient)
@@ -138,10 +156,14 @@ class Attention(torch.autograd.Function):
             of_weights = torch.bmm(gradient, value.transpose(1, 2))
             of_scores = torch._softmax_backward_data(of_weights, weights, -1, weights.dtype)
             of_query = torch.bmm(of_scores, key).mul_(ctx.scale)
-            of_key = torch.bmm(of_scores.transpose(1, 2), query).mul_(ctx.scale)
+            if ctx.only_first:
+                of_query = F.pad(of_query, (0, 0, 0, group.length - 1))
+            of_key = torch.bmm(of_scores.transpose(1, 2), asking).mul_(ctx.scale)
             group.put(found, [of_query, of_key, of_value])
             if biases:
-                of_all = of_scores.view(group.count, -1, group.length, group.length)
+                of_all = of_scores.view(group.count, -1, *of_scores.shape[1:])
+                if ctx.only_first:
+                    of_all = F.pad(of_all, (0, 0, 0, group.length - 1))
                 of_biases.append(of_all.sum_to_size(biases[at].shape) if biases[at].requires_grad else None)
         ctx.weights = []
-        return found, None, None, None, *(of_biases or biases)
+        return found, None, None, None, None, *(of_biases or biases)

@@ -32,14 +32,15 @@ class Copies(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor | None) -> Any:
         results: list[Tensor | None] = []
-        into, of = [], []
+        into: list[Tensor] = []
+        of: list[Tensor] = []
         needs = iter(ctx.needs_input_grad[2:])
         for gradient, lengths in zip(gradients, _runs(ctx.counts, ctx.lengths), strict=True):
             for part in [None] * len(lengths) if gradient is None else gradient.split(lengths):
                 if next(needs) and part is not None:
-                    results.append(torch.empty_like(part, dtype=torch.float32, memory_format=torch.contiguous_format))
-                    into.append(results[-1])
+                    into.append(torch.empty_like(part, dtype=torch.float32, memory_format=torch.contiguous_format))
                     of.append(part)
+                    results.append(into[-1])
                 else:
                     results.append(None)
         if into:

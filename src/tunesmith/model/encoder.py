@@ -10,7 +10,7 @@ import functools
 import inspect
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -81,10 +81,19 @@ class Encoder(nn.Module):
         """Return different token ids to try the model with; none is the padding."""
         return [token for token in range(min(int(self.config.vocab_size), count + 3)) if token != self.pad_id][-count:]
 
-    def forward(self, batch: PackedBatch) -> Tensor:
-        """Return hidden states [T, H] for the packed tokens: by the fast forward where there is one for the architecture."""
-        packed = self.packed
-        return self.padded(batch) if packed is None or self.engine == "padded" else packed(batch, self.token_segments(batch))
+    def forward(self, batch: PackedBatch, tokens: Literal["all", "first", "last"] = "all") -> Tensor:
+        """Return hidden states float[T, H] for the packed tokens: by the fast forward where there is one for the architecture.
+
+        tokens: `first` or `last`: only those of each sequence's first or last token, float[S, H]; the fast forward then leaves out
+        what the others would need in its last layer
+        """
+        if self.packed is not None and self.engine != "padded" and tokens != "last":
+            return self.packed(batch, self.token_segments(batch), only_first=tokens == "first")
+        hidden = self.padded(batch)
+        if tokens == "all":
+            return hidden
+        ends = torch.from_numpy(batch.cu_seqlens.astype(np.int64))
+        return hidden[ends[:-1] if tokens == "first" else ends[1:] - 1]
 
     @functools.cached_property
     def packed(self) -> Packed | None:

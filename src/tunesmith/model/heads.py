@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -71,12 +71,14 @@ class CheckpointHead(nn.Module):
         super().__init__()
         self._encoder = (encoder,)  # in a tuple, so that its parameters are not registered twice
 
-    def forward(self, hidden: Tensor, batch: PackedBatch) -> Tensor:
-        """hidden: float[T, H] -> outputs float[S, C]"""
-        encoder = self._encoder[0]
-        hf, base = encoder.hf, encoder.base
-        ends = torch.from_numpy(batch.cu_seqlens.astype(np.int64))
-        first = hidden[ends[1:] - 1] if encoder.is_decoder else hidden[ends[:-1]]
+    @property
+    def reads(self) -> str:
+        """Which tokens' hidden states the head reads."""
+        return "last" if self._encoder[0].is_decoder else "first"
+
+    def forward(self, first: Tensor, batch: PackedBatch) -> Tensor:
+        """first: float[S, H], of the token that speaks for each sequence -> outputs float[S, C]"""
+        hf, base = self._encoder[0].hf, self._encoder[0].base
         if hasattr(hf, "score"):  # GPT-2, Llama and most other decoders
             return hf.score(first)
         if hasattr(hf, "pre_classifier"):  # DistilBERT
@@ -101,6 +103,7 @@ class PooledHead(nn.Module):
     def __init__(self, width: int, outputs: int, pooling: str, dropout: float, last: bool = False) -> None:
         super().__init__()
         self.pooling, self.last = pooling, last
+        self.reads = "all" if pooling != "cls" else "last" if last else "first"
         self.dropout = nn.Dropout(dropout)
         self.project = nn.Linear(width, width) if pooling == "attention" else None
         self.score = nn.Linear(width, 1, bias=False) if pooling == "attention" else None
@@ -112,14 +115,13 @@ class PooledHead(nn.Module):
                     nn.init.zeros_(module.bias)
 
     def forward(self, hidden: Tensor, batch: PackedBatch) -> Tensor:
-        """hidden: float[T, H] -> outputs float[S, C]"""
+        """hidden: float[T, H], float[S, H] with pooling cls -> outputs float[S, C]"""
         return self.classifier(self.dropout(self._pool(hidden.float(), batch)))
 
     def _pool(self, hidden: Tensor, batch: PackedBatch) -> Tensor:
-        ends = torch.from_numpy(batch.cu_seqlens.astype(np.int64))
-        lengths = ends.diff()
         if self.pooling == "cls":
-            return hidden[ends[1:] - 1] if self.last else hidden[ends[:-1]]
+            return hidden
+        lengths = torch.from_numpy(batch.lengths.astype(np.int64))
         if self.pooling in ("mean", "max"):
             return torch.segment_reduce(hidden, self.pooling, lengths=lengths, axis=0)
         assert self.project is not None and self.score is not None
@@ -146,10 +148,11 @@ class TextModel(nn.Module):
         super().__init__()
         self.encoder, self.head = encoder, head
         self.in_autocast = bool(getattr(head, "in_autocast", False))
+        self.reads: Literal["all", "first", "last"] = getattr(head, "reads", "all")
 
     def forward(self, batch: PackedBatch) -> Tensor:
         """Return one row of outputs for each sequence, or each token, of `batch`."""
-        hidden = self.encoder(batch)
+        hidden = self.encoder(batch, self.reads)
         if self.in_autocast:
             return self.head(hidden, batch).float()
         # heads are small and their outputs may be values of any size, which bf16 would round to three digits

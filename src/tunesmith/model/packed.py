@@ -102,8 +102,8 @@ class Packed:
         except AttributeError:  # modules of other names than today's
             return None
 
-    def __call__(self, batch: PackedBatch, segments: Tensor | None) -> Tensor:
-        """Return hidden states float32[T, H].
+    def __call__(self, batch: PackedBatch, segments: Tensor | None, only_first: bool = False) -> Tensor:
+        """Return hidden states float32[T, H]; float32[S, H] with `only_first`, those of the first token of each sequence.
 
         Matrix products and activations run in the precision of the surrounding autocast; residual sums and norms in float32.
         segments: int64[T], the segment of each token; None where all are 0
@@ -116,8 +116,10 @@ class Packed:
             hidden = self._embed(batch, segments, drop)
             groups = plan(batch.cu_seqlens)
             biases = self._biases(groups, dtype)
+            first = torch.from_numpy(batch.cu_seqlens[:-1].astype(np.int64)) if only_first else None
             for layer, products in zip(self._layers, self._products(dtype), strict=True):
-                hidden = self._layer(layer, products, hidden, dtype, groups, drop, biases)
+                only = first if layer is self._layers[-1] else None
+                hidden = self._layer(layer, products, hidden, dtype, groups, drop, biases, only)
         return hidden
 
     def _embed(self, batch: PackedBatch, segments: Tensor | None, drop: Chance | Certainty) -> Tensor:
@@ -206,11 +208,15 @@ class Packed:
         groups: list[Group],
         drop: Chance | Certainty,
         biases: list[Tensor],
+        first: Tensor | None,
     ) -> Tensor:
+        """first: int64[S], the only tokens whose states are wanted; None: all"""
         joint, out, up, down = products
         qkv = joint(hidden.to(dtype))
         kept = drop.factors((len(qkv), self._heads), layer.attention_rate, dtype)
-        found = Attention.apply(qkv, self._heads, groups, kept, *biases)
+        found = Attention.apply(qkv, self._heads, groups, kept, first is not None, *biases)
+        if first is not None:
+            hidden = hidden.index_select(0, first)
         rate = layer.rate
         hidden = _norm(layer.attention_norm, hidden + drop.drop(out(found), rate))
         inner = down(layer.activation(up(hidden.to(dtype))))
