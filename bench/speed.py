@@ -1,0 +1,260 @@
+"""How fast: training, the road from a file to a model, prediction and tokenising, beside what people use today, in one interleaved run.
+
+    python -m bench.speed [--rounds 3] [--works trec,imdb,predict] [--whole]
+
+Each measurement is a process of its own; the programs take turns, and their order rotates from round to round, so that an hour at
+which the machine is slow hits all alike. Figures are medians over rounds, ratios are medians of the rounds' ratios. Before each
+round the rate of one large bf16 matrix product is measured, and the table gives the share of it that training reached.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import dataclasses
+import json
+import os
+import random
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from bench.data import ROOT, data_folder, prepare
+from bench.data import read as read_rows
+from bench.run import PEERS, bundled_encoder, execute, machine
+from bench.settings import ROWS, Row
+
+OURS = "tunesmith"
+Figures = dict[str, float]
+
+
+@dataclasses.dataclass(frozen=True)
+class Work:
+    """One thing to do, and the programs that do it.
+
+    figure: what is compared; greater: whether more of it is better; aims: how many times better than a program ours is to be
+    """
+
+    name: str
+    title: str
+    figure: str
+    greater: bool
+    aims: dict[str, float]
+    run: Callable[[str, Path], Figures | None]
+
+    def ratio(self, ours: Figures, theirs: Figures, figure: str | None = None) -> float:
+        """Return how many times better ours is."""
+        name = self.figure if figure is None else figure
+        greater = self.greater if figure is None else False
+        return ours[name] / theirs[name] if greater else theirs[name] / ours[name]
+
+
+def some(path: Path, row: Row, count: int, target: Path) -> Path:
+    """Write a random `count` of the rows of `path`, always the same, and return the file."""
+    chosen = target / f"{path.stem}-{count}.csv"
+    rows = read_rows(path, row.columns)
+    with chosen.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(row.columns)
+        writer.writerows(random.Random(0).sample(rows, min(count, len(rows))))
+    return chosen
+
+
+def training(name: str, count: int | None, epochs: int, prepared: Path) -> Callable[[str, Path], Figures | None]:
+    """Train on so many rows of a data set of the quality benchmark, with its settings; None: on all, and test on the whole test set."""
+    row = dataclasses.replace(next(row for row in ROWS if row.name == name), epochs=epochs)
+
+    def run(variant: str, folder: Path) -> Figures | None:
+        train, test = prepare(row, 0, data_folder(), prepared)
+        if count is not None:
+            train, test = some(train, row, count, folder), some(test, row, 64, folder)
+        return execute(row, 0, variant, train, test, bundled_encoder())
+
+    return run
+
+
+def peer(file: str, how: dict[str, list[str]], before: Callable[[Path], list[str]]) -> Callable[[str, Path], Figures | None]:
+    """Run a program of `peers` with the arguments of a variant and those that `before`, called once, returns."""
+    ready: list[str] = []
+
+    def run(variant: str, folder: Path) -> Figures | None:
+        if not ready:
+            ready.extend(before(folder))
+        result = folder / "result.json"
+        result.unlink(missing_ok=True)
+        line = [sys.executable, str(PEERS / file), *ready, *how[variant], f"--json={result}"]
+        done = subprocess.run(line, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+        if done.returncode != 0 or not result.exists():
+            print("  failed; its last lines:\n" + "\n".join(done.stderr.splitlines()[-8:]), flush=True)
+            return None
+        return json.loads(result.read_text(encoding="utf-8"))
+
+    return run
+
+
+def a_model(folder: Path) -> list[str]:
+    """Train a classifier of short texts that all programs load, and write 3,000 texts to predict."""
+    row = next(row for row in ROWS if row.name == "banking77")
+    train, test = prepare(row, 0, data_folder(), folder)
+    model = folder / "model"
+    settings = ["--text=text", "--label=label", "--epochs=1", "--test-size=0", "--valid-size=0", f"--out={model}", "--overwrite", "--quiet"]
+    subprocess.run(
+        [sys.executable, "-m", "tunesmith", "train", str(some(train, row, 2000, folder)), f"--model={bundled_encoder()}", *settings],
+        check=True,
+        stderr=subprocess.DEVNULL,
+    )
+    return [f"--model={model}", f"--data={some(test, row, 3000, folder)}"]
+
+
+def many_rows(count: int) -> Callable[[Path], list[str]]:
+    """Write `count` short texts, no two alike."""
+
+    def write(folder: Path) -> list[str]:
+        row = next(row for row in ROWS if row.name == "banking77")
+        train, _ = prepare(row, 0, data_folder(), folder)
+        texts = [text for text, _ in read_rows(train, row.columns)]
+        path = folder / "many.csv"
+        with path.open("w", encoding="utf-8", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(["text", "label"])
+            writer.writerows((f"{texts[i % len(texts)]} {i}", i % 2) for i in range(count))
+        return [f"--model={bundled_encoder()}", f"--data={path}"]
+
+    return write
+
+
+def works(args: argparse.Namespace, prepared: Path) -> list[Work]:
+    """Return everything that can be measured."""
+    short = {"trainer-default": 6.0, "trainer-best": 2.5}
+    found = [
+        Work(name, f"training, {title}", "tokens_per_s", True, aims, training(name, count, 1, prepared))
+        for name, title, count, aims in (
+            ("trec", "TREC, batch 16", 1600, short),
+            ("banking77", "BANKING77, batch 32", 2500, short),
+            ("sst2", "SST-2, batch 32", 2500, short),
+            ("imdb", "IMDB at 256 tokens, batch 16", 200, {"trainer-default": 10.0, "trainer-best": 3.0}),
+        )
+    ]
+    predicting = {
+        OURS: ["--how=tunesmith", "--precision=bf16"],
+        "tunesmith, fp32": ["--how=tunesmith"],
+        "pipeline": ["--how=pipeline"],
+        "pipeline, batch 32": ["--how=pipeline", "--batch-size=32"],
+        "onnxruntime int8, sorted": ["--how=onnx-int8"],
+    }
+    aims = {"tunesmith, fp32": 1.0, "pipeline": 15.0, "pipeline, batch 32": 6.0, "onnxruntime int8, sorted": 1.5}
+    found.append(Work("predict", "3,000 short texts", "predict_s", False, aims, peer("predict_peer.py", predicting, a_model)))
+    tokenising = {OURS: ["--how=tunesmith"], "datasets.map, 2 processes": ["--how=datasets"]}
+    count = args.token_rows
+    found.append(
+        Work(
+            "tokens", f"tokenising and caching {count:,} short rows", "seconds", False, {"datasets.map, 2 processes": 2.0},
+            peer("tokens_peer.py", tokenising, many_rows(count)),
+        )
+    )  # fmt: skip
+    if args.whole:
+        whole = {"trainer-default": 5.0, "trainer-best": 5.0}
+        run = training("banking77", None, 3, prepared)
+        found.append(Work("whole", "from BANKING77's file to a tested model, 3 epochs", "process_s", False, whole, run))
+    return found
+
+
+def matrix_rate() -> float:
+    """Return the rate of a bf16 matrix product, of the sizes of a large batch through the bundled encoder, in GFLOP/s."""
+    import torch
+
+    rows, width, inner = 4096, 384, 1536
+    left, right = torch.randn(rows, width).bfloat16(), torch.randn(inner, width).bfloat16()
+    times = []
+    for _ in range(60):
+        began = time.perf_counter()
+        torch.nn.functional.linear(left, right)
+        times.append(time.perf_counter() - began)
+    return 2 * rows * width * inner / statistics.median(times[10:]) / 1e9
+
+
+def work_per_token(length: float, width: int = 384, inner: int = 1536, layers: int = 6) -> tuple[float, float]:
+    """Return the floating-point operations that training the bundled encoder takes for a token, and those that are really done.
+
+    length: mean of the squared lengths by the mean length. In the last layer only the first token goes behind the attention.
+    """
+    matrices, scores = 4 * width**2 + 2 * width * inner, 2 * length * width
+    whole = layers * (matrices + scores)
+    done = (layers - 1) * (matrices + scores) + 3 * width**2
+    return 6 * whole, 6 * done
+
+
+def report(work: Work, rounds: dict[str, list[Figures]], rates: list[float]) -> list[str]:
+    """Return the lines of the table for one work."""
+    lines = []
+    memory = "peak_rss_mb"
+    for variant, records in rounds.items():
+        median = statistics.median(record[work.figure] for record in records)
+        cells = [work.title, variant, f"{median:,.0f}" if work.greater else f"{median:,.2f} s"]
+        if variant == OURS:
+            cells += ["", "", f"{statistics.median(record[memory] for record in records):,.0f} MB"]
+        else:
+            ratios = [work.ratio(ours, theirs) for ours, theirs in zip(rounds[OURS], records, strict=True)]
+            aim = work.aims[variant]
+            reached = statistics.median(ratios)
+            cells += [f"{reached:.2f} ({min(ratios):.2f} to {max(ratios):.2f})", f">= {aim:g}{'' if reached >= aim else ', missed'}"]
+            share = statistics.median(ours[memory] / theirs[memory] for ours, theirs in zip(rounds[OURS], records, strict=True))
+            cells.append(f"ours is {share:.2f} of its")
+        lines.append("| " + " | ".join(cells) + " |")
+    if work.name in ("trec", "banking77", "sst2", "imdb"):
+        length = {"imdb": 250.0}.get(work.name, 15.0)
+        nominal, done = work_per_token(length)
+        speeds = [record["tokens_per_s"] for record in rounds[OURS]]
+        shares = [[speed * flops / rate / 1e9 for speed, rate in zip(speeds, rates, strict=True)] for flops in (nominal, done)]
+        aim_text = f">= 0.65{'' if statistics.median(shares[0]) >= 0.65 else ', missed'}" if work.name == "imdb" else ""
+        cells = [work.title, "share of the matrix rate", f"{statistics.median(rates):,.0f} GFLOP/s"]
+        cells += [f"{statistics.median(shares[0]):.2f}, {statistics.median(shares[1]):.2f} of it really computed", aim_text, ""]
+        lines.append("| " + " | ".join(cells) + " |")
+    return lines
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Measure speed beside what people use today.")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--works", help="which ones, with commas (default: all)")
+    parser.add_argument("--variants", help="beside tunesmith only these programs, with commas")
+    parser.add_argument("--whole", action="store_true", help="also the whole road of BANKING77, 3 epochs; 20 minutes a round")
+    parser.add_argument("--token-rows", type=int, default=1_000_000, help="how many rows are tokenised")
+    parser.add_argument("--out", type=Path, default=ROOT / "runs" / "speed.md", help="where the table goes")
+    args = parser.parse_args()
+    if not data_folder().is_dir():
+        print(f"bench: skipped, there is no data folder {data_folder()} (name one with TUNESMITH_DATA)")
+        return
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    chosen = [work for work in works(args, args.out.parent / "data") if args.works is None or work.name in args.works.split(",")]
+    lines = ["| work | program | figure | times better (range) | aim | peak memory |", "|---|---|--:|--:|--:|--:|"]
+    for work in chosen:
+        variants = [OURS, *(name for name in work.aims if args.variants is None or name in args.variants.split(","))]
+        rounds: dict[str, list[Any]] = defaultdict(list)
+        rates: list[float] = []
+        with tempfile.TemporaryDirectory() as folder:
+            for number in range(args.rounds):
+                rates.append(matrix_rate())
+                shift = number % len(variants)
+                for variant in variants[shift:] + variants[:shift]:
+                    print(f"{work.name}, round {number + 1}, {variant}: ", end="", flush=True)
+                    figures = work.run(variant, Path(folder))
+                    if figures is None:
+                        sys.exit(f"bench: {variant} failed")
+                    rounds[variant].append(figures)
+                    print(f"{figures[work.figure]:,.2f}", flush=True)
+        lines += report(work, {variant: rounds[variant] for variant in variants}, rates)
+    table = "\n".join([*lines, "", f"machine: {machine()}; {args.rounds} rounds; {time.strftime('%Y-%m-%d')}"])
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    args.out.write_text(table + "\n", encoding="utf-8")
+    print("\n" + table)
+
+
+if __name__ == "__main__":
+    main()
