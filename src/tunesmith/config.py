@@ -128,8 +128,11 @@ class Config(BaseModel):
     max_grad_norm: float = Field(1.0, ge=0, description="gradients are scaled down to this norm; 0: not at all")
     epochs: int = Field(3, ge=1, le=10000, description="passes over the training rows")
     batch_size: int = Field(32, ge=1, le=65536, description="rows per optimizer step")
-    max_tokens: int = Field(
-        16384, ge=1, description="most tokens in memory at once; a larger batch is worked off in parts with the same gradient"
+    max_tokens: int | None = Field(
+        None,
+        ge=1,
+        description="most tokens in memory at once; a larger batch is worked off in parts with the same gradient; unless told as many as "
+        "take 1 GB while the encoder is trained",
     )
 
     # choosing and stopping
@@ -203,6 +206,11 @@ class Config(BaseModel):
         if value not in known:
             raise ValueError(f"{value!r} is not one of {listing(known, 40)}.{did_you_mean(value, known)}")
         return value
+
+    @property
+    def tokens_at_once(self) -> int:
+        """Most tokens in memory at once where nothing is trained."""
+        return 16384 if self.max_tokens is None else self.max_tokens
 
     @property
     def columns(self) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from tunesmith.config import Config
 from tunesmith.data.memory import open_data
 from tunesmith.errors import DataError, Interrupted, UsageError, counted, did_you_mean, listing, setting
 from tunesmith.evaluate import outputs_for
-from tunesmith.model.allocator import keep_freed_memory
+from tunesmith.model.allocator import keep_freed_memory, token_budget
 from tunesmith.model.arithmetic import choose_precision, cpu_name
 from tunesmith.model.heads import TextModel, build_model, set_output_bias
 from tunesmith.model.hub import versions
@@ -146,6 +146,9 @@ def _fit(config: Config, prepared: Prepared, directory: Path, *, resume: bool, p
     parameters = sum(parameter.numel() for parameter in model.parameters())
     name, pooling = prepared.pretrained.located.name, "" if task.head.per_token else f" {_pooling(task, config)} pooling,"
     progress.say(f"model {name}: {parameters / 1e6:.1f} M parameters,{pooling} trained in {precision} ({reason}), {engine}")
+    budget = config.max_tokens
+    if budget is None:
+        budget = token_budget(model.encoder.config, prepared.encoder.truncation.max_length, precision)
     optimizer = build_optimizer(model, config)
     rows = [part.fingerprint() for part in (train_rows, *([valid.rows] if valid is not None else []))]
     checkpoints = Checkpoints(directory / CHECKPOINTS, config.content_hash(), rows)
@@ -174,7 +177,7 @@ def _fit(config: Config, prepared: Prepared, directory: Path, *, resume: bool, p
             task,
             planned,
             optimizer,
-            config,
+            config.model_copy(update={"max_tokens": budget}),
             state,
             checkpoints=checkpoints,
             precision=precision,
@@ -186,7 +189,9 @@ def _fit(config: Config, prepared: Prepared, directory: Path, *, resume: bool, p
         )
     task = task.finish(model)
     if task.tunes and valid is not None:
-        outputs = outputs_for(model, task, valid.rows, max_tokens=config.max_tokens, what="validating for thresholds", progress=progress)
+        outputs = outputs_for(
+            model, task, valid.rows, max_tokens=config.tokens_at_once, what="validating for thresholds", progress=progress
+        )
         task = task.tune(outputs, valid)
     evaluations = {name: _evaluation(model, task, prepared, name, config, progress) for name in ("valid", "test")}
     result = _result(config, prepared, model, task, state, evaluations, directory, metric, (precision, f"{reason}; {engine}"), len(planned))
@@ -197,7 +202,7 @@ def _fit(config: Config, prepared: Prepared, directory: Path, *, resume: bool, p
             "truncation": asdict(prepared.encoder.truncation),
             "fallback_token": prepared.pretrained.fallback_token,
             "settings": type(task).encoding(config),
-            "max_tokens": config.max_tokens,
+            "max_tokens": config.tokens_at_once,
         },
         "pooling": _pooling(task, config),
         "head": task.head.kind,
@@ -249,7 +254,9 @@ def _finished(directory: Path) -> TrainResult:
 def _validation_scores(model: TextModel, task: Task, valid: Part, precision: str, config: Config, progress: Progress) -> dict[str, float]:
     """Score the current weights on the validation rows, in the precision of training."""
     valid = task.judged(valid)
-    outputs = outputs_for(model, task, valid.rows, precision=precision, max_tokens=config.max_tokens, what="validating", progress=progress)
+    outputs = outputs_for(
+        model, task, valid.rows, precision=precision, max_tokens=config.tokens_at_once, what="validating", progress=progress
+    )
     return task.score(outputs, valid, progress)
 
 
@@ -285,7 +292,7 @@ def _evaluation(model: TextModel, task: Task, prepared: Prepared, name: str, con
     if part is None or len(part.rows) == 0:
         return None
     what = {"valid": "validating", "test": "testing"}[name]
-    result = assess(model, task, part, max_tokens=config.max_tokens, what=what, progress=progress)
+    result = assess(model, task, part, max_tokens=config.tokens_at_once, what=what, progress=progress)
     judged = name == "test" or "test" not in prepared.parts
     return {**result, "yardsticks": _yardsticks(task, prepared, part, config, progress) if judged else []}
 

@@ -7,6 +7,9 @@ import subprocess
 import sys
 
 import pytest
+from transformers import BertConfig
+
+from tunesmith.model.allocator import token_budget
 
 FAULTS = """
 import resource, numpy as np
@@ -28,3 +31,11 @@ def test_an_array_as_large_as_one_freed_before_takes_its_pages(setting: str) -> 
     told, faults = run.stdout.split()
     assert (told == "True") == (setting == "1")
     assert setting == "0" or int(faults) < 100
+
+
+def test_a_step_holds_as_many_tokens_as_fit() -> None:
+    small = BertConfig(hidden_size=384, num_hidden_layers=6, num_attention_heads=12, intermediate_size=1536)
+    large = BertConfig(hidden_size=1024, num_hidden_layers=24, num_attention_heads=16, intermediate_size=4096)
+    assert token_budget(small, 256, "bf16") > 4096 > token_budget(large, 512, "bf16") > 512
+    assert token_budget(small, 256, "bf16") > 1.5 * token_budget(small, 256, "fp32")
+    assert token_budget(large, 100_000, "fp32") == 100_000

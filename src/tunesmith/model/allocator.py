@@ -1,4 +1,4 @@
-"""How the C library hands out memory while a network computes."""
+"""Memory while a network computes: how much a training step may take, and how the C library hands it out."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ import ctypes
 import functools
 import os
 import platform
+from typing import Any
 
+_STEP_BYTES = 2**30
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # glibc's malloc.h
 
 
@@ -26,3 +28,19 @@ def keep_freed_memory() -> bool:
         return False
     largest = 2**31 - 1
     return bool(mallopt(_M_MMAP_THRESHOLD, largest) and mallopt(_M_TRIM_THRESHOLD, largest))
+
+
+def token_budget(config: Any, max_length: int, precision: str) -> int:
+    """Return how many tokens a training step may hold at once so that what it keeps for its backward pass stays near 1 GB.
+
+    config: the encoder's transformers configuration; max_length: of a sequence, which the attention's weights grow with
+    A function of nothing but its arguments, so that a run resumed on another machine cuts its steps alike. At least one sequence.
+    """
+    width = int(config.hidden_size)
+    layers = int(getattr(config, "num_hidden_layers", 12))
+    inner = int(getattr(config, "intermediate_size", None) or getattr(config, "hidden_dim", None) or 4 * width)
+    heads = int(getattr(config, "num_attention_heads", width // 64))
+    number = 2 if precision == "bf16" else 4
+    # inputs of the products, the activation's both sides and dropout's masks; the two sums that the norms read, in float32
+    a_token = layers * (number * (8 * width + 2 * inner + heads * max_length) + 8 * width)
+    return max(max_length, _STEP_BYTES // a_token)

@@ -70,7 +70,7 @@ def train_steps(
         model.train()
         optimizer.zero_grad(set_to_none=True)
         loss_sum = 0.0
-        batches = task.batches(rows, chosen, seed_for(config.seed, "batch", epoch, step), config.max_tokens)
+        batches = task.batches(rows, chosen, seed_for(config.seed, "batch", epoch, step), config.tokens_at_once)
         units = max(sum(batch.parts for batch in batches), 1)
         tokens = sum(len(batch.ids) for batch in batches)
         bring_up(optimizer, batches)
