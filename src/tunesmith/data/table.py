@@ -11,6 +11,7 @@ import os
 import shutil
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -273,8 +274,7 @@ def _build(
             rows: dict[str, list[Any]] = {name: [] for name in kinds}
             size = 0
             with progress.track(f"tokenising {source.name}", None, "rows") as tracker:
-                for examples in _chunks(schema.examples(source)):
-                    encoded = encoder.encode_examples(examples, offsets=encoder.keeps_text)
+                for examples, encoded in _encoded(encoder, schema.examples(source)):
                     for example, sequences in zip(examples, encoded, strict=True):
                         lists = lists or example.target_is_list
                         size += _append(rows, example, sequences)
@@ -332,9 +332,17 @@ def _record_batch(rows: dict[str, list[Any]], fields: Any) -> Any:
     return pa.record_batch(columns, schema=fields)
 
 
-def _chunks(examples: Iterator[Example]) -> Iterator[list[Example]]:
-    while chunk := list(islice(examples, _CHUNK_ROWS)):
-        yield chunk
+def _encoded(encoder: ExampleEncoder, examples: Iterator[Example]) -> Iterator[tuple[list[Example], list[Encoded]]]:
+    """Yield the examples in chunks, with what they are encoded to; a chunk is tokenised while the one before it is written."""
+    with ThreadPoolExecutor(1) as worker:
+        former: tuple[list[Example], Future[list[Encoded]]] | None = None
+        while chunk := list(islice(examples, _CHUNK_ROWS)):
+            after = chunk, worker.submit(encoder.encode_examples, chunk, offsets=encoder.keeps_text)
+            if former is not None:
+                yield former[0], former[1].result()
+            former = after
+        if former is not None:
+            yield former[0], former[1].result()
 
 
 def _evict(tables: Path, keep: Path) -> None:
