@@ -6,10 +6,11 @@ import csv
 import os
 import random
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from bench.questions import prepare_questions
+from bench.retrieval import prepare_collection
 from bench.settings import Row
 from bench.tagged import prepare_tagged
 
@@ -35,6 +36,8 @@ def prepare(row: Row, seed: int, folder: Path, target: Path) -> tuple[Path, Path
         return prepare_questions(row, seed, folder, target)
     if row.task == "tagging":
         return prepare_tagged(row, folder, target)
+    if row.ranker is not None:
+        return prepare_collection(row, folder, target)
     stem = row.name
     if row.sample is not None:
         stem += f"-sample-{row.sample}-{seed}"
@@ -43,20 +46,25 @@ def prepare(row: Row, seed: int, folder: Path, target: Path) -> tuple[Path, Path
     paths = (target / f"{stem}-train.csv", target / f"{stem}-test.csv")
     if all(path.exists() for path in paths):
         return paths
-    target.mkdir(parents=True, exist_ok=True)
     for path, source in zip(paths, (row.train_file, row.test_file), strict=True):
         rows = read(folder / row.folder / source, [row.text, *([row.text_pair] if row.text_pair is not None else []), row.label])
         if row.sample is not None:
             rows = balanced_sample(rows, row.sample, random.Random(f"{row.name} {source} {seed}"))
         elif row.first is not None and source == row.train_file:
             rows = rows[: row.first]
-        partial = path.with_suffix(".partial")
-        with partial.open("w", encoding="utf-8", newline="") as file:
-            writer = csv.writer(file)
-            writer.writerow(row.columns)
-            writer.writerows(rows)
-        partial.replace(path)
+        written(path, row.columns, rows)
     return paths
+
+
+def written(path: Path, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Write a CSV file whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    with partial.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(columns)
+        writer.writerows(rows)
+    partial.replace(path)
 
 
 def balanced_sample(rows: list[tuple[str, ...]], size: int, draw: random.Random) -> list[tuple[str, ...]]:

@@ -11,12 +11,14 @@ from typing import Any
 from bench.data import read as read_rows
 from bench.lists import judged_lists
 from bench.questions import judged_answers
+from bench.retrieval import judged_collection
 from bench.settings import SEPARATOR, Row
 from bench.tagged import judged_tags
 
 
 def judged(row: Row, train: Path, test: Path, predictions: list[Any]) -> dict[str, Any]:
-    """Return `gold` and `predictions` of a record; for labels their numbers, and `labels`, how many there are."""
+    """Return `gold` and `predictions` of a record; for labels their numbers, and `labels`, how many there are; for a collection
+    `yardsticks`, the predictions of simple methods."""
     if row.task == "regression":
         gold = [float(value) for *_, value in read_rows(test, row.columns)]
         return {"gold": gold, "predictions": [float(value) for value in predictions]}
@@ -24,6 +26,8 @@ def judged(row: Row, train: Path, test: Path, predictions: list[Any]) -> dict[st
         return judged_answers(test, predictions)
     if row.task == "tagging":
         return judged_tags(train, test, predictions)
+    if row.ranker is not None:
+        return judged_collection(test, predictions)
     if row.task == "ranking":
         return judged_lists(read_rows(test, row.columns), predictions)
     of_test, of_train = labels_of(test, row), labels_of(train, row)
@@ -34,6 +38,12 @@ def judged(row: Row, train: Path, test: Path, predictions: list[Any]) -> dict[st
         "gold": [[place[name] for name in labels] for labels in of_test],
         "predictions": [[place[name] for name in labels] for labels in predictions],
     }
+
+
+def units_of(row: Row, test: Path) -> int:
+    """Return how many predictions there must be: one for each row, or for each query that a collection is searched for."""
+    rows = read_rows(test, row.columns)
+    return len({query for query, *_ in rows}) if row.ranker == "bi-encoder" else len(rows)
 
 
 def labels_of(path: Path, row: Row) -> list[list[str]]:

@@ -7,11 +7,22 @@ from collections.abc import Sequence
 
 import numpy as np
 
-FIGURES = ("mrr", "map")
+FIGURES = ("mrr", "map", "ndcg@10")
+
+
+def figures(hits: Sequence[bool], relevant: int) -> list[float]:
+    """Return reciprocal rank, average precision and nDCG@10 (trec_eval's recip_rank, map and ndcg_cut_10) of one ranked list.
+
+    hits: whether each passage is relevant, best first; relevant: how many there are, found or not, at least one
+    """
+    ranks = np.flatnonzero(hits) + 1
+    precisions = np.arange(1, len(ranks) + 1) / ranks
+    gained, ideal = (float((1 / np.log2(places + 1)).sum()) for places in (ranks[ranks <= 10], np.arange(1, min(relevant, 10) + 1)))
+    return [1 / float(ranks[0]) if len(ranks) else 0.0, float(precisions.sum()) / relevant, gained / ideal]
 
 
 def judged_lists(rows: Sequence[tuple[str, ...]], scores: Sequence[float]) -> dict[str, list[list[float]]]:
-    """Return `gold`, ones, and `predictions`, reciprocal rank and average precision (trec_eval's recip_rank and map) of each query.
+    """Return `gold`, ones, and `predictions`, the figures of each query.
 
     rows: query, passage and label, 0 or above, of every row of the test file; scores: one for each, the higher the more relevant
 
@@ -24,7 +35,6 @@ def judged_lists(rows: Sequence[tuple[str, ...]], scores: Sequence[float]) -> di
     found = []
     for candidates in lists.values():
         hits = [relevant for _, relevant in sorted(candidates, key=lambda one: (-one[0], one[1]))]
-        ranks = np.flatnonzero(hits) + 1
-        if len(ranks):
-            found.append([1 / float(ranks[0]), float((np.arange(1, len(ranks) + 1) / ranks).mean())])
-    return {"gold": [[1.0, 1.0] for _ in found], "predictions": found}
+        if any(hits):
+            found.append(figures(hits, sum(hits)))
+    return {"gold": [[1.0] * len(FIGURES) for _ in found], "predictions": found}

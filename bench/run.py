@@ -27,7 +27,7 @@ from typing import Any
 from bench import table
 from bench.data import ROOT, data_folder, prepare
 from bench.data import read as read_rows
-from bench.judging import judged
+from bench.judging import judged, units_of
 from bench.settings import ROWS, SEPARATOR, VARIANTS, Row
 
 PEERS = Path(__file__).resolve().parent / "peers"
@@ -112,12 +112,16 @@ def command(row: Row, seed: int, variant: str, train: Path, test: Path, model: P
         values.pop("sep")
         values.pop("kind")
         if program == "trainer":
-            program = row.task
+            program = "retrieval" if row.ranker == "bi-encoder" else row.task
         else:
             values |= {"task": row.task}
             if row.task == "tagging":
                 values |= {"text": "tokens", "label": "tags"}
-    if row.text_pair is not None:
+    if row.ranker is not None and program == "tunesmith":
+        values |= {"collection": train.parent / "qrels" / "train.tsv", "ranker": row.ranker}
+        if row.candidates is not None:
+            values["candidates"] = row.candidates
+    if row.text_pair is not None and program != "retrieval":
         values["text-pair"] = "text_pair"
     if flags:
         values["flags"] = flags
@@ -168,10 +172,12 @@ def execute(row: Row, seed: int, variant: str, train: Path, test: Path, model: P
             print(f"  failed with status {done.returncode}; its last lines:\n{tail}", flush=True)
             return None
         record = json.loads(result.read_text(encoding="utf-8"))
-    for what, path, found in (("predicted", test, len(record["predictions"])), ("trained on", train, record["train_rows"])):
-        rows = len(read_rows(path, row.columns))
-        if found != rows:
-            sys.exit(f"bench: {variant} {what} {found} rows of {rows}")
+    for what, found, wanted in (
+        ("predicted", len(record["predictions"]), units_of(row, test)),
+        ("trained on", record["train_rows"], len(read_rows(train, row.columns))),
+    ):
+        if found != wanted:
+            sys.exit(f"bench: {variant} {what} {found} rows of {wanted}")
     record |= judged(row, train, test, record.pop("predictions"))
     return {
         "key": key_of(row, seed, variant),

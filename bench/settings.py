@@ -22,7 +22,17 @@ class Row:
     batch_size: int
     max_length: int
     metric: Literal[
-        "accuracy", "f1_micro", "f1_macro", "matthews", "f1_positive", "pearson", "answer_f1", "word_accuracy", "entity_f1", "mrr"
+        "accuracy",
+        "f1_micro",
+        "f1_macro",
+        "matthews",
+        "f1_positive",
+        "pearson",
+        "answer_f1",
+        "word_accuracy",
+        "entity_f1",
+        "mrr",
+        "ndcg@10",
     ]
     kind: Literal["single", "multi"] = "single"
     seeds: tuple[int, ...] = (0,)
@@ -36,6 +46,8 @@ class Row:
     stride: int | None = None  # questions: tokens that windows share
     max_answer_tokens: int | None = None
     strip_digit: bool | None = None  # tagging: drop the digit behind each word
+    ranker: Literal["cross-encoder", "bi-encoder"] | None = None  # a collection, and what is trained for it
+    candidates: int | None = None  # passages of BM25 for each query of a collection, which a cross-encoder ranks again
 
     @property
     def columns(self) -> list[str]:
@@ -46,6 +58,8 @@ class Row:
             return ["tokens", "tags"]
         return ["text", *(["text_pair"] if self.text_pair is not None else []), "label"]
 
+
+COLLECTIONS = (("cranfield", "Cranfield (aeronautics)"), ("cisi", "CISI (library science)"))
 
 ROWS = (
     Row("trec", "TREC, 6 classes", "trec", "train.csv", "test.csv", "text", "label", 3, 5e-5, 16, 256, "accuracy", seeds=(0, 1, 2)),
@@ -116,6 +130,22 @@ ROWS = (
         "wikiqa", "WikiQA (answer sentences), its dev to train, cross-encoder", "wikiqa", "dev.csv", "test.csv", "query", "label",
         3, 1e-4, 8, 128, "mrr", text_pair="passage", task="ranking", also=("map",),
     ),  # the batch is of queries
+    *(
+        Row(
+            f"{name}-cross", f"{title}, half of the queries to train, 20 candidates of BM25 ranked again by a cross-encoder", name,
+            "qrels.tsv", "qrels.tsv", "text", "label", 2, 1e-4, 8, 128, "ndcg@10", text_pair="passage", task="ranking",
+            also=("mrr", "map"), ranker="cross-encoder", candidates=20,
+        )
+        for name, title in COLLECTIONS
+    ),
+    *(
+        Row(
+            f"{name}-bi", f"{title}, half of the queries to train, the whole collection searched by a bi-encoder", name, "qrels.tsv",
+            "qrels.tsv", "text", "label", 4, 5e-5, 16, 256, "ndcg@10", text_pair="passage", task="ranking", also=("mrr", "map"),
+            seeds=(0, 1, 2), ranker="bi-encoder",
+        )
+        for name, title in COLLECTIONS
+    ),
 )  # fmt: skip
 
 SEPARATOR = "|"  # between the labels of one cell in multi-label files

@@ -116,31 +116,11 @@ def render(records: Sequence[Record]) -> str:
     ]
     for name in [row.name for row in ROWS if row.name in by_row]:
         variants = by_row[name]
+        ours = variants.get("tunesmith", {})
         for variant in [variant for variant in VARIANTS if variant in variants]:
-            runs = variants[variant]
-            chosen = [runs[seed] for seed in sorted(runs)]
-            seeds = "" if len(chosen) == 1 else f", {len(chosen)} seeds"
-            values = [quality(record) for record in chosen]
-            spread = f" ± {statistics.stdev(values):.4f}" if len(values) > 1 else ""
-            cells = [
-                f"{chosen[0]['title']}{seeds}",
-                variant,
-                *times(chosen),
-                f"{max(memory_mb(record) for record in chosen):,.0f}",
-                ", ".join([f"{chosen[0]['metric']} {statistics.mean(values):.4f}{spread}", *also(chosen)]),
-            ]
-            both = [] if variant == "tunesmith" else sorted(runs.keys() & variants.get("tunesmith", {}).keys())
-            if both:
-                ours, theirs = [variants["tunesmith"][seed] for seed in both], [runs[seed] for seed in both]
-                mean, low, high = difference(ours, theirs)
-                cells.append(f"{mean:+.4f} ({low:+.4f} to {high:+.4f})")
-                known = timed([*ours, *theirs])
-                for value, shown in ((lambda r: r["train_s"], known), (lambda r: r["process_s"], known), (memory_mb, True)):
-                    ratio = geometric([value(b) / value(a) for a, b in zip(ours, theirs, strict=True)])
-                    cells.append(f"{ratio:.2f}" if shown else "")
-            else:
-                cells += ["", "", "", ""]
-            lines.append("| " + " | ".join(cells) + " |")
+            beside = [""] * 4 if variant == "tunesmith" else _compared(ours, variants[variant])
+            lines.append(_line([*_measured(variants[variant]), *beside]))
+        lines += [_line(cells) for cells in _simple(ours)]
     lines.append("")
     for field in ("machine", "device", "commit", "date"):
         lines.append(f"{field}: {', '.join(sorted({str(record[field]) for record in records}))}  ")
@@ -151,14 +131,56 @@ def render(records: Sequence[Record]) -> str:
     return "\n".join(lines)
 
 
-def write(path: Path, text: str) -> None:
-    """Put the table between the markers of `path`."""
+def _line(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cells) + " |"
+
+
+def _measured(runs: dict[int, Record]) -> list[str]:
+    """Return the cells of a variant's own figures: means over its runs by seed."""
+    chosen = [runs[seed] for seed in sorted(runs)]
+    values = [quality(record) for record in chosen]
+    spread = f" ± {statistics.stdev(values):.4f}" if len(values) > 1 else ""
+    return [
+        f"{chosen[0]['title']}{'' if len(chosen) == 1 else f', {len(chosen)} seeds'}",
+        chosen[0]["variant"],
+        *times(chosen),
+        f"{max(memory_mb(record) for record in chosen):,.0f}",
+        ", ".join([f"{chosen[0]['metric']} {statistics.mean(values):.4f}{spread}", *also(chosen)]),
+    ]
+
+
+def _compared(ours: dict[int, Record], theirs: dict[int, Record]) -> list[str]:
+    """Return the cells that compare both variants' runs with the same seeds: quality, times and memory."""
+    pairs = [(ours[seed], theirs[seed]) for seed in sorted(ours.keys() & theirs.keys())]
+    if not pairs:
+        return [""] * 4
+    mean, low, high = difference([a for a, _ in pairs], [b for _, b in pairs])
+    known = timed([record for pair in pairs for record in pair])
+    cells = [f"{mean:+.4f} ({low:+.4f} to {high:+.4f})"]
+    for value, shown in ((lambda r: r["train_s"], known), (lambda r: r["process_s"], known), (memory_mb, True)):
+        cells.append(f"{geometric([value(b) / value(a) for a, b in pairs]):.2f}" if shown else "")
+    return cells
+
+
+def _simple(ours: dict[int, Record]) -> list[list[str]]:
+    """Return the cells of the simple methods that tunesmith's runs were judged beside, such as BM25: they have a quality only."""
+    found = []
+    for name in next(iter(ours.values()), {}).get("yardsticks", {}):
+        runs = {seed: {**record, "predictions": record["yardsticks"][name]} for seed, record in ours.items() if "yardsticks" in record}
+        chosen = list(runs.values())
+        figures = [f"{chosen[0]['metric']} {statistics.mean(map(quality, chosen)):.4f}", *also(chosen)]
+        found.append([chosen[0]["title"], name, *[""] * 5, ", ".join(figures), _compared(ours, runs)[0], *[""] * 3])
+    return found
+
+
+def write(path: Path, text: str, begin: str = BEGIN, end: str = END) -> None:
+    """Put the table between two marker lines of `path`."""
     page = path.read_text(encoding="utf-8")
-    before, found, rest = page.partition(BEGIN)
-    _, closed, after = rest.partition(END)
+    before, found, rest = page.partition(begin)
+    _, closed, after = rest.partition(end)
     if not found or not closed:
-        raise SystemExit(f"{path}: the marker lines are missing:\n{BEGIN}\n{END}")
-    path.write_text(f"{before}{BEGIN}\n\n{text}\n\n{END}{after}", encoding="utf-8")
+        raise SystemExit(f"{path}: the marker lines are missing:\n{begin}\n{end}")
+    path.write_text(f"{before}{begin}\n\n{text}\n\n{end}{after}", encoding="utf-8")
 
 
 def main() -> None:

@@ -4,56 +4,25 @@
 
 What transformers' examples/pytorch/token-classification (run_ner.py) does, in one file: words tokenised with is_split_into_words, the tag
 of a word at its first sub-word and -100 at all other tokens, sequences cut at the maximum length. The files have the columns tokens and
-tags, each a JSON list. `--flags` as in trainer_peer.py, whose results this one's look like. This file needs nothing else of the repository.
+tags, each a JSON list. `--flags` as in trainer_peer.py, whose results this one's look like. This file needs
+`common.py` beside it and nothing else of the repository.
 """
 
 from __future__ import annotations
 
-import argparse
-import csv
 import json
-import os
-import resource
-import tempfile
-import time
+from typing import Any
 
-STARTED = time.perf_counter()  # before the heavy imports: they are part of what a user waits for
-
-os.environ.setdefault("HF_HUB_OFFLINE", "1")
-
-import numpy as np  # noqa: E402
-import torch  # noqa: E402
-import transformers  # noqa: E402
-from datasets import Dataset  # noqa: E402
-
-csv.field_size_limit(2**31 - 1)
-
-
-def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--train", required=True)
-    parser.add_argument("--test", required=True)
-    parser.add_argument("--model", required=True)
-    parser.add_argument("--epochs", type=int, default=3)
-    parser.add_argument("--lr", type=float, default=5e-5)
-    parser.add_argument("--batch-size", type=int, default=16)
-    parser.add_argument("--max-length", type=int, default=128)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--flags", choices=["default", "best"], default="best")
-    parser.add_argument("--json", required=True)
-    return parser.parse_args()
+import common  # before the heavy imports, whose time counts
+import numpy as np
+import torch
+import transformers
+from datasets import Dataset
 
 
 def read(path: str) -> dict[str, list[list[str]]]:
-    with open(path, encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file))
+    rows = common.rows_of(path)
     return {name: [json.loads(row[name]) for row in rows] for name in ("tokens", "tags")}
-
-
-def bf16_is_native() -> bool:
-    if torch.cuda.is_available():
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 
 
 def first_tokens(words: list[int | None]) -> dict[int, int]:
@@ -65,9 +34,41 @@ def first_tokens(words: list[int | None]) -> dict[int, int]:
     return places
 
 
+def tokenized(rows: dict[str, list[list[str]]], tokenizer: Any, max_length: int, number: dict[str, int] | None = None) -> Dataset:
+    """Return the tokens of sentences, with `number`, of the tags, labelled for training; without, with the places of their words."""
+
+    def tokenize(rows: dict[str, list]) -> dict[str, list]:
+        found = tokenizer(rows["tokens"], is_split_into_words=True, truncation=True, max_length=max_length)
+        columns: dict[str, list] = {**found, "length": [len(ids) for ids in found["input_ids"]]}
+        places = [first_tokens(found.word_ids(i)) for i in range(len(rows["tokens"]))]
+        if number is None:
+            return {**columns, "places": [list(one.items()) for one in places]}
+        columns["labels"] = []
+        for ids, one, tags in zip(found["input_ids"], places, rows["tags"], strict=True):
+            labels = [-100] * len(ids)
+            for word, place in one.items():
+                labels[place] = number[tags[word]]
+            columns["labels"].append(labels)
+        return columns
+
+    return Dataset.from_dict(rows).map(tokenize, batched=True, remove_columns=["tokens", "tags"])
+
+
+def decoded(codes: np.ndarray, test: Dataset, order: list[int], sentences: list[list[str]], names: list[str]) -> list[list[str | None]]:
+    """Return the tags of each sentence, of codes int[N, T] in the order of `order`.
+
+    A word that the maximum length cuts off, or of which the tokenizer leaves nothing, gets no tag here, and counts as wrong: that is
+    what users of this script get.
+    """
+    predictions: list[list[str | None]] = [[None] * len(words) for words in sentences]
+    for row, found, places in zip(order, codes, test["places"], strict=True):
+        for word, place in places:
+            predictions[row][word] = names[found[place]]
+    return predictions
+
+
 def main() -> None:
-    args = arguments()
-    best = args.flags == "best"
+    args = common.parser(batch_size=16, max_length=128).parse_args()
     train_rows, test_rows = read(args.train), read(args.test)
     names = sorted({tag for tags in train_rows["tags"] for tag in tags})
     number = {name: i for i, name in enumerate(names)}
@@ -77,91 +78,20 @@ def main() -> None:
     model = transformers.AutoModelForTokenClassification.from_pretrained(
         args.model, dtype=torch.float32, num_labels=len(names), id2label=dict(enumerate(names)), label2id=number
     )
-
-    def tokenize(rows: dict[str, list], *, labelled: bool) -> dict[str, list]:
-        found = tokenizer(rows["tokens"], is_split_into_words=True, truncation=True, max_length=args.max_length)
-        columns: dict[str, list] = {**found, "length": [len(ids) for ids in found["input_ids"]]}
-        if labelled:
-            columns["labels"] = []
-            for i, tags in enumerate(rows["tags"]):
-                labels = [-100] * len(found["input_ids"][i])
-                for word, place in first_tokens(found.word_ids(i)).items():
-                    labels[place] = number[tags[word]]
-                columns["labels"].append(labels)
-        else:
-            columns["places"] = [list(first_tokens(found.word_ids(i)).items()) for i in range(len(rows["tokens"]))]
-        return columns
-
-    how = {"batched": True, "remove_columns": ["tokens", "tags"]}
-    train = Dataset.from_dict(train_rows).map(tokenize, fn_kwargs={"labelled": True}, **how)
-    test = Dataset.from_dict(test_rows).map(tokenize, fn_kwargs={"labelled": False}, **how)
-    order = np.argsort(test["length"], kind="stable")[::-1] if best else np.arange(len(test))
+    test = tokenized(test_rows, tokenizer, args.max_length)
+    order = common.longest_first(test["length"], args.flags)
     test = test.select(order)
-
-    with tempfile.TemporaryDirectory() as directory:
-        settings = {
-            "output_dir": directory,
-            "num_train_epochs": args.epochs,
-            "learning_rate": args.lr,
-            "per_device_train_batch_size": args.batch_size,
-            "seed": args.seed,
-            "save_strategy": "no",
-            "report_to": "none",
-            "disable_tqdm": True,
-            "lr_scheduler_type": "linear",
-            "warmup_steps": 0,
-            "weight_decay": 0.0,
-        }
-        if not torch.cuda.is_available():
-            settings |= {"use_cpu": True, "dataloader_pin_memory": False}
-        if best:
-            settings |= {
-                "bf16": bf16_is_native(),
-                "train_sampling_strategy": "group_by_length",
-                "per_device_eval_batch_size": 64,
-                "dataloader_num_workers": 2 if torch.cuda.is_available() else 0,
-            }
-        trainer = transformers.Trainer(
-            model=model,
-            args=transformers.TrainingArguments(**settings),
-            train_dataset=train,
-            processing_class=tokenizer,
-            data_collator=transformers.DataCollatorForTokenClassification(tokenizer),
-        )
-        began = time.perf_counter()
-        trainer.train()
-        train_s = time.perf_counter() - began
-
-        trainer.args.train_sampling_strategy = "sequential"
-        began = time.perf_counter()
-        logits = trainer.predict(test.remove_columns(["places"])).predictions
-        chosen = logits.argmax(axis=-1)
-        # A word that the maximum length cuts off, or of which the tokenizer leaves nothing, gets no tag here, and counts as wrong: that is
-        # what users of this script get.
-        predictions: list[list[str | None]] = [[None] * len(words) for words in test_rows["tokens"]]
-        for row, codes, places in zip(order.tolist(), chosen, test["places"], strict=True):
-            for word, place in places:
-                predictions[row][word] = names[codes[place]]
-        predict_s = time.perf_counter() - began
-
-    train_tokens = int(sum(train["length"])) * args.epochs
-    result = {
-        "train_s": train_s,
-        "train_tokens": train_tokens,
-        "tokens_per_s": train_tokens / train_s,
-        "train_rows": len(train),
-        "predict_s": predict_s,
-        "wall_s": time.perf_counter() - STARTED,
-        "peak_rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
-        "peak_child_rss_mb": resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024,
-        "peak_device_mb": torch.cuda.max_memory_allocated() / 2**20 if torch.cuda.is_available() else None,
-        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
-        "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
-        "words_without_tag": sum(tag is None for tags in predictions for tag in tags),
-        "predictions": predictions,
-    }
-    with open(args.json, "w", encoding="utf-8") as file:
-        json.dump(result, file, ensure_ascii=False)
+    predictions, took = common.trained_and_predicted(
+        args,
+        test.remove_columns(["places"]),
+        lambda logits: decoded(logits.argmax(axis=-1), test, order, test_rows["tokens"], names),
+        model=model,
+        train_dataset=tokenized(train_rows, tokenizer, args.max_length, number),
+        processing_class=tokenizer,
+        data_collator=transformers.DataCollatorForTokenClassification(tokenizer),
+    )
+    untagged = sum(tag is None for tags in predictions for tag in tags)
+    common.write_result(args.json, **took, train_rows=len(train_rows["tokens"]), words_without_tag=untagged, predictions=predictions)
 
 
 if __name__ == "__main__":

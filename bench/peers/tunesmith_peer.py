@@ -1,84 +1,90 @@
-"""Fine-tune with tunesmith, in a process of its own, and write what it took and what it predicts: as trainer_peer.py does."""
+"""Fine-tune with tunesmith, in a process of its own, and write what it took and what it predicts: as trainer_peer.py does.
+
+`--flags` names its engine. With `--collection`, a BEIR directory's training judgements, tunesmith trains on these and not on `--train`,
+which has the same rows for the other programs. A cross-encoder then scores the rows of the test file, and a bi-encoder ranks the whole
+collection for its queries.
+"""
 
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import os
-import resource
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
-STARTED = time.perf_counter()
+import common  # before the heavy imports, whose time counts
 
-os.environ.setdefault("HF_HUB_OFFLINE", "1")
-
-import tunesmith  # noqa: E402
-
-csv.field_size_limit(2**31 - 1)
+import tunesmith
 
 
 def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--train", required=True)
-    parser.add_argument("--test", required=True)
+    parser = common.parser(batch_size=32, max_length=256, flags=("auto", "packed", "padded"))
     parser.add_argument("--text", default="text")
     parser.add_argument("--text-pair")
     parser.add_argument("--label", default="label")
     parser.add_argument("--sep", default="|", help="between the labels of a cell, with --kind multi")
-    parser.add_argument("--model", required=True)
-    parser.add_argument("--epochs", type=int, default=3)
-    parser.add_argument("--lr", type=float, default=5e-5)
-    parser.add_argument("--batch-size", type=int, default=32)
-    parser.add_argument("--max-length", type=int, default=256)
-    parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--kind", choices=["single", "multi", "number"], default="single")
     parser.add_argument("--task", choices=["qa", "tagging", "ranking"], help="a task that does not follow from the columns")
     parser.add_argument("--stride", type=int, default=32)
     parser.add_argument("--max-answer-tokens", type=int, default=30)
-    parser.add_argument("--flags", default="auto", choices=["auto", "packed", "padded"], help="the engine")
-    parser.add_argument("--json", required=True)
+    parser.add_argument("--collection", help="the training judgements of a BEIR directory")
+    parser.add_argument("--ranker", choices=["cross-encoder", "bi-encoder"], default="cross-encoder")
+    parser.add_argument("--candidates", type=int, default=100, help="passages of BM25 that a cross-encoder ranks again")
     return parser.parse_args()
 
 
-def plain(prediction: Any, kind: str, task: str | None) -> Any:
+def plain(prediction: Any, args: argparse.Namespace) -> Any:
     """Return a prediction as JSON has it: a number, an answer, a tag for each word, or a list of labels."""
-    if task == "qa":
+    if args.task == "qa":
         return prediction.answer
-    if task == "tagging":
+    if args.task == "tagging":
         return prediction.tags
-    if task == "ranking" or kind == "number":
+    if args.task == "ranking" or args.kind == "number":
         return prediction.score
     return [prediction.label] if isinstance(prediction.label, str) else list(prediction.label)
 
 
+def texts_of(args: argparse.Namespace) -> list[Any]:
+    """Return what is predicted: a text, two, or a list of words of each test row."""
+    rows = common.rows_of(args.test)
+    if args.task == "tagging":
+        return [{"tokens": json.loads(row[args.text])} for row in rows]
+    return [row[args.text] if args.text_pair is None else (row[args.text], row[args.text_pair]) for row in rows]
+
+
+def data_and_task(args: argparse.Namespace) -> dict[str, Any]:
+    """Return what to train on, and the task with the settings that other tasks would refuse."""
+    task = args.task or ("regression" if args.kind == "number" else "classification" if args.text_pair is None else "pair")
+    found: dict[str, Any] = {"data": args.train, "task": task, "text": args.text, "text_pair": args.text_pair, "label": args.label}
+    if args.collection is not None:
+        found = {"data": args.collection, "task": task, "ranker": args.ranker, "candidates": args.candidates}
+    elif task == "qa":
+        found |= {"stride": args.stride, "max_answer_tokens": args.max_answer_tokens}
+    elif task in ("classification", "pair"):
+        found |= {"label_type": args.kind, "label_separator": args.sep if args.kind == "multi" else None}
+    return found
+
+
+def searched(directory: Path, args: argparse.Namespace) -> list[common.Hits]:
+    """Return what the trained bi-encoder finds in the whole collection for each query of the test file."""
+    from tunesmith.search.vectors import Embedder
+
+    embedder = Embedder(str(directory))
+    collection = common.collection_of(args.train)
+    queries = common.queries_of(common.rows_of(args.test), args.text)
+    return common.nearest(embedder.vectors(queries), embedder.vectors(list(collection.values())), list(collection))
+
+
 def main() -> None:
     args = arguments()
-    with open(args.test, encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file))
-        texts: list[Any] = [row[args.text] if args.text_pair is None else (row[args.text], row[args.text_pair]) for row in rows]
-    if args.task == "tagging":
-        texts = [{"tokens": json.loads(text)} for text in texts]
-    task = args.task or ("regression" if args.kind == "number" else "classification" if args.text_pair is None else "pair")
-    own: dict[str, Any] = {}  # settings that other tasks would refuse
-    if task == "qa":
-        own = {"stride": args.stride, "max_answer_tokens": args.max_answer_tokens}
-    elif task in ("classification", "pair"):
-        own = {"label_type": args.kind, "label_separator": args.sep if args.kind == "multi" else None}
     with tempfile.TemporaryDirectory() as directory:
         # Nothing of a former run may help: the cache of tokenised rows is this run's own.
         os.environ["TUNESMITH_CACHE"] = os.path.join(directory, "cache")
         out = Path(directory) / "model"
         run = tunesmith.train(
-            args.train,
-            text=args.text,
-            label=args.label,
-            text_pair=args.text_pair,
-            task=task,
-            **own,
+            **data_and_task(args),
             valid_size=0.0,
             test_size=0.0,  # the test rows are predicted below, by the saved model, as a user would
             model=args.model,
@@ -91,31 +97,22 @@ def main() -> None:
             engine=args.flags,
             out=str(out),
         )
-        model = tunesmith.load(out)
-        began = time.perf_counter()
-        predicted = model.predict(texts)
-        predict_s = time.perf_counter() - began
+        if args.ranker == "bi-encoder":
+            predictions, predict_s = common.timed(lambda: searched(out, args))
+        else:
+            model, texts = tunesmith.load(out), texts_of(args)
+            predicted, predict_s = common.timed(lambda: model.predict(texts))
+            predictions = [plain(prediction, args) for prediction in predicted]
     training = run.result["training"]
-
-    import torch
-    import transformers
-
-    result = {
-        "train_s": training["seconds"],
-        "train_tokens": training["tokens"],
-        "tokens_per_s": training["tokens_per_s"],
-        "train_rows": run.result["data"]["splits"]["train"]["rows"],
-        "predict_s": predict_s,
-        "wall_s": time.perf_counter() - STARTED,
-        "peak_rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
-        "peak_child_rss_mb": resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024,
-        "peak_device_mb": torch.cuda.max_memory_allocated() / 2**20 if torch.cuda.is_available() else None,
-        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
-        "versions": {"torch": torch.__version__, "transformers": transformers.__version__, "tunesmith": tunesmith.__version__},
-        "predictions": [plain(prediction, args.kind, args.task) for prediction in predicted],
-    }
-    with open(args.json, "w", encoding="utf-8") as file:
-        json.dump(result, file, ensure_ascii=False)
+    common.write_result(
+        args.json,
+        tunesmith,
+        train_s=training["seconds"],
+        train_tokens=training["tokens"],
+        train_rows=run.result["data"]["splits"]["train"]["rows"],
+        predict_s=predict_s,
+        predictions=predictions,
+    )
 
 
 if __name__ == "__main__":
