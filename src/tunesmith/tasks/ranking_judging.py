@@ -21,7 +21,8 @@ from tunesmith.tasks.rows import Part, Ragged, Rows
 
 SEARCHED = 1000
 """Passages of a searched collection that count: the depth of TREC's runs."""
-_DRAWS = 25
+_DRAWS = 5000
+"""Random orders to judge, of lists or of collections: their mean is that of all orders but for some hundredths."""
 
 
 @dataclass(frozen=True)
@@ -292,12 +293,16 @@ def yardsticks(part: Part, progress: Progress) -> list[dict[str, Any]]:
     """Return name, note, metrics and intervals of random order and of BM25; never raises."""
     generator = np.random.default_rng(seed_for(0, "random order"))
 
-    def chance() -> Judged:
+    def drawn() -> Judged:
         if is_whole(part):
             return _searched(part, lambda row, known: generator.random(len(known)))
-        judged = judge_scores(generator.random(len(part.rows)), part)
-        draws = max(1, min(_DRAWS, 5000 // max(len(judged.ranking), 1)))
-        more = [judge_scores(generator.random(len(part.rows)), part).ranking for _ in range(draws - 1)]
+        return judge_scores(generator.random(len(part.rows)), part)
+
+    def chance() -> Judged:
+        judged = drawn()
+        # a collection is read anew for each order
+        orders = _DRAWS if not is_whole(part) else min(_DRAWS, 1_000_000 // max(len(part.rows), 1))
+        more = [drawn().ranking for _ in range(orders // max(len(judged.ranking), 1) - 1)]
         for metric, values in judged.ranking.values.items():
             judged.ranking.values[metric] = np.mean([values, *(one.values[metric] for one in more)], 0).tolist()
         return judged
