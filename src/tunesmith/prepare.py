@@ -311,8 +311,7 @@ def part_account(prepared: Prepared, name: str) -> dict[str, Any]:
     """Return what became of the rows and tokens of one part, as plain values."""
     part = prepared.parts[name]
     values = account(part.rows, prepared.encoder, prepared.task)
-    if part.how != "given":
-        values["rows_read"] = len(part.rows)
+    values["rows_read"] = values["rows_read"] - part.aside if part.how == "given" else len(part.rows)
     if name == "train":
         values.update(prepared.dropped)
     return values

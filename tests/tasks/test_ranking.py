@@ -261,7 +261,9 @@ def test_a_collection_with_its_own_splits(shape: str, tiny_bert: Path, tmp_path:
     assert ended.code == 0, ended.err
     said = "20 first passages of BM25" if shape == "cross-encoder" else "all 60 passages of the collection"
     assert said in ended.out and "test, 4 queries" in ended.out and "flattered" not in ended.out + ended.err
-    assert "colours/qrels/train.tsv: " in ended.err and "colours/qrels/test.tsv" in ended.err
+    assert f"columns of {place}/qrels/train.tsv: " in ended.err
+    used = [line.split(": ")[1].split(" rows used")[0] for line in ended.out.splitlines() if " rows used" in line]
+    assert all(one.split(" of ")[0] == one.split(" of ")[1] for one in used) and len(used) == 3, ended.out
     ended = run("evaluate", "m", place, "--json")
     assert ended.code == 0 and json.loads(ended.out)["file"].endswith("test.tsv") and "trained on" not in ended.err, ended.err
     ended = run("evaluate", "m", place / "qrels" / "dev.tsv", "--json")

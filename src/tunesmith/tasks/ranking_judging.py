@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import blake2b
 from typing import Any
 
@@ -124,7 +124,8 @@ def without_collection(part: Part) -> Part:
     """Return the part without the passages of a collection that have no query of their own."""
     targets = part.rows.targets
     assert isinstance(targets, JudgedTargets)
-    return part.with_index(part.rows.index[targets.group[part.rows.index] != 0]) if is_whole(part) else part
+    own = part.rows.index[targets.group[part.rows.index] != 0]
+    return replace(part.with_index(own), aside=len(part.rows) - len(own)) if is_whole(part) else part
 
 
 def with_collection(part: Part) -> Part:
