@@ -324,6 +324,10 @@ def test_queries_without_a_relevant_passage(tiny_bert: Path, tmp_path: Path, cro
     settings = {"epochs": 1, "valid_size": 0, "test_size": 0, **QUIET}
     trained = tunesmith.train(rows, out=tmp_path / "m", model=tiny_bert, **settings)
     assert "1 of 12 queries has no relevant passage" in " ".join(trained.result["data"]["notes"])
+    found = cross.bundle.evaluate([*rows, {"query": " ", "passage": "a cat", "label": 1}])
+    assert found["rows"] == 11 and "1 row has no query" in " ".join(found["notes"])
+    trained = tunesmith.train([*rows, {"query": "", "passage": "a", "label": 1}], out=tmp_path / "n", model=tiny_bert, **settings)
+    assert "1 row has no query" in " ".join(trained.result["data"]["notes"])
     alone = cross.bundle.evaluate([{**row, "label": 0} for row in rows])
     assert alone["rows"] == 0 and set(alone["metrics"].values()) == {0.0}
 

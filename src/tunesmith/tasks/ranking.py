@@ -107,16 +107,20 @@ class Ranking(Task):
         return judging.targets_of(table)
 
     def remarks(self, rows: Rows) -> list[str]:
-        """Return a note on queries that have no relevant passage."""
-        found = judging.without_relevant(rows)
+        """Return notes on rows without a query, and on queries that have no relevant passage."""
+        found, alone = judging.without_relevant(rows), judging.without_query(rows)
         if not found.none:
-            return []
+            return alone
         one = found.none == 1
         use = f"teach{'es' if one else ''} only what is not relevant"
         if not self._takes_all_negative:
             use = f"{'is' if one else 'are'} not learned from, as a pair needs one of each"
         have = f"{found.none:,} of {found.queries:,} queries {'has' if one else 'have'} no relevant passage; {'it' if one else 'they'}"
-        return [f"{have} {use}, and no metric counts {'it' if one else 'them'}."]
+        return [*alone, f"{have} {use}, and no metric counts {'it' if one else 'them'}."]
+
+    def cautions(self, rows: Rows) -> list[str]:
+        """Return a note on rows without a query, which no metric counts."""
+        return judging.without_query(rows)
 
     @classmethod
     def examine(cls, source: RowSource, schema: Schema) -> list[Finding]:

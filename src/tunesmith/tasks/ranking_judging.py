@@ -12,7 +12,7 @@ import numpy as np
 from tunesmith.data.lexical import Lexical
 from tunesmith.data.relevance import grade_in, only_grades
 from tunesmith.data.table import TokenTable
-from tunesmith.errors import counted
+from tunesmith.errors import counted, listing
 from tunesmith.progress import QUIET, Progress
 from tunesmith.ranking_metrics import RANKING, Ranking, difference, order_of, ranking_intervals
 from tunesmith.seeds import seed_for
@@ -101,6 +101,18 @@ def without_relevant(rows: Rows) -> Counted:
     """Count the queries of `rows`, and those without a relevant passage."""
     lists = [grades for _, grades in _lists(rows)]
     return Counted(len(lists), sum(not (grades > 0).any() for grades in lists))
+
+
+def without_query(rows: Rows) -> list[str]:
+    """Return a note on rows that have no query, if there are any."""
+    targets = rows.targets
+    assert isinstance(targets, JudgedTargets)
+    found = rows.index[targets.group[rows.index] == 0]
+    if not len(found):
+        return []
+    places = listing([f"{rows.table.name}:{rows.table.line[row]}" for row in found[:5]]) + (", ..." if len(found) > 5 else "")
+    have = "has" if len(found) == 1 else "have"
+    return [f"{counted(len(found), 'row')} {have} no query ({places}): what is relevant there is neither learned nor judged."]
 
 
 def _lists(rows: Rows) -> Iterator[tuple[np.ndarray, np.ndarray]]:
