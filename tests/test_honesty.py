@@ -12,6 +12,7 @@ import tunesmith
 from tunesmith.bundle import seen_before, sketch_of
 from tunesmith.cli.app import main
 from tunesmith.errors import UsageError
+from tunesmith.report import render_table
 
 
 @pytest.fixture(scope="module")
@@ -107,6 +108,21 @@ def test_groups_that_are_in_training_and_in_a_given_file_are_named(tiny_bert: Pa
     for given in (without, None):
         notes = tunesmith.train(data, test=given, out=tmp_path / str(given is None), **settings).result["data"]["notes"]
         assert not any("that is also in training: the score on them may" in note for note in notes), notes
+
+
+def test_test_rows_in_validation_are_named(tiny_bert: Path, tmp_path: Path) -> None:
+    data, other = tiny.write_csv(tmp_path / "d.csv", tiny.rows(40)), tiny.write_csv(tmp_path / "t.csv", tiny.rows(9, seed=4))
+    settings = {"model": tiny_bert, "epochs": 1, "max_length": 16, "progress": "quiet"}
+    notes = tunesmith.train(data, valid=other, test=other, out=tmp_path / "a", **settings).result["data"]["notes"]
+    assert any(note.startswith("9 of 9 test rows have a text that is also in validation, which chooses") for note in notes), notes
+
+
+def test_a_checkpoint_that_no_validation_chose_is_not_said_to_be_chosen(tiny_bert: Path, reviews: Path, tmp_path: Path) -> None:
+    settings = {"model": tiny_bert, "epochs": 1, "max_length": 16, "valid_size": 0, "progress": "quiet"}
+    result = tunesmith.train(reviews, out=tmp_path / "m", **settings).result
+    assert "test, " in render_table(result) and "chose the checkpoint" not in render_table(result)
+    texts = [(tmp_path / "m" / name).read_text() for name in ("report.html", "README.md")]
+    assert not any("chose the checkpoint" in text or "checkpoint was chosen" in text for text in texts)
 
 
 def test_resuming_a_finished_run_with_other_settings_is_refused(model: Path, reviews: Path, tiny_bert: Path) -> None:

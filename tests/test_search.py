@@ -142,6 +142,43 @@ def test_a_torn_or_foreign_directory_is_refused(news: Path, tmp_path: Path, run)
     (tmp_path / "other" / "file").touch()
     assert "holds other files" in run("index", news, "-o", "other", "--model", "none").err
     assert "is no index" in run("search", "other", "rain").err
+    assert "is a file; an index is a directory" in run("search", news, "rain").err
+
+
+def test_a_flipped_bit_is_refused_by_the_name_of_its_file(news: Path, tiny_bert: Path, tmp_path: Path) -> None:
+    passages = [Passage(row["id"], row["title"], row["text"]) for row in NEWS]
+    index = SearchIndex.build(passages, tmp_path / "ix", model=str(tiny_bert))
+    for name in index.manifest["files"]:
+        file = tmp_path / "ix" / name
+        whole = file.read_bytes()
+        file.write_bytes(whole[:-1] + bytes([whole[-1] ^ 4]))
+        with pytest.raises(ModelError, match=f"damaged: {name} has another checksum"):
+            SearchIndex(tmp_path / "ix")
+        file.write_bytes(whole)
+    assert SearchIndex(tmp_path / "ix").search("rain")[0].id == "a4"
+
+
+def test_great_files_are_verified_when_they_cannot_be_read_and_before_a_change(
+    news: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    index = SearchIndex.build([Passage(row["id"], row["title"], row["text"]) for row in NEWS], tmp_path / "ix")
+    texts = tmp_path / "ix" / "texts-1.bin"
+    texts.write_bytes(b"{" + texts.read_bytes()[1:])
+    monkeypatch.setattr("tunesmith.search.manifest._SMALL", 0)
+    opened = SearchIndex(tmp_path / "ix")
+    assert opened.search("rain")[0].id == "a4"
+    with pytest.raises(ModelError, match=r"damaged: texts-1\.bin has another checksum"):
+        opened.search("harbour")
+    with pytest.raises(ModelError, match=r"damaged: texts-1\.bin has another checksum"):
+        index.delete(["a4"])
+
+
+def test_passages_without_text_are_left_out_and_said(tmp_path: Path, run) -> None:
+    blank = tiny.write_csv(tmp_path / "blank.csv", [{"id": "b1", "text": " "}, {"id": "b2", "text": "rain"}])
+    ended = run("index", blank, "-o", "ix", "--model", "none")
+    assert ended.code == 0 and "blank.csv without text is left out: b1." in ended.err and "ix: 1 passage," in ended.out
+    nothing = tiny.write_csv(tmp_path / "nothing.csv", [{"id": "b1", "text": " "}])
+    assert "has no passages with text" in run("index", nothing, "-o", "other", "--model", "none").err
 
 
 def test_a_failed_change_leaves_the_index_as_it_was(news: Path, tmp_path: Path, run) -> None:
@@ -179,7 +216,7 @@ def test_wrong_use(news: Path, tmp_path: Path, run) -> None:
         ended = run("index", *arguments)
         assert ended.code in (2, 3, 4) and said in ended.err, (arguments, ended.err)
     twice = tiny.write_csv(tmp_path / "twice.csv", [{"id": "1", "text": "a"}, {"id": "1", "text": "b"}])
-    assert "stand there more than once: 1" in run("index", twice, "-o", "ix", "--model", "none").err
+    assert "1 id stands there more than once: 1" in run("index", twice, "-o", "ix", "--model", "none").err
     assert not list((tmp_path / "ix").glob("*-1*"))
     nothing = tiny.write_csv(tmp_path / "no.csv", [{"left": "1", "right": "a"}])
     assert "cannot tell which column is the text" in run("index", nothing, "-o", "ix", "--model", "none").err

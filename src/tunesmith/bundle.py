@@ -251,6 +251,7 @@ class Bundle:
         # what has neither label nor text are empty lines of a spreadsheet
         dropped = {"dropped_empty": int((missing & table.blank).sum()), "dropped_unlabelled": int(wanting.sum())}
         values = {**account(rows, self.encoder, self.task), **dropped}
+        values["rows_read"] -= part.aside
         return {**result, "account": values, "notes": notes}
 
 

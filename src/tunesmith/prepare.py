@@ -189,6 +189,15 @@ def _dedupe(parts: dict[str, Part], config: Config, dropped: dict[str, int], not
             have = "has" if inside == 1 else "have"
             notes.append(f"{inside:,} of {counted(len(others), f'{_WORDS[name]} row')} {have} a text that is also in training: {cure}.")
             leaked |= np.isin(keys, others)
+    if "valid" in parts and "test" in parts:
+        chosen, judged = (parts[name].rows.table.text_key[parts[name].rows.index] for name in ("valid", "test"))
+        both = int(np.isin(judged, chosen).sum())
+        if both:
+            have = "has" if both == 1 else "have"
+            notes.append(
+                f"{both:,} of {counted(len(judged), 'test row')} {have} a text that is also in validation, which chooses the checkpoint: "
+                "the score on them may be flattered. Take the test's texts out of the other files."
+            )
     if config.dedupe:
         content = np.stack([keys, train.targets.digests()[train.index]], axis=1)
         first = np.zeros(len(train), np.bool_)
@@ -302,8 +311,7 @@ def part_account(prepared: Prepared, name: str) -> dict[str, Any]:
     """Return what became of the rows and tokens of one part, as plain values."""
     part = prepared.parts[name]
     values = account(part.rows, prepared.encoder, prepared.task)
-    if part.how != "given":
-        values["rows_read"] = len(part.rows)
+    values["rows_read"] = values["rows_read"] - part.aside if part.how == "given" else len(part.rows)
     if name == "train":
         values.update(prepared.dropped)
     return values

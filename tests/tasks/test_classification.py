@@ -97,6 +97,19 @@ def test_numbers_are_ordered_by_value_and_before_words() -> None:
     assert fit([10, 9, 0, -3]).labels == ["-3", "0", "9", "10"]
 
 
+def test_digits_within_words_are_ordered_by_value() -> None:
+    assert fit(["class 10", "class 2", "class 1", "b3", "b12c", "b12", "3"]).labels == [
+        "3",
+        "b3",
+        "b12",
+        "b12c",
+        "class 1",
+        "class 2",
+        "class 10",
+    ]
+    assert fit(["v1.10", "v1.9", "v01", "v1"]).labels == ["v01", "v1", "v1.9", "v1.10"]
+
+
 def test_words_that_python_reads_as_numbers() -> None:
     assert fit(["nan", "b", "inf", "a", "3", "Infinity", "NaN", "1_0"]).labels == ["3", "1_0", "Infinity", "NaN", "a", "b", "inf", "nan"]
 

@@ -8,6 +8,7 @@ import json
 import random
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,9 @@ import tiny
 import tunesmith
 from killer import Server
 from tunesmith.errors import DataError, UsageError
+from tunesmith.progress import QUIET as PROGRESS
+from tunesmith.tasks import ranking_judging as judging
+from tunesmith.tasks.rows import Part, Rows
 
 QUIET: dict[str, Any] = {"progress": "quiet", "precision": "fp32", "max_length": 48}
 
@@ -214,6 +218,41 @@ def test_from_the_command_line(data: Path, tiny_bert: Path, tmp_path: Path, run)
     assert ended.code == 0 and "score:" in ended.out, ended.err
 
 
+def test_an_audit_speaks_of_queries_and_passages(tiny_bert: Path, tmp_path: Path, run) -> None:
+    lines = ["qa,p one,1", "qa,p two,0", "qb,p three,0", "qc,p four,2", ",p five,0", "qd,p six,", "qe,p seven,maybe"]
+    (tmp_path / "x.csv").write_text("\n".join(["query,passage,label", *lines]) + "\n")
+    ended = run("check", "x.csv", "--model", tiny_bert)
+    assert ended.code == 0 and "Labels" not in ended.out and "fewer than 10 rows" not in ended.out, ended.err
+    said = " ".join(ended.out.split())
+    for sentence in (
+        "5 queries with 4 rows, 7 different passages; grades: 0 (2), 1 (1), 2 (1).",
+        "error 1 row says not how relevant a passage is: x.csv:8: 'maybe'.",
+        "error 1 row has no label: x.csv:7.",
+        "warning 1 row has no query: x.csv:6.",
+        "warning 1 of 3 queries has no relevant passage (x.csv:4).",
+        "note 1 of 3 queries has relevant passages only (x.csv:5).",
+    ):
+        assert sentence in said, said
+    (tmp_path / "x.csv").write_text("query,passage,label\nqa,p one,0\nqa,p two,0\n")
+    assert "error no query has a relevant passage." in " ".join(run("check", "x.csv", "--model", tiny_bert).out.split())
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_random_order_is_the_mean_of_all_orders(whole: bool) -> None:
+    # one relevant passage of two is first in half of the orders
+    group = np.array([1, 1, *([0, 0] if whole else [])], np.uint64)
+    grades = np.array([1, 0, *([0, 0] if whole else [])], np.float32)
+    part = Part(Rows(_table(group), np.arange(len(group)), judging.JudgedTargets(grades, None, group)), SimpleNamespace(whole=whole), None)
+    chance = judging.yardsticks(part, PROGRESS)[0]
+    assert chance["metrics"]["mrr@10"] == pytest.approx(0.75, abs=0.02), chance
+    assert chance["metrics"]["ndcg@10"] == pytest.approx((1 + 1 / np.log2(3)) / 2, abs=0.02)
+
+
+def _table(group: np.ndarray) -> Any:
+    sequences = [np.array([1 + row % 2]) for row in range(len(group))]
+    return SimpleNamespace(line=np.arange(len(group)), group=group, example=lambda row: SimpleNamespace(sequences=[sequences[row]]))
+
+
 @pytest.mark.parametrize("shape", ["cross-encoder", "bi-encoder"])
 def test_a_collection_with_its_own_splits(shape: str, tiny_bert: Path, tmp_path: Path, run) -> None:
     place = collection(tmp_path / "colours", splits=True)
@@ -222,6 +261,9 @@ def test_a_collection_with_its_own_splits(shape: str, tiny_bert: Path, tmp_path:
     assert ended.code == 0, ended.err
     said = "20 first passages of BM25" if shape == "cross-encoder" else "all 60 passages of the collection"
     assert said in ended.out and "test, 4 queries" in ended.out and "flattered" not in ended.out + ended.err
+    assert f"columns of {place}/qrels/train.tsv: " in ended.err
+    used = [line.split(": ")[1].split(" rows used")[0] for line in ended.out.splitlines() if " rows used" in line]
+    assert all(one.split(" of ")[0] == one.split(" of ")[1] for one in used) and len(used) == 3, ended.out
     ended = run("evaluate", "m", place, "--json")
     assert ended.code == 0 and json.loads(ended.out)["file"].endswith("test.tsv") and "trained on" not in ended.err, ended.err
     ended = run("evaluate", "m", place / "qrels" / "dev.tsv", "--json")
@@ -282,6 +324,10 @@ def test_queries_without_a_relevant_passage(tiny_bert: Path, tmp_path: Path, cro
     settings = {"epochs": 1, "valid_size": 0, "test_size": 0, **QUIET}
     trained = tunesmith.train(rows, out=tmp_path / "m", model=tiny_bert, **settings)
     assert "1 of 12 queries has no relevant passage" in " ".join(trained.result["data"]["notes"])
+    found = cross.bundle.evaluate([*rows, {"query": " ", "passage": "a cat", "label": 1}])
+    assert found["rows"] == 11 and "1 row has no query" in " ".join(found["notes"])
+    trained = tunesmith.train([*rows, {"query": "", "passage": "a", "label": 1}], out=tmp_path / "n", model=tiny_bert, **settings)
+    assert "1 row has no query" in " ".join(trained.result["data"]["notes"])
     alone = cross.bundle.evaluate([{**row, "label": 0} for row in rows])
     assert alone["rows"] == 0 and set(alone["metrics"].values()) == {0.0}
 

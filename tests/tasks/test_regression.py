@@ -222,6 +222,7 @@ def test_a_constant_target_is_refused(run: Run, tiny_bert: Path, tmp_path: Path)
 def test_constant_values_in_the_test_have_errors_but_no_correlation(trained: tunesmith.TrainResult) -> None:
     found = trained.bundle.evaluate([{"text": "red cat", "score": 101.0}, {"text": "red dog", "score": 101.0}])
     assert set(found["metrics"]) == {"mse", "mae"}
+    assert found["remarks"] == ["All true values are 101, so that a correlation with them does not exist."]
 
 
 def test_a_metric_that_cannot_be_computed_is_refused_at_once(tiny_bert: Path, tmp_path: Path) -> None:

@@ -68,7 +68,7 @@ def open_beir(path: Path, name: str) -> BeirSource:
             f"{directory}: it has {listing([file.name for file in found.values()])}; name one of them in place of the directory."
         )
     others = {part: found[stem] for part, stem in _SPLITS.items() if stem in found and found[stem] != main}
-    return BeirSource(directory, main, str(main.relative_to(main.parent.parent) if main.parent != directory else main), others)
+    return BeirSource(directory, main, str(main), others)
 
 
 class BeirSource:

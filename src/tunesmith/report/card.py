@@ -41,6 +41,7 @@ def model_card(result: view.Result) -> str:
         "setting": wording.setting,
         "split_name": view.split_name,
         "unit": view.unit,
+        "has_share_right": view.has_share_right,
         "escaped": escaped,
         "public": _public,
     }

@@ -43,6 +43,7 @@ def render_html(result: view.Result) -> str:
         "one_line": wording.one_line,
         "split_name": view.split_name,
         "unit": view.unit,
+        "has_share_right": view.has_share_right,
     }
     found = view.judged(result)
     split, evaluation = found if found else (None, None)

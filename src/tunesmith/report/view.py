@@ -73,7 +73,7 @@ def comparison(result: Result, evaluation: Evaluation) -> list[dict[str, Any]]:
         {
             "name": name,
             "title": title(name),
-            "chosen": name == result["metric"],
+            "chosen": name == result["metric"] and result["training"]["best_step"] is not None,
             # with one label per text, micro F1 is the accuracy
             "leading": name == result["metric"] or (name in _LEADING and not (name == "f1_micro" and "accuracy" in values)),
             "lower": name in LOWER_IS_BETTER,
@@ -94,6 +94,11 @@ def headline(result: Result, evaluation: Evaluation) -> str:
     """Return the metric to speak of: the chosen one where it was computed, else accuracy or F1."""
     options = (result["metric"], "accuracy", "f1_macro", *evaluation["metrics"])
     return next(name for name in options if name in evaluation["metrics"])
+
+
+def has_share_right(evaluation: Evaluation) -> bool:
+    """Return whether an exact interval stands beside a share of rows that were predicted right."""
+    return _share_right(evaluation) in evaluation["metrics"]
 
 
 def _share_right(evaluation: Evaluation) -> str:
@@ -308,6 +313,7 @@ def training_facts(result: Result) -> list[tuple[str, str]]:
         ("Peak memory", f"{count(training['peak_memory_mb'])} MB"),
         (
             "Machine",
-            f"{machine['cpu']}, {machine['threads']} threads, {machine['precision']}" + (f"; {machine['note']}" if machine["note"] else ""),
+            f"{machine['cpu']}, {counted(machine['threads'], 'thread')}, {machine['precision']}"
+            + (f"; {machine['note']}" if machine["note"] else ""),
         ),
     ]

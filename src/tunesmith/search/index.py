@@ -1,7 +1,7 @@
 """A search index in a directory: passages, BM25, vectors; built, added to, deleted from, searched. N passages.
 
-`index.json` names the files of the current state with their sizes. A change writes new files beside the old ones, then `index.json`, and
-only then removes what is no longer named: a crash leaves the former state whole.
+`index.json` names the files of the current state with size and checksum. A change writes new files beside the old ones, then `index.json`,
+and only then removes what is no longer named: a crash leaves the former state whole.
 """
 
 from __future__ import annotations
@@ -18,15 +18,14 @@ import numpy as np
 
 from tunesmith.bundle import Bundle
 from tunesmith.data.lexical import Lexical, Vocabulary
-from tunesmith.errors import ModelError, StorageError, UsageError, counted, did_you_mean, listing
+from tunesmith.errors import ModelError, StorageError, TunesmithError, UsageError, counted, did_you_mean, listing
 from tunesmith.progress import QUIET, Progress
-from tunesmith.search.store import Passage, Segment, check_ids, write_segment
+from tunesmith.search.manifest import FORMAT, MANIFEST, check_place, generation_of, read_manifest
+from tunesmith.search.store import Passage, Segment, check_ids, with_text, write_segment
 from tunesmith.search.vectors import Embedder, Nearest, chunked
-from tunesmith.storage import sync, write_json, writing
+from tunesmith.storage import checksum, sync, write_json, writing
 from tunesmith.training.state import locked
 
-MANIFEST = "index.json"
-_FORMAT = 1
 _RRF = 60
 _DEPTH = 100
 
@@ -45,11 +44,19 @@ class Found:
 
 
 class SearchIndex:
-    """An opened index; `SearchIndex.build` makes one, `SearchIndex(directory)` opens it. Raises `ModelError` for a torn or damaged one."""
+    """An opened index; `SearchIndex.build` makes one, `SearchIndex(directory)` opens it. Raises `ModelError` for a torn or damaged one.
+
+    Verified on opening are the sizes of all files and the checksums of those up to 16 MiB; the checksums of greater ones, which are mapped
+    into memory and read in part, when the index is changed or cannot be read.
+    """
 
     def __init__(self, directory: Path | str) -> None:
         self.directory = Path(directory)
-        self.manifest = _read_manifest(self.directory)
+        self.manifest = read_manifest(self.directory)
+        with self._damage_told():
+            self._open()
+
+    def _open(self) -> None:
         names = self.manifest
         self.segments = [Segment(self.directory, number) for number in names["segments"]]
         self._before = np.cumsum([0, *map(len, self.segments)])
@@ -88,11 +95,11 @@ class SearchIndex:
         Raises `UsageError` when something else, or without `overwrite` an index, is in the way.
         """
         directory = Path(directory)
-        _check_place(directory, overwrite)
+        check_place(directory, overwrite)
         embedder = Embedder(model) if model is not None else None
         if reranker is not None:
             _cross_encoder(reranker)
-        former = _generation(directory)
+        former = generation_of(directory)
         with locked(directory):
             change = _Change(directory, former + 1, progress)
             with change.undone_on_failure():
@@ -117,9 +124,10 @@ class SearchIndex:
 
     def _changed(self, alter: Callable[[_Change], None], name: str, progress: Progress) -> SearchIndex:
         with locked(self.directory):
-            if _read_manifest(self.directory) != self.manifest:
+            # what is damaged would get a new checksum
+            if read_manifest(self.directory, whole=True) != self.manifest:
                 raise StorageError(f"{self.directory} was changed by another process in the meantime. Do the same again.")
-            change = _Change(self.directory, self.manifest["generation"] + 1, progress)
+            change = _Change(self.directory, self.manifest["generation"] + 1, progress, self.manifest["files"])
             with change.undone_on_failure():
                 change.begin(self.manifest["segments"], self.ids, self.alive, self.vocabulary, name)
                 alter(change)
@@ -139,6 +147,10 @@ class SearchIndex:
         """
         if not query.strip():
             raise UsageError("the query is empty. Say what to search for.")
+        with self._damage_told():
+            return self._search(query, count, rerank)
+
+    def _search(self, query: str, count: int, rerank: bool) -> list[Found]:
         depth = max(_DEPTH, count)
         lists = {"words": self.lexical.top(query, depth, self.alive)[0]}
         if self.manifest["model"] is not None:
@@ -169,6 +181,17 @@ class SearchIndex:
         segment = int(np.searchsorted(self._before, number, side="right")) - 1
         return self.segments[segment].passage(number - int(self._before[segment]))
 
+    @contextlib.contextmanager
+    def _damage_told(self) -> Iterator[None]:
+        """Within the block, turn a failure into the `ModelError` that names the damaged file, if there is one."""
+        try:
+            yield
+        except TunesmithError:
+            raise
+        except Exception:
+            read_manifest(self.directory, whole=True)
+            raise
+
     def _numbers(self) -> dict[str, int]:
         return {key: number for number, key in enumerate(self.ids) if self.alive[number]}
 
@@ -192,8 +215,9 @@ class SearchIndex:
 class _Change:
     """One change of an index: files of the new state, and what becomes of the passages' numbers."""
 
-    def __init__(self, directory: Path, generation: int, progress: Progress) -> None:
+    def __init__(self, directory: Path, generation: int, progress: Progress, former: dict[str, Any] | None = None) -> None:
         self.directory, self.generation, self.progress = directory, generation, progress
+        self.former = former if former is not None else {}
         self.added: list[int] = []
         self.deleted: list[int] = []
 
@@ -203,7 +227,7 @@ class _Change:
         try:
             yield
         except BaseException:
-            if not (self.directory / MANIFEST).is_file() or _generation(self.directory) < self.generation:
+            if not (self.directory / MANIFEST).is_file() or generation_of(self.directory) < self.generation:
                 for path in self.directory.glob(f"*-{self.generation}*"):
                     if path.name.partition("-")[2].partition(".")[0] == str(self.generation):
                         shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
@@ -213,11 +237,15 @@ class _Change:
         self.segments, self.ids, self.alive, self.vocabulary, self.name = list(segments), list(ids), alive.copy(), vocabulary, name
 
     def add(self, passages: Iterable[Passage]) -> None:
+        bare: list[str] = []
         with writing(self.directory), self.progress.track(f"reading {self.name}", None, "passages") as tracker:
-            new = write_segment(self.directory, self.generation, passages, self.vocabulary, tracker.advance)[1]
+            new = write_segment(self.directory, self.generation, with_text(passages, bare), self.vocabulary, tracker.advance)[1]
         check_ids(new, {key: number for number, key in enumerate(self.ids) if self.alive[number]}, self.name)
+        if bare:
+            are = "is" if len(bare) == 1 else "are"
+            self.progress.say(f"note: {counted(len(bare), 'passage')} of {self.name} without text {are} left out: {listing(bare, 5)}.")
         if not new:
-            raise UsageError(f"{self.name} has no passages.")
+            raise UsageError(f"{self.name} has no passages{' with text' if bare else ''}.")
         self.added = list(range(len(self.ids), len(self.ids) + len(new)))
         self.segments.append(self.generation)
         self.ids += new
@@ -251,17 +279,22 @@ class _Change:
         write_json(
             self.directory / MANIFEST,
             {
-                "format": _FORMAT,
+                "format": FORMAT,
                 "generation": self.generation,
                 "segments": self.segments,
                 "passages": int(self.alive.sum()),
                 **kept,
-                "files": {str(file.relative_to(self.directory)): file.stat().st_size for file in files},
+                "files": dict(map(self._stamp, files)),
             },
         )
         for path in self.directory.iterdir():
             if path.name != MANIFEST and not path.name.startswith(".") and not self._is_of_this(path):
                 shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+
+    def _stamp(self, file: Path) -> tuple[str, Any]:
+        """Return name, size and checksum; of a file of the former state those it had, since it never changes."""
+        name = str(file.relative_to(self.directory))
+        return name, self.former[name] if name in self.former else [file.stat().st_size, checksum(file)]
 
     def _is_of_this(self, path: Path) -> bool:
         first = path.relative_to(self.directory).parts[0]
@@ -289,12 +322,6 @@ class _Change:
         nearest.save(self.directory / f"vectors-{self.generation}.usearch")
 
 
-def _generation(directory: Path) -> int:
-    with contextlib.suppress(ValueError, KeyError, TypeError, OSError):
-        return int(json.loads((directory / MANIFEST).read_text(encoding="utf-8"))["generation"])
-    return 0
-
-
 def _write_lines(path: Path, values: Iterable[str]) -> None:
     with path.open("w", encoding="utf-8") as file:
         file.writelines(json.dumps(value) + "\n" for value in values)
@@ -307,48 +334,3 @@ def _cross_encoder(directory: str) -> Bundle:
             f"the model in {directory} is for {bundle.task.sentence()}; a re-ranker is a cross-encoder: train one with --task ranking."
         )
     return bundle
-
-
-def _check_place(directory: Path, overwrite: bool) -> None:
-    if not directory.exists():
-        return
-    if not directory.is_dir():
-        raise UsageError(f"{directory} is a file. Name a directory for the index.")
-    if (directory / MANIFEST).is_file():
-        if not overwrite:
-            raise UsageError(
-                f"{directory} holds an index already. Add to it with --add, replace it with --overwrite, or choose another -o."
-            )
-    elif any(not path.name.startswith(".") for path in directory.iterdir()):
-        torn = any(path.name.startswith("state-") or path.name.startswith("texts-") for path in directory.iterdir())
-        if not (torn and overwrite):
-            what = "an index whose building was cut short; replace it with --overwrite" if torn else "other files; choose another -o"
-            raise UsageError(f"{directory} holds {what}.")
-
-
-def _read_manifest(directory: Path) -> dict[str, Any]:
-    path = directory / MANIFEST
-    if not directory.is_dir():
-        raise ModelError(f"there is no index {directory}. Build one with: tunesmith index CORPUS -o {directory}")
-    if not path.is_file():
-        torn = any(file.name.startswith(("texts-", "state-")) for file in directory.iterdir())
-        if torn:
-            raise ModelError(f"{directory}: the building of this index was cut short. Build it again with --overwrite.")
-        raise ModelError(f"{directory} is no index: it has no {MANIFEST}. Build one with: tunesmith index CORPUS -o DIR")
-    try:
-        manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        if manifest["format"] > _FORMAT:
-            raise ModelError(f"{path} has format {manifest['format']}; this tunesmith reads up to {_FORMAT}. Update tunesmith.")
-        for name, size in manifest["files"].items():
-            file = directory / name
-            found = file.stat().st_size if file.is_file() else None
-            if found != size:
-                what = "is missing" if found is None else f"has {counted(found, 'byte')} where {size:,} were written"
-                raise ModelError(f"{directory}: the index is damaged: {name} {what}. Restore it from a copy, or build it again.")
-        for key in ("generation", "segments", "passages", "model", "reranker", "stamp"):
-            manifest[key]
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ModelError(f"{path} is damaged ({type(error).__name__}: {error}). Build the index again with --overwrite.") from error
-    except OSError as error:
-        raise ModelError(f"{path} cannot be read: {error.strerror}.") from error
-    return manifest

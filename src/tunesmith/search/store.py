@@ -13,7 +13,7 @@ import numpy as np
 from tunesmith.data.beir import with_title
 from tunesmith.data.lexical import Vocabulary
 from tunesmith.data.schema import Row, RowSource, text_in
-from tunesmith.errors import DataError, counted, listing
+from tunesmith.errors import DataError, listing
 
 _IDS = ("_id", "id", "passage_id", "doc_id", "docid", "document_id")
 _TEXTS = ("text", "passage", "body", "content", "article", "document", "sentence", "review", "description")
@@ -56,6 +56,15 @@ def passages_of(source: RowSource, text: str | None = None) -> Iterator[Passage]
     for number, (row, place) in enumerate(source, 1):
         name = _id_in(row, key, str(place)) if key is not None else str(number)
         yield Passage(name, text_in(row.get(title), title, place) if title is not None else "", text_in(row.get(chosen), chosen, place))
+
+
+def with_text(passages: Iterable[Passage], bare: list[str]) -> Iterator[Passage]:
+    """Yield the passages that have a text or a title, which alone can be found; the ids of others go to `bare`."""
+    for passage in passages:
+        if passage.whole.strip():
+            yield passage
+        else:
+            bare.append(passage.id)
 
 
 def _id_in(row: Row, column: str, place: str) -> str:
@@ -117,10 +126,11 @@ def check_ids(ids: list[str], known: dict[str, int], name: str) -> None:
     seen: set[str] = set()
     twice = [key for key in ids if key in seen or seen.add(key)]  # type: ignore[func-returns-value]
     if twice:
-        raise DataError(f"{name}: {counted(len(twice), 'id')} stand there more than once: {listing(twice, 5)}. Give each passage its own.")
+        stand = "1 id stands" if len(twice) == 1 else f"{len(twice):,} ids stand"
+        raise DataError(f"{name}: {stand} there more than once: {listing(twice, 5)}. Give each passage its own.")
     there = [key for key in ids if key in known]
     if there:
+        are = "a passage with this id is" if len(there) == 1 else f"{len(there):,} passages with these ids are"
         raise DataError(
-            f"{name}: {counted(len(there), 'passage')} with these ids are in the index already: {listing(there, 5)}. "
-            "Delete them first (--delete), or give the new ones other ids."
+            f"{name}: {are} in the index already: {listing(there, 5)}. Delete them first (--delete), or give the new ones other ids."
         )

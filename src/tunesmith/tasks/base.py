@@ -43,6 +43,7 @@ class Hub:
     piped, options: Python for what transformers' pipeline is given, and further arguments to make it; piped is empty where it has none
     pipe: the pipeline's name in transformers where that is not the Hub's
     sentence_transformers: Python for sentence-transformers, where it opens the model
+    made: what was done to the encoder
     """
 
     pipeline_tag: str
@@ -55,6 +56,7 @@ class Hub:
     tags: list[str] = field(default_factory=list)
     pipe: str = ""
     sentence_transformers: str = ""
+    made: str = "fine-tuned"
 
 
 class Task(ABC):

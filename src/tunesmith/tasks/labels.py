@@ -6,6 +6,7 @@ E, N examples, C classes (labels).
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -139,11 +140,13 @@ def class_weights(wanted: str | dict[str, float], labels: Sequence[str], counts:
     return weights.tolist()
 
 
-def label_order(label: str) -> tuple[int, float, str]:
-    """Return the key by which labels are sorted: numbers by value, then words."""
+def label_order(label: str) -> tuple[int, float, tuple[str | int, ...], str]:
+    """Return the key by which labels are sorted: numbers by value, then words, in which digits count as numbers: `class 2`, `class 10`."""
     try:
         value = float(label)
     except ValueError:
         value = math.nan
     # words that Python takes for numbers are words here: nan has no place in any order
-    return (0, value, label) if math.isfinite(value) else (1, 0.0, label)
+    if math.isfinite(value):
+        return 0, value, (), label
+    return 1, 0.0, tuple(int(part) if number % 2 else part for number, part in enumerate(re.split(r"(\d+)", label))), label

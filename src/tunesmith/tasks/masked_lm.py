@@ -293,8 +293,8 @@ class MaskedLM(Task):
     def hub(self, schema: Schema) -> Hub:
         """Mask filling, as the Hub calls it."""
         given = f'"A text with a {self.tokenizer.mask_token} in it."'
-        does = "guessing hidden words of raw text (masked-language-model pretraining), to be fine-tuned for a task"
-        return Hub("fill-mask", "Masked language model", does, given, "prediction.filled", given, "", ["masked-lm"])
+        does = "guessing hidden words of raw text, to be fine-tuned for a task"
+        return Hub("fill-mask", "Masked language model", does, given, "prediction.filled", given, "", ["masked-lm"], made="pretrained")
 
     def sentence(self) -> str:
         """Return what is learned."""

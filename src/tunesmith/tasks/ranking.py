@@ -11,9 +11,11 @@ import torch
 from torch import Tensor
 
 from tunesmith.config import Config
+from tunesmith.data.audit_relevance import examine_relevance
+from tunesmith.data.audit_types import Finding
 from tunesmith.data.batches import PackedBatch
 from tunesmith.data.ranked import JointEncoder, TwinEncoder
-from tunesmith.data.schema import Example, Schema
+from tunesmith.data.schema import Example, RowSource, Schema
 from tunesmith.data.table import TokenTable
 from tunesmith.data.tokens import Encoded, ExampleEncoder, Truncation
 from tunesmith.errors import DataError, UsageError, counted, setting
@@ -105,13 +107,25 @@ class Ranking(Task):
         return judging.targets_of(table)
 
     def remarks(self, rows: Rows) -> list[str]:
-        """Return a note on queries that have no relevant passage."""
-        found = judging.without_relevant(rows)
+        """Return notes on rows without a query, and on queries that have no relevant passage."""
+        found, alone = judging.without_relevant(rows), judging.without_query(rows)
         if not found.none:
-            return []
-        use = "teach only what is not relevant" if self._takes_all_negative else "are not learned from, as a pair needs one of each"
-        have = f"{found.none:,} of {found.queries:,} queries {'has' if found.none == 1 else 'have'} no relevant passage; they"
-        return [f"{have} {use}, and no metric counts them."]
+            return alone
+        one = found.none == 1
+        use = f"teach{'es' if one else ''} only what is not relevant"
+        if not self._takes_all_negative:
+            use = f"{'is' if one else 'are'} not learned from, as a pair needs one of each"
+        have = f"{found.none:,} of {found.queries:,} queries {'has' if one else 'have'} no relevant passage; {'it' if one else 'they'}"
+        return [*alone, f"{have} {use}, and no metric counts {'it' if one else 'them'}."]
+
+    def cautions(self, rows: Rows) -> list[str]:
+        """Return a note on rows without a query, which no metric counts."""
+        return judging.without_query(rows)
+
+    @classmethod
+    def examine(cls, source: RowSource, schema: Schema) -> list[Finding]:
+        """Return how many queries and passages there are, and which queries are of no use."""
+        return examine_relevance(source, schema) if schema.target is not None else []
 
     def own(self, part: Part) -> Part:
         """Return the part without the collection's passages, which `judged` and `planned` take in again."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import blake2b
 from typing import Any
 
@@ -12,7 +12,7 @@ import numpy as np
 from tunesmith.data.lexical import Lexical
 from tunesmith.data.relevance import grade_in, only_grades
 from tunesmith.data.table import TokenTable
-from tunesmith.errors import counted
+from tunesmith.errors import counted, listing
 from tunesmith.progress import QUIET, Progress
 from tunesmith.ranking_metrics import RANKING, Ranking, difference, order_of, ranking_intervals
 from tunesmith.seeds import seed_for
@@ -21,7 +21,8 @@ from tunesmith.tasks.rows import Part, Ragged, Rows
 
 SEARCHED = 1000
 """Passages of a searched collection that count: the depth of TREC's runs."""
-_DRAWS = 25
+_DRAWS = 5000
+"""Random orders to judge, of lists or of collections: their mean is that of all orders but for some hundredths."""
 
 
 @dataclass(frozen=True)
@@ -102,6 +103,18 @@ def without_relevant(rows: Rows) -> Counted:
     return Counted(len(lists), sum(not (grades > 0).any() for grades in lists))
 
 
+def without_query(rows: Rows) -> list[str]:
+    """Return a note on rows that have no query, if there are any."""
+    targets = rows.targets
+    assert isinstance(targets, JudgedTargets)
+    found = rows.index[targets.group[rows.index] == 0]
+    if not len(found):
+        return []
+    places = listing([f"{rows.table.name}:{rows.table.line[row]}" for row in found[:5]]) + (", ..." if len(found) > 5 else "")
+    have = "has" if len(found) == 1 else "have"
+    return [f"{counted(len(found), 'row')} {have} no query ({places}): what is relevant there is neither learned nor judged."]
+
+
 def _lists(rows: Rows) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yield for each query the places of its rows among the chosen ones, int64[n], and their grades."""
     targets = rows.targets
@@ -123,7 +136,8 @@ def without_collection(part: Part) -> Part:
     """Return the part without the passages of a collection that have no query of their own."""
     targets = part.rows.targets
     assert isinstance(targets, JudgedTargets)
-    return part.with_index(part.rows.index[targets.group[part.rows.index] != 0]) if is_whole(part) else part
+    own = part.rows.index[targets.group[part.rows.index] != 0]
+    return replace(part.with_index(own), aside=len(part.rows) - len(own)) if is_whole(part) else part
 
 
 def with_collection(part: Part) -> Part:
@@ -292,12 +306,16 @@ def yardsticks(part: Part, progress: Progress) -> list[dict[str, Any]]:
     """Return name, note, metrics and intervals of random order and of BM25; never raises."""
     generator = np.random.default_rng(seed_for(0, "random order"))
 
-    def chance() -> Judged:
+    def drawn() -> Judged:
         if is_whole(part):
             return _searched(part, lambda row, known: generator.random(len(known)))
-        judged = judge_scores(generator.random(len(part.rows)), part)
-        draws = max(1, min(_DRAWS, 5000 // max(len(judged.ranking), 1)))
-        more = [judge_scores(generator.random(len(part.rows)), part).ranking for _ in range(draws - 1)]
+        return judge_scores(generator.random(len(part.rows)), part)
+
+    def chance() -> Judged:
+        judged = drawn()
+        # a collection is read anew for each order
+        orders = _DRAWS if not is_whole(part) else min(_DRAWS, 1_000_000 // max(len(part.rows), 1))
+        more = [drawn().ranking for _ in range(orders // max(len(judged.ranking), 1) - 1)]
         for metric, values in judged.ranking.values.items():
             judged.ranking.values[metric] = np.mean([values, *(one.values[metric] for one in more)], 0).tolist()
         return judged

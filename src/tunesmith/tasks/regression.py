@@ -176,8 +176,10 @@ class Regression(Task):
     def evaluation(self, outputs: Ragged, part: Part, progress: Progress = QUIET) -> dict[str, Any]:
         """Return metrics with intervals, the agreement along the range of predictions, and the greatest errors."""
         gold, predicted = part.rows.gold(), self.values(outputs)
+        constant = "" if varies(gold) else f"All true values are {shown(gold[0])}, so that a correlation with them does not exist."
         return {
             "rows": len(gold),
+            "remarks": [constant] if constant else [],
             "metrics": self.score(outputs, part),
             "intervals": regression_intervals(gold, predicted, seed=seed_for(0, "bootstrap")),
             "per_label": [],

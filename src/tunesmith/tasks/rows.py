@@ -58,12 +58,16 @@ class Rows:
 
 @dataclass(frozen=True)
 class Part:
-    """One part of the data: its rows, where they are from, and how it came to be."""
+    """One part of the data: its rows, where they are from, and how it came to be.
+
+    aside: rows of the table that are there for other rows' sake only, which no account counts as read or lost
+    """
 
     rows: Rows
     source: RowSource
     schema: Schema
     how: str = "given"
+    aside: int = 0
 
     def with_index(self, index: np.ndarray) -> Part:
         """Return the same part with other rows of its table."""
