@@ -221,7 +221,7 @@ def test_constrain_is_refused_where_it_means_nothing(tiny_bert: Path, reviews: P
 # --- schemes ---------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("scheme", ["bioes", "bmes", "io"])
+@pytest.mark.parametrize("scheme", ["bioes", "bmes", "bilou", "io"])
 def test_other_schemes_are_recognised_and_converted(scheme: str, trained: tunesmith.TrainResult, tiny_bert: Path, tmp_path: Path) -> None:
     rows = [row | {"tags": convert(row["tags"], "bio", scheme)} for row in sentences(60)]
     native = tunesmith.train(rows, out=tmp_path / "a", model=tiny_bert, **QUICK)
@@ -232,6 +232,38 @@ def test_other_schemes_are_recognised_and_converted(scheme: str, trained: tunesm
     assert changed.bundle.labels == native.bundle.labels and changed.metrics == native.metrics
     if scheme != "io":  # a tagger of one scheme is tested on data in another
         assert trained.bundle.evaluate(rows)["metrics"] == trained.bundle.evaluate(sentences(60))["metrics"]
+
+
+def test_iob1_is_converted_and_said(trained: tunesmith.TrainResult, tiny_bert: Path, tmp_path: Path, run) -> None:
+    apart = [{"tokens": ["the", "cat", "dog"], "tags": ["O", "B-PET", "B-PET"]}]
+    rows = [row | {"tags": convert(row["tags"], "bio", "io")} for row in sentences(60)] + [{**apart[0], "tags": ["O", "I-PET", "B-PET"]}]
+    assert all(faults(row["tags"], "iob1") == [] for row in rows)
+    path = write_conll(tmp_path / "old.conll", rows)
+    learned = tunesmith.train(path, test=sentences(9, seed=1), out=tmp_path / "m", model=tiny_bert, **QUICK)
+    assert learned.bundle.task.scheme == "bio" and any("old.conll are IOB1" in note for note in learned.result["data"]["notes"])
+    same = [row | {"tags": convert(row["tags"], "io", "bio")} for row in rows[:-1]] + apart
+    told, known = trained.bundle.evaluate(path), trained.bundle.evaluate(same)
+    assert told["metrics"] == known["metrics"] and any("converted to BIO" in note for note in told["notes"])
+    ended = run("check", path, "--model", tiny_bert)
+    assert "scheme IOB1, entities: PET" in " ".join(ended.out.split()) and "break the scheme" not in ended.out
+
+
+def test_tags_that_only_look_like_a_scheme_are_told(trained: tunesmith.TrainResult, tiny_bert: Path, tmp_path: Path, run) -> None:
+    rows = [row | {"tags": [tag.replace("-", "_") for tag in row["tags"]]} for row in sentences(40)]
+    path = write_conll(tmp_path / "odd.conll", rows)
+    learned = tunesmith.train(path, out=tmp_path / "m", model=tiny_bert, **QUICK)
+    assert learned.result["kind"] == "tags" and any("no entities are counted" in note for note in learned.result["data"]["notes"])
+    ended = run("check", path, "--model", tiny_bert)
+    assert "an underscore for the hyphen" in " ".join(ended.out.split())
+    with pytest.raises(DataError, match="have an underscore for the hyphen, and the model knows those of the scheme BIO"):
+        trained.bundle.evaluate(path)
+
+
+def test_a_file_without_blank_lines_is_told(tiny_bert: Path, tmp_path: Path, run) -> None:
+    path = tmp_path / "run.conll"
+    path.write_text("cat B-PET\nthe O\n" * 600)
+    ended = run("check", path, "--model", tiny_bert)
+    assert "all 1,200 words are one sentence" in ended.out and "a blank line" in ended.out
 
 
 def test_plain_tags(tiny_bert: Path, tmp_path: Path) -> None:
