@@ -266,6 +266,32 @@ def test_a_file_without_blank_lines_is_told(tiny_bert: Path, tmp_path: Path, run
     assert "all 1,200 words are one sentence" in ended.out and "a blank line" in ended.out
 
 
+def test_words_between_spaces_are_recognised_by_their_tags(tiny_bert: Path, tmp_path: Path, run) -> None:
+    (tmp_path / "w.csv").write_text("tokens,tags\nthe cat,O B-PET\nthe dog ran,O B-PET O\n")
+    assert "5 words in 2 tagged sentences; scheme BIO" in run("check", "w.csv", "--model", tiny_bert).out
+    (tmp_path / "w.csv").write_text("tokens,tags\nthe cat,animal\nthe dog ran,animal\n")
+    assert "tagged" not in run("check", "w.csv", "--model", tiny_bert).out
+
+
+def test_a_file_without_tags_is_told(tiny_bert: Path, tmp_path: Path, run) -> None:
+    (tmp_path / "bare.conll").write_text("the\ncat\n\nran\n")
+    assert "cannot tell which column is the label" in run("check", "bare.conll", "--model", tiny_bert).err
+
+
+def test_a_walk_of_a_long_sentence_is_cut(trained: tunesmith.TrainResult, tmp_path: Path, run) -> None:
+    (tmp_path / "long.conll").write_text("cat B-PET\nthe O\n" * 500)
+    ended = run("walk", "long.conll", "--row", 1, "--model", trained.directory)
+    assert ended.code == 0 and "'O' and 940 more" in ended.out and max(map(len, ended.out.splitlines())) < 1000, ended.err
+
+
+def test_the_report_counts_words_and_entities(tiny_bert: Path, tmp_path: Path) -> None:
+    trained = tunesmith.train(sentences(40), out=tmp_path / "m", model=tiny_bert, **QUICK)
+    card, page = ((trained.directory / name).read_text(encoding="utf-8") for name in ("README.md", "report.html"))
+    assert "| Label | Precision | Recall | F1 | Entities |" in card
+    assert card.split("---")[1].count("- token-classification\n") == 1
+    assert 'id="pairs"' in page and '<th scope="col" class="n">Words</th>' in page
+
+
 def test_plain_tags(tiny_bert: Path, tmp_path: Path) -> None:
     names = {"B-PET": "X", "I-PET": "NOUN", "O": "-LRB-"}
     rows = [{"tokens": row["tokens"], "upos": [names[tag] for tag in row["tags"]]} for row in sentences(150)]
