@@ -429,6 +429,13 @@ def test_a_prediction_without_question_or_passage_is_told(trained: tunesmith.Tra
     assert "1 row has no text" in ended.err
 
 
+def test_the_report_counts_questions_with_and_without_an_answer(trained: tunesmith.TrainResult) -> None:
+    targets = {name: part["targets"] for name, part in trained.result["data"]["splits"].items() if part}
+    card = (trained.directory / "README.md").read_text(encoding="utf-8")
+    for what in ("with an answer", "without an answer"):
+        assert f"| Questions {what} | {' | '.join(str(counts[what]) for counts in targets.values())} |" in card
+
+
 def test_a_walk_of_a_question_without_answer(data: Path, trained: tunesmith.TrainResult, run: Run) -> None:
     ended = run("walk", data, "--row", 1, "--model", trained.directory)
     assert ended.code == 0 and "label: an empty list" in ended.out, ended.err

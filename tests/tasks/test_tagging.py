@@ -273,6 +273,11 @@ def test_words_between_spaces_are_recognised_by_their_tags(tiny_bert: Path, tmp_
     assert "tagged" not in run("check", "w.csv", "--model", tiny_bert).out
 
 
+def test_a_check_says_that_tags_are_of_words(tiny_bert: Path, tmp_path: Path, run) -> None:
+    path = write_conll(tmp_path / "t.conll", sentences(30))
+    assert "Labels: 3 in column 'tags', one for each word; rows that have each" in run("check", path, "--model", tiny_bert).out
+
+
 def test_a_file_without_tags_is_told(tiny_bert: Path, tmp_path: Path, run) -> None:
     (tmp_path / "bare.conll").write_text("the\ncat\n\nran\n")
     assert "cannot tell which column is the label" in run("check", "bare.conll", "--model", tiny_bert).err
