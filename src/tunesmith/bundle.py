@@ -38,13 +38,17 @@ _SKETCH = 2000
 
 @dataclass
 class Tally:
-    """What became of the texts that were predicted: how many, how many were cut, tokens in all and lost, and where texts were empty."""
+    """What became of the texts that were predicted: how many, how many were cut, tokens in all and lost, and where texts were empty.
+
+    blank: rows without any text; halved: rows with one of two
+    """
 
     rows: int = 0
     cut: int = 0
     tokens: int = 0
     lost: int = 0
     blank: list[str] = field(default_factory=list)
+    halved: list[str] = field(default_factory=list)
 
     def add(self, examples: Sequence[Example], encoded: Sequence[Encoded]) -> None:
         """Count these examples."""
@@ -52,7 +56,10 @@ class Tally:
         self.cut += sum(one.lost > 0 for one in encoded)
         self.tokens += sum(one.tokens for one in encoded)
         self.lost += sum(one.lost for one in encoded)
-        self.blank.extend(str(example.source) for example in examples if not any(map(str.strip, example.texts)))
+        for example in examples:
+            full = sum(bool(text.strip()) for text in example.texts)
+            if full < len(example.texts):
+                (self.halved if full else self.blank).append(str(example.source))
 
     def sentences(self) -> list[str]:
         """Return what the user should know, nothing when nothing was lost."""
@@ -63,10 +70,11 @@ class Tally:
             said.append(
                 f"{self.cut:,} of {counted(self.rows, 'text')} {was} longer than the model reads; {share:.1%} of all tokens were cut off."
             )
-        if self.blank:
-            places = listing(self.blank, 5)
-            have, them = ("has", "it") if len(self.blank) == 1 else ("have", "them")
-            said.append(f"{counted(len(self.blank), 'row')} {have} no text; what is predicted for {them} says nothing ({places}).")
+        for found, what in ((self.blank, "no text"), (self.halved, "only one of the two texts")):
+            if found:
+                have, them = ("has", "it") if len(found) == 1 else ("have", "them")
+                where = listing(found, 5)
+                said.append(f"{counted(len(found), 'row')} {have} {what}; what is predicted for {them} says nothing ({where}).")
         return said
 
 

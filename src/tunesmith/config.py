@@ -24,7 +24,7 @@ Pooling = Literal["cls", "mean", "max", "attention"]
 Aggregation = Literal["mean", "max"]
 Precision = Literal["auto", "fp32", "bf16"]
 LabelType = Literal["auto", "single", "multi"]
-Scheme = Literal["auto", "bio", "bioes", "bmes", "io", "none"]
+Scheme = Literal["auto", "bio", "bioes", "bmes", "bilou", "io", "none"]
 
 
 class Config(BaseModel):

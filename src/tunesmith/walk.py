@@ -16,7 +16,7 @@ from tunesmith.data.memory import open_data
 from tunesmith.data.schema import Example, RowSource, Schema, choose_task, guess_schema, rows_of
 from tunesmith.data.table import open_table
 from tunesmith.data.tokens import Encoded, ExampleEncoder
-from tunesmith.errors import DataError, counted
+from tunesmith.errors import DataError, counted, listing
 from tunesmith.model.heads import TextModel, build_model
 from tunesmith.model.pretrained import open_pretrained
 from tunesmith.prepare import encoder_of
@@ -25,6 +25,7 @@ from tunesmith.registry import Family
 from tunesmith.tasks.base import Task
 from tunesmith.tasks.rows import Ragged
 
+_SHOWN_LABELS = 60
 _SHOWN_TOKENS = 24
 
 
@@ -89,7 +90,7 @@ def _stage(title: str, *lines: str) -> str:
 
 
 def _example(example: Example) -> list[str]:
-    label = "none" if example.target is None else ", ".join(map(repr, example.target))
+    label = "none" if example.target is None else listing(map(repr, example.target), _SHOWN_LABELS) or "an empty list"
     texts = [f"text: {counted(len(text), 'character')}: {text[:200]!r}{' ...' if len(text) > 200 else ''}" for text in example.texts]
     return [*texts, f"label: {label}"]
 

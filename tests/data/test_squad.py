@@ -160,7 +160,8 @@ def test_what_says_nothing_is_missing(row: dict[str, Any]) -> None:
         ({"answers": [{"text": "Ada", "answer_start": 10**400}]}, "answer_start is"),
         ({"answers": [{"text": ["x"]}]}, "a text is expected"),
         ({"answers": "Ada", "context": ["x"]}, "a text is expected"),
-        ({"answers": "Ada", "context": ""}, "is not in the passage"),
+        ({"answers": "Ada", "context": ""}, "is not in the passage (column 'context'), which is empty"),
+        ({"answers": "LONDON  town", "context": "A London town."}, "it has 'London town'"),
     ],
 )
 def test_wrong_rows_are_refused_with_their_place(row: dict[str, Any], says: str) -> None:

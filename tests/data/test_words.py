@@ -219,6 +219,14 @@ def read(row: dict[str, Any], text: str = "tokens", target: str | None = "tags")
     return read_tagged(row, Schema((text,), target), Source("f.jsonl", 7))
 
 
+def test_spans_as_triples() -> None:
+    row = {"text": "Anna went to Lisbon.", "entities": [[0, 4, "PER"], (13, 19, "LOC")]}
+    assert read_tagged(row, Schema(("text",), "entities"), Source("f.jsonl", 7)).target == ["B-PER", "O", "O", "B-LOC", "O"]
+    for wrong in ([0, 4], [0, 4, "PER", 1], ["PER", 0, 4]):
+        with pytest.raises(DataError, match=r"f.jsonl:7: span .* is not like .* or \[0, 4, \"PER\"\]"):
+            read_tagged({**row, "entities": [wrong]}, Schema(("text",), "entities"), Source("f.jsonl", 7))
+
+
 def test_rows_of_words_and_tags() -> None:
     found = read({"tokens": ["Bo", "ran"], "tags": ["B-PER", "O"]})
     assert found.words == ("Bo", "ran") and found.target == ["B-PER", "O"] and found.texts == ("Bo ran",)

@@ -357,7 +357,10 @@ def test_yardsticks() -> None:
 def test_from_the_command_line(data: Path, trained: tunesmith.TrainResult, tiny_bert: Path, tmp_path: Path, run: Run) -> None:
     ended = run("train", data, "--model", tiny_bert, "--epochs", 1, "--max-length", 40, "--stride", 8, "--out", "m")
     assert ended.code == 0, ended.err
-    assert "texts 'question' and 'context', label 'answers'" in ended.err and "qa, a span of the passage or no answer" in ended.err
+    assert (
+        "texts 'question' and 'context', label 'answers'" in ended.err
+        and "question answering (qa), a span of the passage or no answer" in ended.err
+    )
     ended = run("predict", trained.directory, data, "-o", "out.csv")
     assert ended.code == 0, ended.err
     header = (tmp_path / "out.csv").read_text().splitlines()[0]
@@ -385,3 +388,54 @@ def test_rows_without_answers_are_named(tiny_bert: Path, tmp_path: Path) -> None
     empty = [{**row, "answers": []} for row in questions(12)]
     with pytest.raises(DataError, match="no question has an answer"):
         tunesmith.train(empty, out=tmp_path / "m", model=tiny_bert, progress="quiet", **SETTINGS)
+
+
+def odd_questions() -> list[dict[str, Any]]:
+    """Nine rows of which three have something wrong, one says nothing of its answer, and one has none."""
+    rows = questions(9)
+    rows[1]["answers"][0]["answer_start"] += 1
+    rows[2]["question"] = ""
+    rows[3] |= {"is_impossible": True}
+    rows[4] |= {"answers": None}
+    rows[5] |= {"context": " ", "answers": []}
+    return rows
+
+
+def test_a_check_tells_of_the_answers(tiny_bert: Path, tmp_path: Path, run: Run) -> None:
+    (tmp_path / "odd.jsonl").write_text("".join(json.dumps(row) + "\n" for row in odd_questions()))
+    ended = run("check", "odd.jsonl", "--model", tiny_bert)
+    told = " ".join(ended.out.split())
+    assert ended.code == 0 and "9 questions on 9 passages: 6 with an answer, 2 without one in the passage" in told, ended.err
+    for line, what in (
+        (2, "has an answer moved to where its text is"),
+        (3, "has no question"),
+        (4, "has answers, and is_impossible beside them"),
+        (5, "has no answer, and does not say so"),
+        (6, "has no passage"),
+    ):
+        assert f"1 row {what} (odd.jsonl:{line})." in told
+
+
+def test_moved_answers_of_a_test_are_told(trained: tunesmith.TrainResult) -> None:
+    rows = questions(9)
+    rows[1]["answers"][0]["answer_start"] += 1
+    assert any("1 row with an answer moved to where its text is" in note for note in trained.bundle.evaluate(rows)["notes"])
+
+
+def test_a_prediction_without_question_or_passage_is_told(trained: tunesmith.TrainResult, tmp_path: Path, run: Run) -> None:
+    (tmp_path / "new.csv").write_text("question,context\nred,the red cat\n,the red cat\nred,\n,\n")
+    ended = run("predict", trained.directory, "new.csv")
+    assert ended.code == 0 and "2 rows have only one of the two texts" in ended.err and "(new.csv:3, new.csv:4)" in ended.err
+    assert "1 row has no text" in ended.err
+
+
+def test_the_report_counts_questions_with_and_without_an_answer(trained: tunesmith.TrainResult) -> None:
+    targets = {name: part["targets"] for name, part in trained.result["data"]["splits"].items() if part}
+    card = (trained.directory / "README.md").read_text(encoding="utf-8")
+    for what in ("with an answer", "without an answer"):
+        assert f"| Questions {what} | {' | '.join(str(counts[what]) for counts in targets.values())} |" in card
+
+
+def test_a_walk_of_a_question_without_answer(data: Path, trained: tunesmith.TrainResult, run: Run) -> None:
+    ended = run("walk", data, "--row", 1, "--model", trained.directory)
+    assert ended.code == 0 and "label: an empty list" in ended.out, ended.err

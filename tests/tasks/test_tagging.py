@@ -221,7 +221,7 @@ def test_constrain_is_refused_where_it_means_nothing(tiny_bert: Path, reviews: P
 # --- schemes ---------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("scheme", ["bioes", "bmes", "io"])
+@pytest.mark.parametrize("scheme", ["bioes", "bmes", "bilou", "io"])
 def test_other_schemes_are_recognised_and_converted(scheme: str, trained: tunesmith.TrainResult, tiny_bert: Path, tmp_path: Path) -> None:
     rows = [row | {"tags": convert(row["tags"], "bio", scheme)} for row in sentences(60)]
     native = tunesmith.train(rows, out=tmp_path / "a", model=tiny_bert, **QUICK)
@@ -232,6 +232,69 @@ def test_other_schemes_are_recognised_and_converted(scheme: str, trained: tunesm
     assert changed.bundle.labels == native.bundle.labels and changed.metrics == native.metrics
     if scheme != "io":  # a tagger of one scheme is tested on data in another
         assert trained.bundle.evaluate(rows)["metrics"] == trained.bundle.evaluate(sentences(60))["metrics"]
+
+
+def test_iob1_is_converted_and_said(trained: tunesmith.TrainResult, tiny_bert: Path, tmp_path: Path, run) -> None:
+    apart = [{"tokens": ["the", "cat", "dog"], "tags": ["O", "B-PET", "B-PET"]}]
+    rows = [row | {"tags": convert(row["tags"], "bio", "io")} for row in sentences(60)] + [{**apart[0], "tags": ["O", "I-PET", "B-PET"]}]
+    assert all(faults(row["tags"], "iob1") == [] for row in rows)
+    path = write_conll(tmp_path / "old.conll", rows)
+    learned = tunesmith.train(path, test=sentences(9, seed=1), out=tmp_path / "m", model=tiny_bert, **QUICK)
+    assert learned.bundle.task.scheme == "bio" and any("old.conll are IOB1" in note for note in learned.result["data"]["notes"])
+    same = [row | {"tags": convert(row["tags"], "io", "bio")} for row in rows[:-1]] + apart
+    told, known = trained.bundle.evaluate(path), trained.bundle.evaluate(same)
+    assert told["metrics"] == known["metrics"] and any("converted to BIO" in note for note in told["notes"])
+    ended = run("check", path, "--model", tiny_bert)
+    assert "scheme IOB1, entities: PET" in " ".join(ended.out.split()) and "break the scheme" not in ended.out
+
+
+def test_tags_that_only_look_like_a_scheme_are_told(trained: tunesmith.TrainResult, tiny_bert: Path, tmp_path: Path, run) -> None:
+    rows = [row | {"tags": [tag.replace("-", "_") for tag in row["tags"]]} for row in sentences(40)]
+    path = write_conll(tmp_path / "odd.conll", rows)
+    learned = tunesmith.train(path, out=tmp_path / "m", model=tiny_bert, **QUICK)
+    assert learned.result["kind"] == "tags" and any("no entities are counted" in note for note in learned.result["data"]["notes"])
+    ended = run("check", path, "--model", tiny_bert)
+    assert "an underscore for the hyphen" in " ".join(ended.out.split())
+    with pytest.raises(DataError, match="have an underscore for the hyphen, and the model knows those of the scheme BIO"):
+        trained.bundle.evaluate(path)
+
+
+def test_a_file_without_blank_lines_is_told(tiny_bert: Path, tmp_path: Path, run) -> None:
+    path = tmp_path / "run.conll"
+    path.write_text("cat B-PET\nthe O\n" * 600)
+    ended = run("check", path, "--model", tiny_bert)
+    assert "all 1,200 words are one sentence" in ended.out and "a blank line" in ended.out
+
+
+def test_words_between_spaces_are_recognised_by_their_tags(tiny_bert: Path, tmp_path: Path, run) -> None:
+    (tmp_path / "w.csv").write_text("tokens,tags\nthe cat,O B-PET\nthe dog ran,O B-PET O\n")
+    assert "5 words in 2 tagged sentences; scheme BIO" in run("check", "w.csv", "--model", tiny_bert).out
+    (tmp_path / "w.csv").write_text("tokens,tags\nthe cat,animal\nthe dog ran,animal\n")
+    assert "tagged" not in run("check", "w.csv", "--model", tiny_bert).out
+
+
+def test_a_check_says_that_tags_are_of_words(tiny_bert: Path, tmp_path: Path, run) -> None:
+    path = write_conll(tmp_path / "t.conll", sentences(30))
+    assert "Labels: 3 in column 'tags', one for each word; rows that have each" in run("check", path, "--model", tiny_bert).out
+
+
+def test_a_file_without_tags_is_told(tiny_bert: Path, tmp_path: Path, run) -> None:
+    (tmp_path / "bare.conll").write_text("the\ncat\n\nran\n")
+    assert "cannot tell which column is the label" in run("check", "bare.conll", "--model", tiny_bert).err
+
+
+def test_a_walk_of_a_long_sentence_is_cut(trained: tunesmith.TrainResult, tmp_path: Path, run) -> None:
+    (tmp_path / "long.conll").write_text("cat B-PET\nthe O\n" * 500)
+    ended = run("walk", "long.conll", "--row", 1, "--model", trained.directory)
+    assert ended.code == 0 and "'O' and 940 more" in ended.out and max(map(len, ended.out.splitlines())) < 1000, ended.err
+
+
+def test_the_report_counts_words_and_entities(tiny_bert: Path, tmp_path: Path) -> None:
+    trained = tunesmith.train(sentences(40), out=tmp_path / "m", model=tiny_bert, **QUICK)
+    card, page = ((trained.directory / name).read_text(encoding="utf-8") for name in ("README.md", "report.html"))
+    assert "| Label | Precision | Recall | F1 | Entities |" in card
+    assert card.split("---")[1].count("- token-classification\n") == 1
+    assert 'id="pairs"' in page and '<th scope="col" class="n">Words</th>' in page
 
 
 def test_plain_tags(tiny_bert: Path, tmp_path: Path) -> None:

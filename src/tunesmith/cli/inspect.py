@@ -60,7 +60,7 @@ def check(
         truncation=encoder.truncation,
         budget=encoder.budget,
         label_separator=config.label_separator,
-        label_type={"regression": "value", "qa": "text", "ranking": "text"}.get(task, config.label_type),
+        label_type={"regression": "value", "qa": "text", "ranking": "text", "tagging": "tags"}.get(task, config.label_type),
         progress=progress,
     )
     found = dataclasses.replace(found, remarks=tuple(kind.examine(source, schema)))

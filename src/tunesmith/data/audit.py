@@ -147,7 +147,7 @@ def audit(
     truncation: length of sequences and windows; what each of the four policies would lose with them is told
     budget: tokens of text in a sequence; the policy `windows` is left out when windows of this size cannot overlap by the stride
     label_separator, label_type: what joins the labels of one cell, and whether there are any (`single`, `multi`); None, `auto`: recognised;
-        `value`: they are numbers; `text`: texts of their own, of which nothing is said
+        `value`: they are numbers; `tags`: one for each word of a row; `text`: texts of their own, of which nothing is said
 
     Raises `DataError` for a column that is not there or holds what cannot be read as text.
     """

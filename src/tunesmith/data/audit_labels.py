@@ -42,16 +42,14 @@ def split(cell: str, kind: str, separator: str | None) -> list[str]:
 
 
 def recognise(cells: Mapping[str, int], separator: str | None, from_lists: bool, label_type: str = "auto") -> tuple[str, str | None]:
-    """Return (`single`, `multi` or `number`, separator) for the different cells of a label column and their rows.
+    """Return (`single`, `multi`, `number`, `value` or `tags`, separator) for the different cells of a label column and their rows.
 
     Numbers are measured values when hardly any comes back, or when there are many with decimals; whole numbers that do come
     back are numbered classes.
-    label_type: `single`, `multi`, or `value` for regression, where that is known, else `auto`
+    label_type: `single`, `multi`, `value` for regression, or `tags` for tagging, where that is known, else `auto`
     """
-    if label_type == "value":
-        return "value", None
-    if label_type == "single":
-        return "single", None
+    if label_type in ("value", "single", "tags"):
+        return label_type, None
     if from_lists or separator is not None:
         return "multi", separator
     if label_type == "multi":

@@ -6,8 +6,10 @@ from collections import Counter
 
 from tunesmith.data.audit_types import SHOWN, Finding
 from tunesmith.data.schema import RowSource, Schema
-from tunesmith.data.schemes import default_entities, faults, recognise, strangers
+from tunesmith.data.schemes import default_entities, faults, openings, recognise, strangers, written_otherwise
 from tunesmith.errors import counted, listing, setting
+
+_LONG = 1000  # words of an only sentence, from which on it will be a file without the blank lines between sentences
 
 
 def examine_tags(source: RowSource, schema: Schema) -> list[Finding]:
@@ -16,16 +18,23 @@ def examine_tags(source: RowSource, schema: Schema) -> list[Finding]:
         return []
     rows = words = empty = 0
     tags: Counter[str] = Counter()
+    begun: Counter[str] = Counter()
     for row, place in source:
         target = schema.parse(row, place).target
         if target is not None:
             rows, words, empty = rows + 1, words + len(target), empty + (not target)
             tags.update(target)
-    scheme = recognise(tags)
+            begun.update(openings(target))
+    scheme = recognise(tags, begun)
     said = f"{counted(words, 'word')} in {counted(rows, 'tagged sentence')}{f', {empty:,} of them without a word' if empty else ''}"
     if scheme is None:
         most = listing([f"{tag} {count:,}" for tag, count in tags.most_common()], 8)
-        return [Finding("note", f"{said}; tags of no scheme: {most}.", "They are learned as they stand, such as parts of speech.")]
+        text = f"{said}; tags of no scheme: {most}."
+        way = written_otherwise(tags)
+        if way is None:
+            return [Finding("note", text, "They are learned as they stand, such as parts of speech.")]
+        advice = f"They have {way}. If they mean entities write them as B-PER, I-PER and O: plain tags are learned one by one."
+        return [Finding("warning", text, advice)]
     odd = strangers(tags)
     if odd:
         named = listing([f"{tag!r} ({tags[tag]:,})" for tag in odd], 8)
@@ -43,10 +52,15 @@ def examine_tags(source: RowSource, schema: Schema) -> list[Finding]:
         places += [f"{place}: word {at + 1} ({why})" for at, why in found[: max(SHOWN - len(places), 0)]]
     entities = listing([f"{kind} {count:,}" for kind, count in kinds.most_common()], 12)
     result = [Finding("note", f"{said}; scheme {scheme.upper()}, entities: {entities}.", "Types with few entities are learned badly.")]
+    if rows == 1 and words > _LONG:
+        advice = "Between sentences of CoNLL stands a blank line: without them nothing can be split off for validation and test."
+        result.append(Finding("warning", f"all {words:,} words are one sentence.", advice))
     if wrong:
         more = f" and {wrong - len(places):,} more" if wrong > len(places) else ""
         text = (
             f"{counted(wrong, 'place')} in {counted(sentences, 'sentence')} break the scheme {scheme.upper()}: {'; '.join(places)}{more}."
         )
-        result.append(Finding("warning", text, "Correct them: they are learned as they stand, and strict metrics see no entity there."))
+        as_they_stand = "they are learned as they stand, and strict metrics see no entity there"
+        advice = f"Correct them: {as_they_stand if scheme != 'iob1' else 'IOB1 has B only right behind an entity of the same type'}."
+        result.append(Finding("warning", text, advice))
     return result

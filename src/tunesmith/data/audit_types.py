@@ -49,8 +49,8 @@ class LabelInText:
 class Labels:
     """The label column.
 
-    kind: `single`, `multi` (any number per row), `value` (a number, as regression wants), or `number` (a measured value where labels
-        are wanted)
+    kind: `single`, `multi` (any number per row), `tags` (one for each word), `value` (a number, as regression wants), or `number`
+        (a measured value where labels are wanted)
     separator: what joins the labels of a cell, given or recognised; None for single labels and lists
     counts: rows of each label, most frequent first; of numbers only the most frequent ones
     distinct: how many different ones there are

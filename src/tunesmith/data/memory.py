@@ -193,7 +193,9 @@ def _from_list(data: Sequence[Any], name: str) -> MemorySource:
     if is_pair(first):
         return _pairs(data, name)
     if not isinstance(first, Mapping):
-        advice = " For texts with labels pass labels=, for pairs of texts (first, second)." if isinstance(first, list | tuple) else ""
+        advice = (
+            " For labels pass labels=, for pairs (first, second), for words {'tokens': [...]}." if isinstance(first, list | tuple) else ""
+        )
         raise DataError(f"{name}:1: a list must hold texts or dicts; found {_kind(first)}.{advice}")
     columns = tuple(first)
 

@@ -277,7 +277,7 @@ def guess_schema(
     free = [name for name in free if name not in (text, label)]
     if text is None and len(free) == 1 and (label is not None or not need_label):
         text = free[0]
-    elif label is None and need_label and text is not None and len(free) == 1:
+    elif label is None and need_label and text is not None and len(free) == 1 and free[0] not in family.texts:
         label = free[0]
     elif text is None and label is None and len(free) == 2 and not pairs:
         text, label = _by_length(source, free)

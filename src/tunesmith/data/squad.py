@@ -161,14 +161,22 @@ def read_question(row: Row, schema: Schema, source: Source) -> Example:
             spans.append((place, place + len(text)))
     if nowhere and not spans:
         raise DataError(
-            f"{source}: the answer {nowhere[0]!r:.200} is not in the passage (column {schema.texts[1]!r}), where it must stand as it is "
-            f"written. Correct it or leave the row out; an empty list of answers, or is_impossible, says that the passage has none."
+            f"{source}: the answer {nowhere[0]!r:.200} is not in the passage (column {schema.texts[1]!r}), {_seen(nowhere[0], passage)}. "
+            "Correct it or leave the row out; an empty list of answers, or is_impossible, says that the passage has none."
         )
     mended = tuple(
         f"answer {what}" for what, found in (("moved to where its text is", moved), ("not in the passage", nowhere)) for _ in found[:1]
     )
     target = list(dict.fromkeys(text for text, _ in stated))
     return Example((question, passage), target, True, group, source, tuple(dict.fromkeys(spans)), mended=mended)
+
+
+def _seen(answer: str, passage: str) -> str:
+    """Return what there is to say of a passage that has not got an answer: that it is empty, or has it spelled otherwise."""
+    if not passage.strip():
+        return "which is empty"
+    loose = re.search(r"\s+".join(map(re.escape, answer.split())), passage, re.IGNORECASE)
+    return f"where it must stand as it is written; it has {loose.group()!r:.200}" if loose else "where it must stand as it is written"
 
 
 def _stated(row: Row, target: str, source: Source) -> list[tuple[str, int | None]] | None:

@@ -21,6 +21,7 @@ _UNSPACED = (
 )  # fmt: skip
 _JOINER = "\u200d"
 _SHOWN = 40
+_TAGS = ("tags", "ner_tags", "pos_tags", "upos", "xpos")  # columns whose name says that every word has one
 _SPANS = ("spans", "entities")  # columns in which an empty list means that there are none
 
 
@@ -113,8 +114,8 @@ def read_tagged(row: Row, schema: Schema, source: Source) -> Example:
 
     The text column holds a list of words, or a text; words that the row gives in `tokens` or `words` beside a text are its words. A list
     may be written as JSON in a cell, or, where the tags are, too, as words separated by spaces. Tags are a list with one for each word.
-    Spans are a list of {"start", "end", "label"}, characters [start, end) of the text; they must begin and end with a word and become tags
-    of the scheme BIO.
+    Spans are a list of {"start", "end", "label"}, or of [start, end, label], characters [start, end) of the text; they must begin and end
+    with a word and become tags of the scheme BIO.
     Raises `DataError`.
     """
     column = schema.texts[0]
@@ -124,7 +125,7 @@ def read_tagged(row: Row, schema: Schema, source: Source) -> Example:
         # a file may have both, whichever column the model was trained on: words that are given are the words
         column, words = told, _list_in(row[told])
     given = _list_in(target)
-    spans = given is not None and any(isinstance(item, dict) for item in given)
+    spans = given is not None and any(isinstance(item, (dict, list, tuple)) for item in given)
     if words is None and isinstance(target, str) and given is None and isinstance(value, str) and target.strip():
         words, given = value.split(), target.split()
     if words is not None:
@@ -197,9 +198,10 @@ def _tags_of(spans: list[Any], ranges: Ranges, text: str, source: Source) -> lis
     found = []
     for span in spans:
         try:
-            start, end, label = int(span["start"]), int(span["end"]), str(span["label"]).strip()
+            begin, behind, kind = (span["start"], span["end"], span["label"]) if isinstance(span, dict) else span
+            start, end, label = int(begin), int(behind), str(kind).strip()
         except (TypeError, KeyError, ValueError):
-            raise DataError(f'{source}: span {span!r:.80} is not like {{"start": 0, "end": 4, "label": "PER"}}.') from None
+            raise DataError(f'{source}: span {span!r:.80} is not like {{"start": 0, "end": 4, "label": "PER"}} or [0, 4, "PER"].') from None
         if not 0 <= start < end <= len(text):
             raise DataError(f"{source}: span {start} to {end} lies outside the text, which has {counted(len(text), 'character')}.")
         while text[start].isspace() and start + 1 < end:
@@ -224,11 +226,14 @@ def _tags_of(spans: list[Any], ranges: Ranges, text: str, source: Source) -> lis
 
 
 def looks_tagged(source: RowSource, target: str | None) -> bool:
-    """Whether a source can only be tagged words: a column of words in lists, and one of lists as long."""
+    """Whether a source can only be tagged words: a column of words in lists, or of words between spaces with as many in the column tags."""
     names = ("tokens", "words")
     text = next((column for column in source.columns if column.strip().casefold() in names), None)
     if text is None or (target is not None and target not in source.columns):
         return False
     rows = [row for row, _ in islice(source, _SHOWN)]
     lists = [words for row in rows if (words := _list_in(row.get(text))) is not None]
-    return bool(lists) and len(lists) == len(rows)
+    if lists or target is None or target.strip().casefold() not in _TAGS:
+        return bool(lists) and len(lists) == len(rows)
+    sizes = [[len((value if isinstance(value := row.get(column), str) else "").split()) for column in (text, target)] for row in rows]
+    return all(words == tags for words, tags in sizes) and any(words > 1 for words, _ in sizes)

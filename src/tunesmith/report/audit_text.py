@@ -50,7 +50,13 @@ def _labels(labels: Labels, rows: int) -> Iterator[str]:
         figures = ", ".join(f"{name} {value:.4g}" for name, value in labels.values.items())
         yield f"Values: {count(labels.distinct)} different in column {one_line(labels.column)!r}, {figures}"
         return
-    kind = {"single": "one per row", "multi": "any number per row", "number": "numbers", "value": "no numbers"}[labels.kind]
+    kind = {
+        "single": "one per row",
+        "multi": "any number per row",
+        "tags": "one for each word; rows that have each",
+        "number": "numbers",
+        "value": "no numbers",
+    }[labels.kind]
     joined = f", joined by {labels.separator!r}" if labels.separator is not None else ""
     yield f"Labels: {count(labels.distinct)} in column {one_line(labels.column)!r}, {kind}{joined}"
     if not labels.counts:

@@ -98,7 +98,10 @@ def _front_matter(result: view.Result, split: str | None, evaluation: view.Evalu
     import yaml  # type: ignore[import-untyped]
 
     hub = result["hub"]
-    matter: dict[str, Any] = {"tags": [hub["pipeline_tag"], "tunesmith", *hub["tags"]], "pipeline_tag": hub["pipeline_tag"]}
+    matter: dict[str, Any] = {
+        "tags": list(dict.fromkeys([hub["pipeline_tag"], "tunesmith", *hub["tags"]])),
+        "pipeline_tag": hub["pipeline_tag"],
+    }
     matter["library_name"] = "transformers" if result["loads_in_transformers"] else "tunesmith"
     if _hub_id(result["base_model"]):
         matter["base_model"] = result["base_model"]

@@ -58,7 +58,7 @@ def account_lines(result: view.Result) -> list[str]:
             if account[key]:
                 said.append(f"{wording.count(account[key])} {words}")
         if account["duplicates_found"] > account["dropped_duplicates"]:
-            said.append(f"{wording.count(account['duplicates_found'])} duplicates found")
+            said.append(f"{counted(account['duplicates_found'], 'duplicate')} found")
         if account["rows_truncated"]:
             said.append(
                 f"{wording.count(account['rows_truncated'])} cut at {wording.count(account['max_length'])} tokens "

@@ -285,6 +285,9 @@ def account_rows(result: Result) -> tuple[list[str], list[tuple[str, list[str]]]
     rows.append(("Rows used", [count(part["account"]["rows_used"]) + split_off(result, name) for name, part in splits.items()]))
     if all("words" in a for a in accounts):
         rows.append(("Words", [count(a["words"]) for a in accounts]))
+    if result["kind"] == "qa":
+        for what in splits["train"]["targets"]:
+            rows.append((f"Questions {what}", [count(part["targets"].get(what, 0)) for part in splits.values()]))
     rows.append(("Sequences", [count(a["windows"]) for a in accounts]))
     rows.append(("Tokens", [count(a["tokens_read"]) for a in accounts]))
     rows.append(("Longest sequence allowed", [f"{count(a['max_length'])} tokens" for a in accounts]))

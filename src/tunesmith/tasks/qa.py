@@ -12,19 +12,22 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from tunesmith.config import Config
+from tunesmith.data.audit_answers import HOW_TO_SAY_NONE, examine_answers
+from tunesmith.data.audit_types import Finding
 from tunesmith.data.batches import PackedBatch, pack
 from tunesmith.data.duplicates import text_key
-from tunesmith.data.passages import PER_WINDOW, PassageEncoder
-from tunesmith.data.schema import Example, Schema
+from tunesmith.data.passages import PassageEncoder
+from tunesmith.data.schema import Example, RowSource, Schema
 from tunesmith.data.table import TokenTable
 from tunesmith.data.text_faults import script
 from tunesmith.data.tokens import Encoded, Truncation
-from tunesmith.errors import DataError, ModelError, counted, listing, setting
+from tunesmith.errors import DataError, ModelError, setting
 from tunesmith.metrics import calibration_bins, expected_calibration_error
 from tunesmith.model.spec import HeadSpec
 from tunesmith.progress import QUIET, Progress
 from tunesmith.qa_metrics import Match, averages, best_threshold, score_intervals, scores
 from tunesmith.seeds import seed_for
+from tunesmith.tasks.answer_notes import notes_on_answers
 from tunesmith.tasks.base import Hub, Task
 from tunesmith.tasks.mistakes import worst
 from tunesmith.tasks.qa_yardsticks import simple_answers
@@ -110,33 +113,21 @@ class QuestionAnswering(Task):
 
     def remarks(self, rows: Rows) -> list[str]:
         """Return notes on answers that were put right, and on those that are in no window or too long to be predicted."""
-        table = rows.table
-        said = []
-        for what, found in table.mended().items():
-            places = listing([f"{table.name}:{table.line[row]}" for row in found[:5]]) + (", ..." if len(found) > 5 else "")
-            said.append(f"{counted(len(found), 'row')} with an {what} ({places}).")
-        has = rows.gold()
-        apart = long = 0
-        for row in rows.index[has].tolist():
-            answers = table.points(row)[PER_WINDOW * table.sequences[row] :].reshape(-1, 2)
-            apart += not len(answers)
-            long += len(answers) > 0 and int((answers[:, 1] - answers[:, 0]).min()) >= self.max_answer_tokens
-        if apart:
-            said.append(
-                f"the answers of {counted(apart, 'row')} of {len(rows):,} are in no window as a whole; raise {setting('stride')}, "
-                f"{setting('max_length')} or {setting('max_windows')}."
-            )
-        if long:
-            said.append(
-                f"the answers of {counted(long, 'row')} of {len(rows):,} are longer than {setting('max_answer_tokens')} "
-                f"{self.max_answer_tokens}; they can never be predicted."
-            )
-        return said
+        return notes_on_answers(rows, self.max_answer_tokens)
+
+    def cautions(self, rows: Rows) -> list[str]:
+        """Return the same notes on rows to be tested on."""
+        return notes_on_answers(rows, self.max_answer_tokens)
+
+    @classmethod
+    def examine(cls, source: RowSource, schema: Schema) -> list[Finding]:
+        """Return how many questions have an answer, and what is wrong with those."""
+        return examine_answers(source, schema)
 
     @classmethod
     def advice_on_missing(cls, table: TokenTable, config: Config) -> str:
         """Return how a question without answer is written."""
-        return " A question that its passage does not answer has is_impossible true, or an empty list of answers."
+        return f" {HOW_TO_SAY_NONE}"
 
     # --- the network -------------------------------------------------------------------------------------------------------
 
@@ -361,7 +352,7 @@ class QuestionAnswering(Task):
 
     def sentence(self) -> str:
         """Return what is learned."""
-        return "qa, a span of the passage" + (" or no answer" if self.unanswerable else "")
+        return "question answering (qa), a span of the passage" + (" or no answer" if self.unanswerable else "")
 
     def to_dict(self) -> dict[str, Any]:
         """Return name, unanswerable, null_threshold, max_answer_tokens and answer_match."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tunesmith.data.schemes import convert, recognise, split_tag, strangers
+from tunesmith.data.schemes import convert, opening, recognise, split_tag, strangers, written_otherwise
 from tunesmith.data.table import Labels, TokenTable
 from tunesmith.errors import DataError, counted, did_you_mean, listing, setting
 from tunesmith.tasks.viterbi import transitions
@@ -52,7 +52,7 @@ class TagTargets:
         found: dict[str, float] = dict(counts)
         for tag, words in counts.items():
             letter, label = split_tag(tag)
-            if letter in "BS":
+            if letter in "BSU":
                 found[label] = found.get(label, 0) + words
         return found
 
@@ -85,6 +85,24 @@ def place_of(table: TokenTable, labels: Labels, at: int) -> str:
     return f"{table.name}:{table.line[row]}: word {at - int(labels.starts[row]) + 1}"
 
 
+def written_in(labels: Labels) -> str | None:
+    """Return the scheme in which the tags of a table are written (`iob1` too); None for plain tags."""
+    scheme = recognise(labels.names)
+    if scheme != "bio" or not len(labels.codes):
+        return scheme
+    number = {letter: i for i, letter in enumerate(("", "B", "I"))}
+    opens = np.array([[number.get(opening(before, tag), 0) for tag in labels.names] for before in (*labels.names, None)], np.int8)
+    counts = np.bincount(opens[_before(labels), labels.codes], minlength=len(number))
+    return recognise(labels.names, {letter: int(counts[i]) for letter, i in number.items()})
+
+
+def _before(labels: Labels) -> np.ndarray:
+    """Return int64[W], the tag of the word before each; one more than the last tag's number at the beginning of a sentence."""
+    before = np.concatenate([[len(labels.names)], labels.codes[:-1].astype(np.int64)])
+    before[labels.starts[:-1][np.diff(labels.starts) > 0]] = len(labels.names)
+    return before
+
+
 def scheme_of(table: TokenTable, labels: Labels, wanted: str) -> str | None:
     """Return the scheme in which the tags of a table are written; None for plain tags.
 
@@ -93,7 +111,7 @@ def scheme_of(table: TokenTable, labels: Labels, wanted: str) -> str | None:
     """
     if wanted == "none":
         return None
-    found = recognise(labels.names)
+    found = written_in(labels)
     if found is None:
         if wanted != "auto":
             raise DataError(
@@ -111,18 +129,36 @@ def scheme_of(table: TokenTable, labels: Labels, wanted: str) -> str | None:
     return found
 
 
+def read_as(table: TokenTable, scheme: str | None) -> list[str]:
+    """Return a sentence on tags of a table that are converted to `scheme`, or that are plain (None) and look as if they meant a scheme."""
+    labels = table.labels()
+    if scheme is None:
+        way = written_otherwise(labels.names)
+        if way is None:
+            return []
+        return [
+            f"the tags of {table.name} ({listing(labels.names, 8)}) are plain ones, so that no entities are counted: those of a scheme are "
+            f"like B-PER, and these have {way}. Write them so if they mean entities."
+        ]
+    source = written_in(labels)
+    if source is None or source == scheme:
+        return []
+    why = ", with B only for an entity right behind another one of its type" if source == "iob1" else ""
+    return [f"the tags of {table.name} are {source.upper()}{why}; they are converted to {scheme.upper()}."]
+
+
 def broken(table: TokenTable, index: np.ndarray, scheme: str, advice: str) -> list[str]:
     """Return a sentence on the tags of rows `index` that break their scheme, with the first places; none where none does."""
     labels = table.labels()
-    source = recognise(labels.names)
+    source = written_in(labels)
     if source is None or source == "io":
         return []
+    if source != scheme:
+        advice = f"They are converted to {scheme.upper()} as seqeval's default mode reads them."
     border = len(labels.names)
     may_follow = transitions(labels.names, source)
     codes, starts = labels.codes.astype(np.int64), labels.starts
-    before = np.concatenate([[border], codes[:-1]]) if len(codes) else codes
-    begins, ends = starts[:-1][np.diff(starts) > 0], starts[1:][np.diff(starts) > 0]
-    before[begins] = border
+    before, ends = _before(labels), starts[1:][np.diff(starts) > 0]
     wrong = ~may_follow[before, codes]
     cut = np.zeros(len(codes), bool)
     cut[ends - 1] = ~may_follow[codes[ends - 1], border]
@@ -153,9 +189,14 @@ def tags_of(table: TokenTable, names: list[str], scheme: str | None) -> TagTarge
     Raises `DataError` when none of the tags is a label.
     """
     labels = table.labels()
-    source = recognise(labels.names) if scheme is not None else None
+    source = written_in(labels) if scheme is not None else None
     number = {name: i for i, name in enumerate(names)}
     if scheme is None or source is None or source == scheme:
+        if scheme is not None and (way := written_otherwise(labels.names)) is not None:
+            raise DataError(
+                f"{table.name}: the tags ({listing(labels.names, 8)}) have {way}, and the model knows those of the scheme {scheme.upper()} "
+                f"({listing(names, 8)}). Write them so. Is {setting('label')} the right column?"
+            )
         if labels.names and not any(name in number for name in labels.names):
             raise DataError(
                 f"{place_of(table, labels, 0)}: none of the tags ({listing(labels.names, 8)}) is one that was learned "

@@ -21,7 +21,7 @@ from tunesmith.data.audit_tags import examine_tags
 from tunesmith.data.audit_types import Finding
 from tunesmith.data.batches import PackedBatch
 from tunesmith.data.schema import Example, RowSource, Schema
-from tunesmith.data.schemes import convert, default_entities, strict_entities
+from tunesmith.data.schemes import convert, default_entities, openings, recognise, strict_entities
 from tunesmith.data.table import TokenTable
 from tunesmith.data.tokens import Encoded, Truncation
 from tunesmith.data.word_tokens import WordEncoder
@@ -35,7 +35,7 @@ from tunesmith.tasks.base import Hub, Task
 from tunesmith.tasks.labels import class_weights
 from tunesmith.tasks.mistakes import worst
 from tunesmith.tasks.rows import Part, Ragged, Rows
-from tunesmith.tasks.tag_targets import TagTargets, broken, scheme_of, tags_of, unknown
+from tunesmith.tasks.tag_targets import TagTargets, broken, read_as, scheme_of, tags_of, unknown
 from tunesmith.tasks.viterbi import best_path, transitions
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ class Tagged:
 class Tagging(Task):
     """Tagging with `labels`.
 
-    scheme: bio, bioes, bmes, io; None for tags that stand for themselves
+    scheme: bio, bioes, bmes, bilou, io; None for tags that stand for themselves
     constrain: predict the best of those sequences that the scheme allows
     label_smoothing, weights: of the training loss; weights has one factor per label
     """
@@ -125,7 +125,8 @@ class Tagging(Task):
         """
         labels = table.labels()
         source = scheme_of(table, labels, config.scheme)
-        scheme = source if source is None or config.scheme == "auto" else config.scheme
+        wanted = "bio" if source == "iob1" else source  # the B of IOB1 is too rare to be learned
+        scheme = wanted if source is None or config.scheme == "auto" else config.scheme
         targets = tags_of(table, [], scheme) if scheme != source else None
         names = sorted(set(targets.names if targets is not None else labels.names))
         if len(names) < 2:
@@ -145,15 +146,17 @@ class Tagging(Task):
         return tags_of(table, self.labels, self.scheme)
 
     def remarks(self, rows: Rows) -> list[str]:
-        """Return a note on training tags that break their scheme."""
+        """Return notes on training tags that are converted, that seem to mean a scheme, and that break theirs."""
         advice = "They are learned as they stand. Correct them where they are slips."
-        return broken(rows.table, rows.index, self.scheme, advice) if self.scheme is not None else []
+        found = broken(rows.table, rows.index, self.scheme, advice) if self.scheme is not None else []
+        return read_as(rows.table, self.scheme) + found
 
     def cautions(self, rows: Rows) -> list[str]:
-        """Return notes on tags to be tested on that break their scheme, and that no training row has."""
+        """Return notes on tags to be tested on that are converted, that break their scheme, and that no training row has."""
         advice = "The strict metrics see no entity there, the default ones do."
         found = broken(rows.table, rows.index, self.scheme, advice) if self.scheme is not None else []
-        return found + unknown(rows.table, rows.index, _targets(rows), self.labels)
+        converted = read_as(rows.table, self.scheme) if self.scheme is not None else []
+        return converted + found + unknown(rows.table, rows.index, _targets(rows), self.labels)
 
     @classmethod
     def examine(cls, source: RowSource, schema: Schema) -> list[Finding]:
@@ -332,7 +335,8 @@ class Tagging(Task):
         """Return each word with its tag, what the row says where that differs, and the spans."""
         told = example.target
         if told is not None and self.scheme is not None:
-            told = convert(told, _scheme_in(told, self.scheme), self.scheme)
+            written = recognise(told, openings(told))
+            told = convert(told, written if written is not None else self.scheme, self.scheme)
         lines = []
         for i, (word, tag) in enumerate(zip(prediction.words[:_SHOWN_WORDS], prediction.tags, strict=False)):
             verdict = f" (the row says {told[i]})" if told is not None and told[i] != tag else ""
@@ -385,10 +389,3 @@ def _targets(rows: Rows) -> TagTargets:
 
 def _points(batch: PackedBatch) -> np.ndarray:
     return batch.points.astype(np.int64) if batch.points is not None else np.zeros(0, np.int64)
-
-
-def _scheme_in(tags: Sequence[str], otherwise: str) -> str:
-    from tunesmith.data.schemes import recognise
-
-    found = recognise(tags)
-    return found if found is not None else otherwise
