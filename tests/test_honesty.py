@@ -9,7 +9,7 @@ import pytest
 
 import tiny
 import tunesmith
-from tunesmith.bundle import seen_before, sketch_of
+from tunesmith.accounting import seen_before, sketch_of
 from tunesmith.cli.app import main
 from tunesmith.errors import UsageError
 from tunesmith.report import render_table

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from tunesmith import registry
-from tunesmith.bundle import account
+from tunesmith.accounting import account
 from tunesmith.config import Config
 from tunesmith.data.schema import RowSource, Schema, choose_task, guess_schema, rows_of
 from tunesmith.data.split import split_off, units_of

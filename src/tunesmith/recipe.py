@@ -12,7 +12,8 @@ import numpy as np
 import torch
 
 from tunesmith import __version__
-from tunesmith.bundle import DESCRIPTION, Bundle, assess, save_bundle, sketch_of
+from tunesmith.accounting import sketch_of
+from tunesmith.bundle import DESCRIPTION, Bundle, assess, save_bundle
 from tunesmith.config import Config
 from tunesmith.data.memory import open_data
 from tunesmith.errors import DataError, Interrupted, UsageError, counted, did_you_mean, listing, setting

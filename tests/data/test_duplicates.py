@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tunesmith.data.duplicates import Deduplicator, jaccard, near_duplicates, normalise, shingles, text_key
+from tunesmith.data.duplicates import Deduplicator, near_duplicates
+from tunesmith.data.likeness import jaccard, normalise, shingles, text_key
 
 LONG_EN = "The quick brown fox jumps over the lazy dog while the cat sleeps in the warm afternoon sun near the window"
 LONG_RU = "Быстрая лисица прыгает через ленивую собаку, пока кошка спит на тёплом солнце возле открытого окна дома"

@@ -73,6 +73,7 @@ def predict(
     if output is not None:
         open_writer(output, ())  # raises for an extension that says no format, before any work is done
     from tunesmith import bundle as bundles
+    from tunesmith.accounting import Tally
 
     bundle = bundles.Bundle.load(directory, **_changed(constrain))
     schema = bundle.schema_for(source, text, text_pair=text_pair)
@@ -91,7 +92,7 @@ def predict(
     added = [name for key, name in names.items() if everything or not flat or key not in task.bulky]
     target: Any = output if output is not None else sys.stdout
     chunk = _STDIN_CHUNK if data == "-" else bundles.CHUNK
-    tally = bundles.Tally()
+    tally = Tally()
     quiet_on_screen = output is None and sys.stdout.isatty()
     if quiet_on_screen:
         progress = Progress("quiet")  # the rows themselves show how far it is

@@ -17,8 +17,9 @@ import numpy as np
 
 from tunesmith.data.audit_labels import LabelsInTexts, audit_labels, cell_of, recognise, shown, split
 from tunesmith.data.audit_types import SHOWN, Audit, Example, Finding, Issue, Leakage, Lengths, Loss
-from tunesmith.data.duplicates import Deduplicator, Link, text_key
+from tunesmith.data.duplicates import Deduplicator, Link
 from tunesmith.data.findings import findings
+from tunesmith.data.likeness import text_key
 from tunesmith.data.schema import Row, RowSource, Schema, Source, joined
 from tunesmith.data.text_faults import fault_position, faults, script, snippet
 from tunesmith.data.tokens import Truncation

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 
 from tunesmith.data.audit_types import SHOWN, Finding
-from tunesmith.data.duplicates import text_key
+from tunesmith.data.likeness import text_key
 from tunesmith.data.schema import Row, RowSource, Schema
 from tunesmith.errors import counted, listing, setting
 

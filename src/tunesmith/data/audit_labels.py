@@ -10,8 +10,8 @@ from collections.abc import Mapping
 import numpy as np
 
 from tunesmith.data.audit_types import Issue, LabelInText, Labels, Variant
-from tunesmith.data.duplicates import normalise
 from tunesmith.data.joined import parts, separator_of
+from tunesmith.data.likeness import normalise
 from tunesmith.data.measured import number_in
 
 _LIST = "\x1f"  # between the labels of a list, which may hold any printable separator

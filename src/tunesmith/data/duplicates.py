@@ -9,26 +9,22 @@ Sketching"); every candidate is then compared exactly. Memory is about 130 bytes
 from __future__ import annotations
 
 import functools
-import hashlib
 import itertools
 import math
 import tempfile
-import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Self
 
 import numpy as np
 
+from tunesmith.data.likeness import MULTIPLIER, WORDS, key_of, mix, normalise, shingles, similarity_of, sketch_of, two_bits
 from tunesmith.storage import writing
 
 Array = np.ndarray
 
 NEAR = 0.8  # the similarity from which two texts count as near duplicates
 
-_SHINGLE = 5  # characters, alphabetic scripts
-_SHINGLE_DENSE = 2  # characters, scripts in which a character carries a syllable or a word
-_DENSE = ((0x2E80, 0x9FFF), (0xAC00, 0xD7AF), (0xF900, 0xFAFF), (0x20000, 0x3FFFF))  # Han, kana, bopomofo; Hangul; Han again
 
 _BANDS = 20
 _MISS = 0.005  # largest chance that a pair exactly at the threshold shares no band
@@ -36,125 +32,9 @@ _NEIGHBOURS = 8  # a text is compared with so many others of its bucket, or the 
 _BATCH = 1 << 18  # characters sketched at once: the arrays of one round then stay in the cache
 _PART = 1 << 16  # texts of one band paired at once
 _FAILURES = 16  # after so many comparisons in vain a text is compared no more with others in the same case
-_WORDS = 4  # 64-bit words that hold two bits of each of the first 128 values of a sketch
 _SPOOL_BYTES = 64 << 20  # texts of candidates above this size wait on disk
 _CACHED_SETS = 512
 _NONE = np.zeros(0, np.uint32)
-_EMPTY = np.uint32(0xFFFFFFFF)
-_MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
-
-
-def normalise(text: str) -> str:
-    """Return `text` with case, compatibility forms (full width, ligatures) and white space folded: equal means the same text."""
-    if text.isascii():
-        return " ".join(text.lower().split())
-    # Folding case can undo the normal form and the other way round (Unicode Standard, section 3.13, definition D146).
-    for _ in range(2):
-        text = unicodedata.normalize("NFKC", text).casefold()
-    return " ".join(unicodedata.normalize("NFKC", text).split())
-
-
-def text_key(text: str) -> int:
-    """Return a 64-bit BLAKE2b hash of the normalised text, the same in every process and on every machine."""
-    return _key(normalise(text))
-
-
-def _key(normalised: str) -> int:
-    return int.from_bytes(hashlib.blake2b(normalised.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little")
-
-
-def shingles(text: str) -> frozenset[str]:
-    """Return the set of character shingles of the normalised text: 5 characters, or 2 when most are Han, kana or Hangul.
-
-    A text shorter than that is its own only shingle, so that it resembles nothing but itself; the empty text has none.
-    """
-    text = normalise(text)
-    size = _shingle_size(text)
-    return frozenset(text[i : i + size] for i in range(len(text) - size + 1)) if text else frozenset()
-
-
-def jaccard(left: str, right: str) -> float:
-    """Return the size of the intersection over the size of the union of two texts' shingles; 0 when both are empty."""
-    return _similarity(shingles(left), shingles(right))
-
-
-def _similarity(left: frozenset[str], right: frozenset[str]) -> float:
-    common = len(left & right)
-    return common / max(len(left) + len(right) - common, 1)
-
-
-def _shingle_size(normalised: str) -> int:
-    if normalised.isascii():
-        dense = 0
-    else:
-        codes = _codes(normalised)
-        dense = sum(int(np.count_nonzero((codes >= first) & (codes <= last))) for first, last in _DENSE)
-    return min(_SHINGLE_DENSE if 2 * dense > len(normalised) else _SHINGLE, len(normalised))
-
-
-def _codes(text: str) -> Array:
-    return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32)
-
-
-def _mix(values: Array) -> Array:
-    """Spread 64-bit values over all their bits (the finalizer of SplitMix64: Steele, Lea, Flood 2014)."""
-    values = values ^ (values >> np.uint64(30))
-    values *= np.uint64(0xBF58476D1CE4E5B9)
-    values ^= values >> np.uint64(27)
-    values *= np.uint64(0x94D049BB133111EB)
-    return values ^ (values >> np.uint64(31))
-
-
-def _hashes(texts: Sequence[str]) -> tuple[Array, Array]:
-    """Return the hash (uint64) of every shingle of the non-empty normalised `texts`, and the text it belongs to."""
-    codes = _codes("".join(texts)).astype(np.uint64) + np.uint64(1)
-    lengths = np.array([len(text) for text in texts], np.int64)
-    sizes = np.array([_shingle_size(text) for text in texts], np.int64)
-    starts = np.cumsum(lengths) - lengths
-    found, owners = [], []
-    for size in np.unique(sizes):
-        chosen = np.flatnonzero(sizes == size)
-        counts = lengths[chosen] - size + 1
-        owner = np.repeat(chosen, counts)
-        position = np.arange(len(owner)) + np.repeat(starts[chosen] - (np.cumsum(counts) - counts), counts)
-        value = np.full(len(codes) - size + 1, size, np.uint64)
-        for shift in range(size):
-            value = value * _MULTIPLIER + codes[shift : shift + len(value)]
-        found.append(_mix(value[position]))
-        owners.append(owner)
-    return np.concatenate(found), np.concatenate(owners)
-
-
-def _sketch(texts: Sequence[str], bins: int) -> Array:
-    """Return uint32[len(texts), bins]: two texts agree in one place with a probability equal to their Jaccard similarity.
-
-    In each round every shingle falls into one bin; a bin keeps the smallest value of the first round that reaches it. Long
-    texts need one round, short ones a few more; after `bins` rounds each further round fills one bin from all shingles.
-    """
-    hashes, owner = _hashes(texts)
-    sketch = np.full((len(texts), bins), _EMPTY)
-    flat = sketch.reshape(-1)
-    for turn in range(2 * bins):
-        value = _mix(hashes ^ np.uint64((turn + 1) * 0xD1342543DE82EF95 & 0xFFFFFFFFFFFFFFFF))
-        bin_ = ((value >> np.uint64(32)) * np.uint64(bins) >> np.uint64(32)).astype(np.int64) if turn < bins else np.int64(turn - bins)
-        place = owner * bins + bin_
-        reached = flat[place] == _EMPTY
-        small = np.minimum(value[reached].astype(np.uint32), _EMPTY - np.uint32(1))
-        np.minimum.at(flat, place[reached], small)
-        unfinished = (sketch == _EMPTY).any(axis=1)
-        if not unfinished.any():
-            break
-        keep = unfinished[owner]
-        hashes, owner = hashes[keep], owner[keep]
-    return sketch
-
-
-def _two_bits(sketch: Array) -> Array:
-    values = (sketch[:, : 32 * _WORDS] & np.uint32(3)).astype(np.uint64)
-    words = np.zeros((len(sketch), _WORDS), np.uint64)
-    for i in range(values.shape[1]):
-        words[:, i // 32] |= values[:, i] << np.uint64(2 * (i % 32))
-    return words
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,7 +74,7 @@ class Deduplicator:
         # As many values to a band as still find a pair at the threshold; more would only save candidates, so 16 are enough.
         self._width = 16 if threshold == 1 else max(1, min(16, int(math.log(least) / math.log(threshold))))
         # Two bits of two different values agree by chance in one case of four (Li, König 2010, "b-Bit Minwise Hashing").
-        values, agree = min(32 * _WORDS, _BANDS * self._width), threshold + (1 - threshold) / 4
+        values, agree = min(32 * WORDS, _BANDS * self._width), threshold + (1 - threshold) / 4
         self._allowed = math.ceil(values * (1 - agree) + 4 * math.sqrt(values * agree * (1 - agree)))
         self._keys: list[Array] = []
         self._bands: list[Array] = []
@@ -212,14 +92,14 @@ class Deduplicator:
     def add(self, texts: Sequence[str], reference: bool = True) -> Array:
         """Take in the next rows' texts; return their keys, uint64[len(texts)], as `text_key` gives them."""
         normal = [normalise(text) for text in texts]
-        keys = np.array([_key(text) for text in normal], np.uint64)
-        bands, bits = np.zeros((len(texts), _BANDS), np.uint32), np.zeros((len(texts), _WORDS), np.uint64)
+        keys = np.array([key_of(text) for text in normal], np.uint64)
+        bands, bits = np.zeros((len(texts), _BANDS), np.uint32), np.zeros((len(texts), WORDS), np.uint64)
         filled = [row for row, text in enumerate(normal) if text]
         part_of = np.cumsum([len(normal[row]) for row in filled]) // _BATCH
         for part in np.split(np.array(filled, np.int64), np.flatnonzero(np.diff(part_of)) + 1):
             if len(part):
-                sketch = _sketch([normal[row] for row in part], _BANDS * self._width)
-                bands[part], bits[part] = self._band_keys(sketch), _two_bits(sketch)
+                sketch = sketch_of([normal[row] for row in part], _BANDS * self._width)
+                bands[part], bits[part] = self._band_keys(sketch), two_bits(sketch)
         self._keys.append(keys)
         self._bands.append(bands)
         self._bits.append(bits)
@@ -230,7 +110,7 @@ class Deduplicator:
         values = sketch.reshape(len(sketch), _BANDS, self._width)
         key = np.zeros((len(sketch), _BANDS), np.uint64)
         for i in range(self._width):
-            key = _mix(key * _MULTIPLIER + values[:, :, i])
+            key = mix(key * MULTIPLIER + values[:, :, i])
         return (key >> np.uint64(32)).astype(np.uint32)
 
     def wanted(self) -> Array:
@@ -241,12 +121,12 @@ class Deduplicator:
         reference = np.concatenate(self._reference or [np.zeros(0, bool)])
         self._is_reference = np.zeros(len(distinct), bool)
         self._is_reference[self._text_of[reference]] = True
-        bits = np.concatenate(self._bits or [np.zeros((0, _WORDS), np.uint64)])[self._first]
+        bits = np.concatenate(self._bits or [np.zeros((0, WORDS), np.uint64)])[self._first]
         self._bits, self._distinct_bits = [], bits
         self._parent = np.arange(len(distinct))
         self._links: list[tuple[int, int, float]] = []
         self._matches: dict[int, tuple[int, float]] = {}
-        blank = np.flatnonzero(distinct == np.uint64(_key("")))
+        blank = np.flatnonzero(distinct == np.uint64(key_of("")))
         self._blank = int(blank[0]) if len(blank) else -1
         candidates = np.zeros(len(distinct), bool)
         for left, right in self._candidates():
@@ -341,7 +221,7 @@ class Deduplicator:
         test, train = (two, one) if self._is_reference[one] else (one, two)
         if self._root(one) == self._root(two) if both else test in self._matches:
             return True
-        similarity = _similarity(of(one), of(two))
+        similarity = similarity_of(of(one), of(two))
         if similarity < self.threshold:
             return False
         if both:

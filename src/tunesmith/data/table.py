@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tunesmith.data.duplicates import text_key
+from tunesmith.data.likeness import text_key
 from tunesmith.data.schema import Example, RowSource, Schema, examples_of, joined
 from tunesmith.data.tokens import NO_POINTS, Encoded
 from tunesmith.errors import DataError, StorageError

@@ -15,7 +15,7 @@ from tunesmith.config import Config
 from tunesmith.data.audit_answers import HOW_TO_SAY_NONE, examine_answers
 from tunesmith.data.audit_types import Finding
 from tunesmith.data.batches import PackedBatch, pack
-from tunesmith.data.duplicates import text_key
+from tunesmith.data.likeness import text_key
 from tunesmith.data.passages import PassageEncoder
 from tunesmith.data.schema import Example, RowSource, Schema
 from tunesmith.data.table import TokenTable
