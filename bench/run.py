@@ -163,9 +163,7 @@ def execute(row: Row, seed: int, variant: str, train: Path, test: Path, model: P
         began, busy = time.perf_counter(), children_cpu_s()
         with log.open("w") as file:
             line = command(row, seed, variant, train, test, model, result)
-            # threads sleep while they wait, in every variant alike: spinning ones make a busy machine's timings worthless
-            environment = {"OMP_WAIT_POLICY": "passive", **os.environ}
-            done = subprocess.run(line, stdout=file, stderr=file, stdin=subprocess.DEVNULL, env=environment)
+            done = subprocess.run(line, stdout=file, stderr=file, stdin=subprocess.DEVNULL)
         process_s, cpu_s = time.perf_counter() - began, children_cpu_s() - busy
         if done.returncode != 0 or not result.exists():
             tail = "\n".join(log.read_text(errors="replace").splitlines()[-15:])
@@ -223,6 +221,9 @@ def main() -> None:
             jobs.append((row, seed, args.variants[shift:] + args.variants[:shift], model))
             turn += 1
 
+    if args.busy:
+        # threads sleep while they wait, in every variant alike: beside other programs spinning ones wait for each other for minutes
+        os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     results = args.runs / "results.jsonl"
     results.parent.mkdir(parents=True, exist_ok=True)
     done = set() if args.again else {record["key"] for record in table.read(results)}

@@ -13,7 +13,6 @@ import argparse
 import csv
 import dataclasses
 import json
-import os
 import random
 import statistics
 import subprocess
@@ -138,7 +137,7 @@ def works(args: argparse.Namespace, prepared: Path) -> list[Work]:
             ("trec", "TREC, batch 16", 1600, short),
             ("banking77", "BANKING77, batch 32", 2500, short),
             ("sst2", "SST-2, batch 32", 2500, short),
-            ("imdb", "IMDB at 256 tokens, batch 16", 200, {"trainer-default": 10.0, "trainer-best": 3.0}),
+            ("imdb", "IMDB at 256 tokens, batch 16", 400, {"trainer-default": 10.0, "trainer-best": 3.0}),
         )
     ]
     predicting = {
@@ -231,7 +230,6 @@ def main() -> None:
     if not data_folder().is_dir():
         print(f"bench: skipped, there is no data folder {data_folder()} (name one with TUNESMITH_DATA)")
         return
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     chosen = [work for work in works(args, args.out.parent / "data") if args.works is None or work.name in args.works.split(",")]
     lines = ["| work | program | figure | times better (range) | aim | peak memory |", "|---|---|--:|--:|--:|--:|"]
     for work in chosen:

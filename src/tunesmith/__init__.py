@@ -9,9 +9,11 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any
 
-# Threads that wait for each other should sleep, not spin: on a machine that has other work, spinning made training steps of small
-# batches 30 to 40 times slower (docs/lab-notes.md). The OpenMP runtime reads this once, when torch is loaded.
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+# Threads that wait for each other should spin for a moment and then sleep: sleeping at once halves the speed of small batches, and
+# spinning for long makes them 30 to 40 times slower on a machine that has other work (docs/lab-notes.md). The OpenMP runtime reads
+# this once, when torch is loaded.
+if "OMP_WAIT_POLICY" not in os.environ:
+    os.environ.setdefault("GOMP_SPINCOUNT", "2000")
 
 __version__ = "0.1.0"
 

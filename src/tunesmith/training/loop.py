@@ -59,7 +59,6 @@ def train_steps(
     """
     per_epoch = steps_per_epoch(rows, config)
     total = per_epoch * config.epochs
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     plan: list[np.ndarray] = []
     for step in range(start, total):
         epoch, position = divmod(step, per_epoch)
@@ -87,7 +86,7 @@ def train_steps(
                 f"the loss of step {step + 1} is {loss_sum}; the weights have left the range of numbers. Lower {setting('lr')} "
                 f"(it is {config.lr:g}), raise {setting('warmup')}, or train with {setting('precision', 'fp32')}."
             )
-        norm = clip(parameters, config.max_grad_norm)
+        norm = clip(optimizer, config.max_grad_norm)
         lr = lr_at(step, total, config)
         set_lr(optimizer, lr)
         optimizer.step()

@@ -72,16 +72,19 @@ def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
         group["lr"] = lr
 
 
-def clip(parameters: Iterable[nn.Parameter], max_norm: float) -> float:
-    """Scale gradients down to a joint norm of at most `max_norm` (0: not at all) and return the norm that they had."""
+def clip(optimizer: torch.optim.Optimizer, max_norm: float) -> float:
+    """Have the step of `optimizer` take the gradients scaled to a joint norm of at most `max_norm` (0: as they are); return their norm."""
     gradients = []
-    for parameter in parameters:
+    for parameter in (parameter for group in optimizer.param_groups for parameter in group["params"]):
         if parameter.grad is not None and parameter.grad.is_sparse:
             parameter.grad = parameter.grad.coalesce()
             gradients.append(parameter.grad.values())
         elif parameter.grad is not None:
             gradients.append(parameter.grad)
     norm = nn.utils.get_total_norm(gradients)
-    if 0 < max_norm < norm:
-        torch._foreach_mul_(gradients, max_norm / (norm + 1e-6))
+    divisor = (norm + 1e-6) / max_norm if 0 < max_norm < norm else None
+    if isinstance(optimizer, torch.optim.AdamW):
+        optimizer.grad_scale = divisor  # type: ignore[attr-defined]  # the fused step divides by it as it reads
+    elif divisor is not None:
+        torch._foreach_div_(gradients, divisor)
     return float(norm)

@@ -34,6 +34,8 @@ class RowwiseAdamW(torch.optim.AdamW):
     def __init__(self, groups: list[dict[str, Any]], table: Tensor, **settings: Any) -> None:
         super().__init__(groups, fused=True, **settings)
         self._table = table
+        self.grad_scale: Tensor | None = None
+        """What gradients are divided by as a step reads them; None: 1."""
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
@@ -73,6 +75,8 @@ class RowwiseAdamW(torch.optim.AdamW):
     def _step_rows(self, gradient: Tensor) -> None:
         state, group = self._state(), self._group()
         rows, values = (gradient.indices()[0], gradient.values()) if gradient.is_sparse else (torch.arange(len(gradient)), gradient)
+        if self.grad_scale is not None:
+            values = values / self.grad_scale
         self._bring_up(rows)
         step = int(state["step"]) + 1
         if step == len(state["lr"]):
