@@ -1,6 +1,6 @@
 """How fast: training, the road from a file to a model, prediction and tokenising, beside what people use today, in one interleaved run.
 
-    python -m bench.speed [--rounds 3] [--works trec,imdb,predict] [--whole]
+    python -m bench.speed [--rounds 3] [--works trec,imdb,predict] [--whole] [--write docs/benchmarks.md]
 
 Each measurement is a process of its own; the programs take turns, and their order rotates from round to round, so that an hour at
 which the machine is slow hits all alike. Figures are medians over rounds, ratios are medians of the rounds' ratios. Before each
@@ -28,8 +28,11 @@ from bench.data import ROOT, data_folder, prepare
 from bench.data import read as read_rows
 from bench.run import PEERS, bundled_encoder, execute, machine
 from bench.settings import ROWS, Row
+from bench.table import write
 
 OURS = "tunesmith"
+BEGIN = "<!-- speed: begin (made by `python -m bench.speed --write docs/benchmarks.md`) -->"
+END = "<!-- speed: end -->"
 Figures = dict[str, float]
 
 
@@ -225,6 +228,7 @@ def main() -> None:
     parser.add_argument("--variants", help="beside tunesmith only these programs, with commas")
     parser.add_argument("--whole", action="store_true", help="also the whole road of BANKING77, 3 epochs; 20 minutes a round")
     parser.add_argument("--token-rows", type=int, default=1_000_000, help="how many rows are tokenised")
+    parser.add_argument("--write", type=Path, help="a page to put the table into as well, between its markers")
     parser.add_argument("--out", type=Path, default=ROOT / "runs" / "speed.md", help="where the table goes")
     args = parser.parse_args()
     if not data_folder().is_dir():
@@ -251,6 +255,8 @@ def main() -> None:
     table = "\n".join([*lines, "", f"machine: {machine()}; {args.rounds} rounds; {time.strftime('%Y-%m-%d')}"])
     args.out.parent.mkdir(parents=True, exist_ok=True)
     args.out.write_text(table + "\n", encoding="utf-8")
+    if args.write is not None:
+        write(args.write, table, BEGIN, END)
     print("\n" + table)
 
 

@@ -12,7 +12,7 @@ from seqeval.metrics import f1_score as seqeval_f1
 from seqeval.scheme import IOB2, IOBES
 from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 
-from bench import domain, run, table
+from bench import domain, run, table, speed
 from bench.data import balanced_sample, prepare, read
 from bench.judging import judged
 from bench.lists import judged_lists
@@ -376,3 +376,28 @@ def test_the_page_of_benchmarks_has_the_markers_of_both_tables():
     page = (Path(__file__).parent.parent / "docs" / "benchmarks.md").read_text(encoding="utf-8")
     for marker in (table.BEGIN, table.END, domain.BEGIN, domain.END):
         assert page.count(marker) == 1
+
+
+def test_the_speed_table_gives_medians_of_ratios_and_says_what_is_missed():
+    def figures(speed: float, memory: float) -> dict[str, float]:
+        return {"tokens_per_s": speed, "peak_rss_mb": memory}
+
+    work = speed.Work("trec", "TREC", "tokens_per_s", True, {"slow": 6.0, "quick": 2.5}, lambda variant, folder: None)
+    rounds = {
+        "tunesmith": [figures(4000, 900), figures(2000, 900), figures(3000, 1200)],
+        "slow": [figures(500, 1000), figures(250, 1000), figures(500, 1000)],
+        "quick": [figures(2000, 1000), figures(1000, 1000), figures(1000, 1000)],
+    }
+    ours, slow, quick, share = speed.report(work, rounds, [900.0, 450.0, 900.0])
+    assert "| 3,000 |" in ours and "900 MB" in ours
+    assert "8.00 (6.00 to 8.00)" in slow and "missed" not in slow and "ours is 0.90 of its" in slow
+    assert "2.00 (2.00 to 3.00)" in quick and ">= 2.5, missed" in quick
+    assert "900 GFLOP/s" in share
+    less_is_better = speed.Work("predict", "texts", "predict_s", False, {"slow": 2.0}, lambda variant, folder: None)
+    assert less_is_better.ratio({"predict_s": 2.0}, {"predict_s": 6.0}) == 3.0
+
+
+def test_work_counted_for_a_token_is_six_operations_a_weight_and_the_attention():
+    whole, done = speed.work_per_token(0.0)
+    assert whole == 6 * 6 * (4 * 384**2 + 2 * 384 * 1536) and 0.87 * whole < done < 0.88 * whole
+    assert speed.work_per_token(250.0)[0] - whole == 6 * 6 * 2 * 250 * 384

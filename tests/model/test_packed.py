@@ -10,6 +10,7 @@ import torch
 
 import tiny
 from tunesmith.data.batches import PackedBatch, collate
+from tunesmith.errors import ModelError
 from tunesmith.model.attention import plan
 from tunesmith.model.chance import Chance
 from tunesmith.model.encoder import Encoder
@@ -115,6 +116,27 @@ def test_a_plan_holds_each_token_once(lengths: list[int]) -> None:
         assert back.equal(values)
 
 
-def test_unknown_architectures_have_no_fast_forward(tmp_path: Path) -> None:
+def test_unknown_architectures_have_no_fast_forward_and_that_is_said(tmp_path: Path) -> None:
     for kind in ("albert", "deberta-v2", "gpt2"):
-        assert Packed.of(open_pretrained(str(tiny.save_encoder(tmp_path / kind, kind))).load().base) is None
+        encoder = open_pretrained(str(tiny.save_encoder(tmp_path / kind, kind))).load()
+        assert Packed.of(encoder.base) is None
+        assert encoder.choose_engine("auto") == f"padded batches: models of type {kind!r} have no packed forward here"
+        with pytest.raises(ModelError, match=f"type {kind!r} have no packed forward here; they have one for bert, camembert"):
+            encoder.choose_engine("packed")
+
+
+def test_the_copies_of_weights_are_kept_while_nothing_is_trained_and_follow_the_weights(encoder: Encoder) -> None:
+    encoder.eval()
+    batch, packed = batch_of([5, 9]), Packed.of(encoder.base)
+    assert packed is not None
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+        first, again = packed(batch, None), packed(batch, None)
+    kept = packed._kept
+    weight = next(parameter for name, parameter in encoder.base.named_parameters() if parameter.ndim == 2 and "embed" not in name)
+    with torch.no_grad():
+        weight.add_(0.1)
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+        changed = packed(batch, None)
+    with torch.no_grad():
+        weight.sub_(0.1)
+    assert kept is not None and first.equal(again) and not first.equal(changed)
