@@ -12,7 +12,7 @@ from seqeval.metrics import f1_score as seqeval_f1
 from seqeval.scheme import IOB2, IOBES
 from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 
-from bench import domain, run, table, speed
+from bench import domain, run, speed, table
 from bench.data import balanced_sample, prepare, read
 from bench.judging import judged
 from bench.lists import judged_lists

@@ -132,11 +132,15 @@ def test_the_copies_of_weights_are_kept_while_nothing_is_trained_and_follow_the_
     with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
         first, again = packed(batch, None), packed(batch, None)
     kept = packed._kept
-    weight = next(parameter for name, parameter in encoder.base.named_parameters() if parameter.ndim == 2 and "embed" not in name)
+    weight = next(
+        parameter
+        for name, parameter in encoder.base.named_parameters()
+        if parameter.ndim == 2 and "value" in name or "v_lin" in name or ".v." in name
+    )
     with torch.no_grad():
-        weight.add_(0.1)
+        weight.neg_()
     with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
         changed = packed(batch, None)
     with torch.no_grad():
-        weight.sub_(0.1)
+        weight.neg_()
     assert kept is not None and first.equal(again) and not first.equal(changed)

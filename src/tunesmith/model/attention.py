@@ -102,7 +102,7 @@ class Attention(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, qkv: Tensor, heads: int, groups: list[Group], kept: Tensor | None, only_first: bool, *biases: Tensor) -> Tensor:
-        """Return float[T, H], the heads side by side, of queries, keys and values float[T, 3H].
+        """Return float[T, H], the heads side by side, of queries, keys and values float[T, 3H]; 0 for a token of no group.
 
         only_first: only what the first token of each sequence asks for, float[S, H]
 
@@ -110,7 +110,7 @@ class Attention(torch.autograd.Function):
         section 3.2, columns); biases: float[1 or G, N or 1, L, L] for each group, or none
         """
         width = qkv.shape[1] // 3
-        found = qkv.new_empty(sum(group.count for group in groups) if only_first else len(qkv), width)
+        found = qkv.new_zeros(sum(group.count for group in groups) if only_first else len(qkv), width)
         scale = 1 / math.sqrt(width // heads)
         ctx.weights = []
         for at, group in enumerate(groups):
@@ -136,7 +136,7 @@ class Attention(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:
         qkv, kept, *biases = ctx.saved_tensors
-        found = torch.empty_like(qkv)
+        found = torch.zeros_like(qkv)
         of_biases: list[Tensor | None] = []
         for at, group in enumerate(ctx.groups):
             query, key, value = group.take(qkv, 3, ctx.heads).unbind(0)

@@ -25,6 +25,9 @@ from tunesmith.model.chance import Certainty, Chance, chance
 
 Product = Callable[[Tensor], Tensor]
 
+_ROWS = 32
+"""Idle rows fill the tokens up to a multiple: oneDNN keeps a kernel for every size of a product, half a megabyte each."""
+
 
 @dataclass(frozen=True)
 class Layer:
@@ -117,10 +120,12 @@ class Packed:
             groups = plan(batch.cu_seqlens)
             biases = self._biases(groups, dtype)
             first = torch.from_numpy(batch.cu_seqlens[:-1].astype(np.int64)) if only_first else None
+            tokens = len(hidden)
+            hidden = F.pad(hidden, (0, 0, 0, -tokens % _ROWS))
             for layer, products in zip(self._layers, self._products(dtype), strict=True):
                 only = first if layer is self._layers[-1] else None
                 hidden = self._layer(layer, products, hidden, dtype, groups, drop, biases, only)
-        return hidden
+        return hidden if only_first else hidden[:tokens]
 
     def _embed(self, batch: PackedBatch, segments: Tensor | None, drop: Chance | Certainty) -> Tensor:
         parts, config = self._base.embeddings, self._base.config
