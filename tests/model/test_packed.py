@@ -135,7 +135,7 @@ def test_the_copies_of_weights_are_kept_while_nothing_is_trained_and_follow_the_
     weight = next(
         parameter
         for name, parameter in encoder.base.named_parameters()
-        if (parameter.ndim == 2 and "value" in name) or "v_lin" in name or ".v." in name
+        if parameter.ndim == 2 and any(part in name for part in ("value", "v_lin", ".v."))
     )
     with torch.no_grad():
         weight.neg_()
