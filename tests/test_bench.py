@@ -380,7 +380,7 @@ def test_the_page_of_benchmarks_has_the_markers_of_both_tables():
 
 def test_the_speed_table_gives_medians_of_ratios_and_says_what_is_missed():
     def figures(speed: float, memory: float) -> dict[str, float]:
-        return {"tokens_per_s": speed, "peak_rss_mb": memory}
+        return {"tokens_per_s": speed, "peak_rss_mb": memory, "train_tokens": 1000, "train_rows": 50}
 
     work = speed.Work("trec", "TREC", "tokens_per_s", True, {"slow": 6.0, "quick": 2.5}, lambda variant, folder: None)
     rounds = {

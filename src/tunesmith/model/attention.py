@@ -6,7 +6,6 @@ S sequences, T tokens, H width, N heads, D width of a head (H = N D), L padded l
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,9 +17,6 @@ from torch import Tensor
 _WASTE = 1.3  # a group is cut where its longest sequence is so many times as long as its shortest
 _SMALL = 8_192  # cells of scores below which a further group costs more than the padding that it saves
 _LARGE = 32_768  # cells of scores, of each head, above which they leave the cache between the steps; a sequence longer than 181 is a group
-
-Bias = Callable[["Group"], Tensor]
-"""Gives what is added to the scores of a group, float[1 or G, N or 1, L, L]."""
 
 
 @dataclass(frozen=True)
