@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from tunesmith.config import Config, read_recipe, resolve
+from tunesmith.config import Config
 from tunesmith.errors import UsageError, setting, speaking_flags
+from tunesmith.resolve import read_recipe, resolve
 
 
 def faults(flags: bool = False, **settings: Any) -> tuple[str, ...]:

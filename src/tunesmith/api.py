@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from tunesmith.bundle import Bundle
-from tunesmith.config import resolve
 from tunesmith.progress import Mode, Progress
 from tunesmith.recipe import TrainResult
 from tunesmith.recipe import train as _train
+from tunesmith.resolve import resolve
 
 
 def train(

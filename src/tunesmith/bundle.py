@@ -16,7 +16,6 @@ import numpy as np
 
 from tunesmith import registry
 from tunesmith.accounting import Tally, account, seen_before
-from tunesmith.config import resolve
 from tunesmith.data.memory import is_pair, open_data
 from tunesmith.data.schema import Example, Row, RowSource, Schema, Source, for_test, guess_schema, rows_of
 from tunesmith.data.table import open_table
@@ -27,6 +26,7 @@ from tunesmith.model.heads import HEAD_FILE, TextModel, build_model, load_head, 
 from tunesmith.model.pretrained import load_saved
 from tunesmith.model.spec import HeadSpec
 from tunesmith.progress import QUIET, Progress
+from tunesmith.resolve import resolve
 from tunesmith.storage import sync, write_json, writing
 from tunesmith.tasks.base import Task
 from tunesmith.tasks.classification import Classification

@@ -13,12 +13,13 @@ from sklearn.utils.multiclass import check_classification_targets, type_of_targe
 from sklearn.utils.validation import check_is_fitted, column_or_1d
 
 from tunesmith.bundle import Bundle
-from tunesmith.config import Config, resolve
+from tunesmith.config import Config
 from tunesmith.data.memory import from_memory
 from tunesmith.errors import DataError, counted
 from tunesmith.evaluate import CHUNK
 from tunesmith.progress import Progress
 from tunesmith.recipe import train
+from tunesmith.resolve import resolve
 
 
 class InvalidInput(DataError, ValueError):

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from tunesmith.bundle import DESCRIPTION
-from tunesmith.config import Config, resolve
+from tunesmith.config import Config
 from tunesmith.errors import StorageError, UsageError, listing, setting
+from tunesmith.resolve import resolve
 from tunesmith.storage import write_json
 from tunesmith.training.state import RUN, Checkpoints
 

@@ -94,7 +94,7 @@ def check_is_no_pipe(command: str, *names: str | None) -> None:
 def takes_settings(names: list[str] | None = None) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Give a command a flag for each setting (or those in `names`); it gets the ones that were set as `settings`.
 
-    Values arrive as text and are checked all together by `config.resolve`, so that every fault is reported at once.
+    Values arrive as text and are checked all together by `resolve`, so that every fault is reported at once.
     """
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:

@@ -11,9 +11,10 @@ import typer
 
 from tunesmith import registry
 from tunesmith.cli.options import check_is_no_pipe, takes_settings
-from tunesmith.config import Config, read_recipe, resolve
+from tunesmith.config import Config
 from tunesmith.errors import UsageError
 from tunesmith.progress import Progress
+from tunesmith.resolve import read_recipe, resolve
 
 Resume = Annotated[bool, typer.Option("--resume", help="Go on from the newest checkpoint in --out.", rich_help_panel="Output")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is in --out.", rich_help_panel="Output")]
