@@ -10,17 +10,19 @@ import json
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ModelWrapValidatorHandler, field_validator, model_validator
 
-from tunesmith import registry
+from tunesmith import registry, strategies
 from tunesmith.errors import did_you_mean, listing, setting
 
 Truncation = Literal["head", "tail", "head-tail", "windows"]
-Pooling = Literal["cls", "mean", "max", "attention"]
+Pooling = Literal["auto", "cls", "mean", "max", "attention"]
 Aggregation = Literal["mean", "max"]
 Precision = Literal["auto", "fp32", "bf16"]
 LabelType = Literal["auto", "single", "multi"]
 Scheme = Literal["auto", "bio", "bioes", "bmes", "bilou", "io", "none"]
+
+_NOT_OF_THE_WEIGHTS = {"out", "checkpoint_minutes", "checkpoint_steps", "train", "valid", "test", "features_gb", "features_dir"}
 
 
 class Config(BaseModel):
@@ -66,7 +68,9 @@ class Config(BaseModel):
     context: int = Field(0, ge=0, le=4096, description="tagging: most tokens before and after, of sentences of the document, read along")
     aggregation: Aggregation = Field("mean", description="how the logits of a text's windows become one")
     pooling: Pooling = Field(
-        "cls", description="how token vectors become one; cls uses the head that transformers knows (last token for decoders)"
+        "auto",
+        description="how token vectors become one; cls uses the head that transformers knows (last token for decoders); auto: cls, mean "
+        "where the encoder is not trained",
     )
     dropout: float | None = Field(None, ge=0, lt=1, description="dropout of the encoder and head; unless told the checkpoint's own")
     attention_dropout: float | None = Field(None, ge=0, lt=1, description="dropout of attention weights; unless told the checkpoint's own")
@@ -74,6 +78,17 @@ class Config(BaseModel):
     engine: Literal["auto", "packed", "padded"] = Field(
         "auto", description="how the encoder runs: without padding (auto where its architecture allows), or as transformers runs it"
     )
+
+    # what is trained
+    tuning: str = Field("full", description="what is trained of the encoder besides the head; see docs/strategies.md")
+    layer_decay: float = Field(0.9, gt=0, le=1, description="layerwise: a layer's learning rate is this times that of the layer above")
+    unfreeze: int = Field(0, ge=0, le=200, description="layerwise: layers that begin to train in each epoch, from the top; 0: all at once")
+    reinit: int = Field(0, ge=0, le=200, description="layerwise: last layers whose weights are drawn anew before training")
+    features: Literal["auto", "fp32", "bf16", "off"] = Field(
+        "auto", description="number format in which outputs of frozen layers are kept; auto: that of training; off: computed every epoch"
+    )
+    features_gb: float = Field(20.0, gt=0, description="disk space for outputs of frozen layers; what needs more is computed every epoch")
+    features_dir: str | None = Field(None, description="where outputs of frozen layers are kept, in the cache of texts unless told")
 
     max_answer_tokens: int = Field(30, ge=1, le=512, description="longest answer to a question, in tokens of the passage")
     answer_match: Literal["auto", "words", "characters"] = Field(
@@ -116,13 +131,13 @@ class Config(BaseModel):
         "none", description="weight of each label in the loss; balanced: n / (labels x count)"
     )
     optimizer: Literal["adamw", "sgd"] = Field("adamw", description="AdamW with bias correction, or SGD with momentum")
-    lr: float = Field(5e-5, gt=0, le=10, description="peak learning rate")
+    lr: float = Field(5e-5, gt=0, le=10, description="peak learning rate; other ways of tuning than full have their own usual one")
     weight_decay: float = Field(0.01, ge=0, lt=1, description="decoupled weight decay; norms and biases are spared")
     momentum: float = Field(0.9, ge=0, lt=1, description="momentum of SGD")
     schedule: Literal["linear", "cosine", "constant"] = Field("linear", description="how the learning rate falls after warm-up")
     warmup: float = Field(0.0, ge=0, lt=1, description="share of all steps in which the learning rate rises from zero")
     max_grad_norm: float = Field(1.0, ge=0, description="gradients are scaled down to this norm; 0: not at all")
-    epochs: int = Field(3, ge=1, le=10000, description="passes over the training rows")
+    epochs: int = Field(3, ge=1, le=10000, description="passes over the training rows; unless told 20 where only the head is trained")
     batch_size: int = Field(32, ge=1, le=65536, description="rows per optimizer step")
     max_tokens: int | None = Field(
         None,
@@ -142,7 +157,16 @@ class Config(BaseModel):
     checkpoint_minutes: float = Field(5.0, gt=0, description="time between checkpoints; one is also written at each epoch's end")
     checkpoint_steps: int | None = Field(None, ge=1, description="steps between checkpoints, besides the above")
 
-    @field_validator("lr", "focal_gamma", "max_grad_norm", "weight_decay", "checkpoint_minutes", "temperature")
+    @model_validator(mode="wrap")
+    @classmethod
+    def _usual(cls, values: Any, check: ModelWrapValidatorHandler[Config]) -> Config:
+        """Take what suits the way of tuning where nothing is told."""
+        told = {name: value for name, value in values.items() if (name, value) != ("pooling", "auto")}
+        config = check({"pooling": "cls", **strategies.usual(told.get("tuning")), **told})
+        config.model_fields_set.intersection_update(told)
+        return config
+
+    @field_validator("lr", "focal_gamma", "max_grad_norm", "weight_decay", "checkpoint_minutes", "temperature", "features_gb")
     @classmethod
     def _finite(cls, value: float) -> float:
         if value != value or value in (float("inf"), float("-inf")):
@@ -203,6 +227,12 @@ class Config(BaseModel):
             raise ValueError(f"{value!r} is not one of {listing(known, 40)}.{did_you_mean(value, known)}")
         return value
 
+    @field_validator("tuning")
+    @classmethod
+    def _known_tuning(cls, value: str) -> str:
+        strategies.parse(value)
+        return value
+
     @property
     def tokens_at_once(self) -> int:
         """Most tokens in memory at once where nothing is trained."""
@@ -219,7 +249,7 @@ class Config(BaseModel):
 
     def _content(self) -> dict[str, Any]:
         """Every setting that changes the trained weights."""
-        values = self.model_dump(mode="json", exclude={"out", "checkpoint_minutes", "checkpoint_steps", "train", "valid", "test"})
+        values = self.model_dump(mode="json", exclude=_NOT_OF_THE_WEIGHTS)
         if Path(self.model).is_dir():
             values["model"] = str(Path(self.model).resolve())
         return values

@@ -41,12 +41,12 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
         self,
         model: str = "all-minilm-l6-v2",
         *,
-        epochs: int = 3,
-        lr: float = 5e-5,
+        epochs: int | None = None,
+        lr: float | None = None,
         batch_size: int = 32,
         max_length: int = 256,
         truncation: str = "head",
-        pooling: str = "cls",
+        pooling: str = "auto",
         seed: int = 0,
         out: str | None = None,
         settings: dict[str, Any] | None = None,
@@ -132,14 +132,14 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
     def _config(self, multi: bool, pairs: bool) -> Config:
         own = {
             "model": str(self.model),
-            "epochs": self.epochs,
-            "lr": self.lr,
             "batch_size": self.batch_size,
             "max_length": self.max_length,
             "truncation": self.truncation,
             "pooling": self.pooling,
             "seed": self.seed,
         }
+        # what suits the way of tuning unless told
+        own |= {name: value for name, value in (("epochs", self.epochs), ("lr", self.lr)) if value is not None}
         base = {"valid_size": 0.0, "test_size": 0.0, "text": "text", "label": "label", "label_type": "multi" if multi else "single"}
         base["task"] = "pair" if pairs else "classification"
         if pairs:

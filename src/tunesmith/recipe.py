@@ -20,8 +20,10 @@ from tunesmith.errors import DataError, Interrupted, UsageError, counted, did_yo
 from tunesmith.evaluate import outputs_for
 from tunesmith.model.allocator import keep_freed_memory, token_budget
 from tunesmith.model.arithmetic import choose_precision, cpu_name
+from tunesmith.model.features import digest_of
 from tunesmith.model.heads import TextModel, build_model, set_output_bias
 from tunesmith.model.hub import versions
+from tunesmith.model.tuning import choose_strategy, trained_parameters
 from tunesmith.prepare import Prepared, part_account, prepare
 from tunesmith.progress import QUIET, Progress
 from tunesmith.report import model_card, write_report
@@ -30,6 +32,7 @@ from tunesmith.seeds import seed_for
 from tunesmith.storage import sweep, write_json
 from tunesmith.tasks.base import Task
 from tunesmith.tasks.rows import Part
+from tunesmith.training.frozen import keep_outputs
 from tunesmith.training.loop import run, steps_per_epoch
 from tunesmith.training.optim import build_optimizer
 from tunesmith.training.state import Checkpoints, TrainState, locked
@@ -150,8 +153,17 @@ def _fit(config: Config, prepared: Prepared, directory: Path, *, resume: bool, p
     budget = config.max_tokens
     if budget is None:
         budget = token_budget(model.encoder.config, prepared.encoder.truncation.max_length, precision)
-    optimizer = build_optimizer(model, config)
+    strategy = choose_strategy(config)
+    strategy.prepare(model)
+    trained = trained_parameters(model)
+    optimizer = build_optimizer(model, config, strategy.rate(model))
     rows = [part.fingerprint() for part in (train_rows, *([valid.rows] if valid is not None else []))]
+    if strategy.frozen_layers is not None:
+        model.frozen = frozenset(name for name, _ in model.named_parameters() if name not in trained)
+        rows.append(digest_of(model))
+    progress.say(
+        f"tuning {config.tuning}: {strategy.sentence(model)}, {sum(p.numel() for p in trained.values()):,} of {parameters:,} parameters"
+    )
     checkpoints = Checkpoints(directory / CHECKPOINTS, config.content_hash(), rows)
     state = TrainState()
     if resume:
@@ -172,6 +184,8 @@ def _fit(config: Config, prepared: Prepared, directory: Path, *, resume: bool, p
             f"which often is too few to learn: more epochs, a smaller {setting('batch_size')} or a higher {setting('lr')} may help."
         )
         progress.say(f"note: {prepared.notes[-1]}")
+    tables = [(part.table, part.index) for part in (planned, *([valid.rows] if valid is not None else []))]
+    kept = keep_outputs(model, task, strategy.frozen_layers, tables, config, precision, progress) if not state.over() else ""
     with model.encoder.attention_for_training(prepared.encoder.truncation.max_length):
         state = run(
             model,
@@ -180,6 +194,7 @@ def _fit(config: Config, prepared: Prepared, directory: Path, *, resume: bool, p
             optimizer,
             config.model_copy(update={"max_tokens": budget}),
             state,
+            strategy=strategy,
             checkpoints=checkpoints,
             precision=precision,
             metric=metric,
@@ -188,6 +203,9 @@ def _fit(config: Config, prepared: Prepared, directory: Path, *, resume: bool, p
             progress=progress,
             resume_hint=resume_hint(directory),
         )
+    # tests run the whole encoder, as every program that loads the model does
+    model.features = None
+    strategy.finish(model)
     task = task.finish(model)
     if task.tunes and valid is not None:
         outputs = outputs_for(
@@ -195,7 +213,9 @@ def _fit(config: Config, prepared: Prepared, directory: Path, *, resume: bool, p
         )
         task = task.tune(outputs, valid)
     evaluations = {name: _evaluation(model, task, prepared, name, config, progress) for name in ("valid", "test")}
-    result = _result(config, prepared, model, task, state, evaluations, directory, metric, (precision, f"{reason}; {engine}"), len(planned))
+    what = {"tuning": strategy.sentence(model), "trained_parameters": sum(p.numel() for p in trained.values()), "frozen": kept}
+    computed = (precision, f"{reason}; {engine}")
+    result = _result(config, prepared, model, task, state, evaluations, directory, metric, computed, len(planned), what)
     description = {
         "task": task.to_dict(),
         "schema": prepared.parts["train"].schema.to_dict(),
@@ -327,6 +347,7 @@ def _result(
     metric: str,
     computed: tuple[str, str],
     examples: int,
+    what: dict[str, Any],
 ) -> dict[str, Any]:
     """Everything that report, model card and `tunesmith.json` say, as plain values."""
     splits: dict[str, Any] = {"train": None, "valid": None, "test": None}
@@ -338,7 +359,6 @@ def _result(
             "targets": part.rows.targets.summary(part.rows.index),
             "account": part_account(prepared, name),
         }
-    trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     return {
         "task": task.name,
         "kind": task.kind,
@@ -369,7 +389,7 @@ def _result(
             "tokens_per_s": state.tokens / max(state.seconds, 1e-9),
             "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
             "parameters": sum(parameter.numel() for parameter in model.parameters()),
-            "trained_parameters": trained,
+            **what,
             "best_step": state.best_step,
             "stopped": state.stopped,
             "history": state.history,

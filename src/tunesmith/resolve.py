@@ -11,6 +11,7 @@ from typing import Any, Literal, get_args, get_origin
 
 from pydantic import ValidationError
 
+from tunesmith import strategies
 from tunesmith.config import Config
 from tunesmith.errors import UsageError, did_you_mean, listing, setting
 
@@ -119,6 +120,10 @@ def _clashes(config: Config, wrong: set[str], recipes: Mapping[str, Path]) -> It
     if config.from_scratch and wrong.isdisjoint(("width", "heads")) and config.width % config.heads:
         width, heads = both("width", "heads")
         yield f"{width} {config.width} must be a multiple of {heads} {config.heads}, which share it evenly"
+    way = config.tuning.partition(":")[0]
+    for name, ways in strategies.special_settings().items():
+        if way not in ways and config.is_told(name):
+            yield f"{_place(name, recipes)} changes nothing with {setting('tuning', config.tuning)}; it belongs to {listing(ways)}"
     for one, two in combinations(("text", "text_pair", "label", "group"), 2):
         column = getattr(config, one)
         if column is not None and column == getattr(config, two):

@@ -46,6 +46,7 @@ PANELS = {
         "answer_match",
     ),
     "Pretraining": ("mask_share", "from_scratch", "vocab_size", "layers", "width", "heads"),
+    "Tuning": ("tuning", "layer_decay", "unfreeze", "reinit", "features", "features_gb", "features_dir"),
     "Training": (
         "epochs",
         "lr",

@@ -87,13 +87,34 @@ class Encoder(nn.Module):
         tokens: `first` or `last`: only those of each sequence's first or last token, float[S, H]; the fast forward then leaves out
         what the others would need in its last layer
         """
-        if self.packed is not None and self.engine != "padded" and tokens != "last":
+        if self.runs_in_parts and tokens != "last":
+            assert self.packed is not None
             return self.packed(batch, self.token_segments(batch), only_first=tokens == "first")
         hidden = self.padded(batch)
         if tokens == "all":
             return hidden
         ends = torch.from_numpy(batch.cu_seqlens.astype(np.int64))
         return hidden[ends[:-1] if tokens == "first" else ends[1:] - 1]
+
+    @property
+    def layers(self) -> int:
+        """How many layers there are."""
+        return int(self.config.num_hidden_layers)
+
+    @property
+    def runs_in_parts(self) -> bool:
+        """Whether `below` and `above` can be called: with the fast forward alone."""
+        return self.packed is not None and self.engine != "padded"
+
+    def below(self, batch: PackedBatch, layers: int) -> Tensor:
+        """Return hidden states float[T, H] behind the lowest `layers` layers, at least none and fewer than all."""
+        assert self.packed is not None
+        return self.packed(batch, self.token_segments(batch), layers=slice(layers))
+
+    def above(self, hidden: Tensor, batch: PackedBatch, layers: int, tokens: Literal["all", "first", "last"] = "all") -> Tensor:
+        """Return what `forward` would with `hidden`, float[T, H] from `below`: the other layers run."""
+        assert self.packed is not None and tokens != "last"
+        return self.packed(batch, None, only_first=tokens == "first", start=hidden, layers=slice(layers, None))
 
     @functools.cached_property
     def packed(self) -> Packed | None:
@@ -168,7 +189,7 @@ class Encoder(nn.Module):
         attention runs, as in every program that loads the saved directory.
         """
         usual = getattr(self.config, "_attn_implementation", None)
-        if usual != "sdpa" or max_length > 256 or (self.packed is not None and self.engine != "padded"):
+        if usual != "sdpa" or max_length > 256 or self.runs_in_parts:
             yield
             return
         self.hf.set_attn_implementation("eager")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -19,6 +19,9 @@ from tunesmith.errors import ModelError
 from tunesmith.model.encoder import Encoder
 from tunesmith.model.masked_head import CheckpointMaskedHead
 from tunesmith.model.spec import HeadSpec
+
+if TYPE_CHECKING:
+    from tunesmith.model.features import Features
 
 HEAD_FILE = "head.safetensors"
 
@@ -116,9 +119,14 @@ class PooledHead(nn.Module):
 
     def forward(self, hidden: Tensor, batch: PackedBatch) -> Tensor:
         """hidden: float[T, H], float[S, H] with pooling cls -> outputs float[S, C]"""
-        return self.classifier(self.dropout(self._pool(hidden.float(), batch)))
+        return self.above(self.pool(hidden.float(), batch))
 
-    def _pool(self, hidden: Tensor, batch: PackedBatch) -> Tensor:
+    def above(self, vectors: Tensor) -> Tensor:
+        """vectors: float[S, H], from `pool` -> outputs float[S, C]"""
+        return self.classifier(self.dropout(vectors))
+
+    def pool(self, hidden: Tensor, batch: PackedBatch) -> Tensor:
+        """hidden: as `forward` takes them -> float[S, H]"""
         if self.pooling == "cls":
             return hidden
         lengths = torch.from_numpy(batch.lengths.astype(np.int64))
@@ -149,15 +157,49 @@ class TextModel(nn.Module):
         self.encoder, self.head = encoder, head
         self.in_autocast = bool(getattr(head, "in_autocast", False))
         self.reads: Literal["all", "first", "last"] = getattr(head, "reads", "all")
+        self.features: Features | None = None
+        """Outputs of the lowest layers, where these are frozen and need not run again."""
+        self.frozen: frozenset[str] = frozenset()
+        """Names of the parameters that training never changes."""
 
     def forward(self, batch: PackedBatch) -> Tensor:
         """Return one row of outputs for each sequence, or each token, of `batch`."""
-        hidden = self.encoder(batch, self.reads)
+        if self.features is not None:
+            return self._above(self.features.of(batch, self), batch, self.features.frozen.layers)
+        return self._run_head(self.encoder(batch, self.reads), batch)
+
+    def _run_head(self, hidden: Tensor, batch: PackedBatch) -> Tensor:
         if self.in_autocast:
             return self.head(hidden, batch).float()
         # heads are small and their outputs may be values of any size, which bf16 would round to three digits
         with torch.autocast("cpu", enabled=False):
             return self.head(hidden.float(), batch)
+
+    # --- in two parts, of which the lower one is frozen -----------------------------------------------------------------------
+
+    def below(self, batch: PackedBatch, layers: int) -> Tensor:
+        """Return what the part above the lowest `layers` layers reads: float[T, H], or float[S, H] where that is a vector of each text."""
+        if layers < self.encoder.layers:
+            return self.encoder.below(batch, layers)
+        hidden = self.encoder(batch, self.reads)
+        return hidden if self._pooling is None else self._pooling.pool(hidden.float(), batch)
+
+    def _above(self, known: Tensor, batch: PackedBatch, layers: int) -> Tensor:
+        if layers < self.encoder.layers:
+            return self._run_head(self.encoder.above(known, batch, layers, self.reads), batch)
+        if self._pooling is None:
+            return self._run_head(known, batch)
+        with torch.autocast("cpu", enabled=False):
+            return self._pooling.above(known)
+
+    def reads_tokens_above(self, layers: int) -> bool:
+        """Whether `below` gives a row for each token, not for each sequence."""
+        return layers < self.encoder.layers or (self.reads == "all" and self._pooling is None)
+
+    @property
+    def _pooling(self) -> PooledHead | None:
+        """The head, where it makes one vector of a text without any weights."""
+        return self.head if isinstance(self.head, PooledHead) and self.head.pooling in ("mean", "max") else None
 
     @property
     def loads_in_transformers(self) -> bool:

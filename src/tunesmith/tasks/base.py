@@ -77,6 +77,8 @@ class Task(ABC):
     added: ClassVar[tuple[str, ...]]
     bulky: ClassVar[frozenset[str]] = frozenset()
     target_word: ClassVar[str] = "label"
+    fixed_sequences: ClassVar[bool] = True
+    """Whether every epoch goes through the sequences of the token tables, as they are there."""
     reads_context: ClassVar[bool] = False
     """Whether the text around an example can be read along."""
 

@@ -102,6 +102,7 @@ class MaskedLM(Task):
     kind: str = field(default="masked-lm", init=False)
     labels: list[str] = field(default_factory=list, init=False)
 
+    fixed_sequences: ClassVar[bool] = False
     added: ClassVar[tuple[str, ...]] = ("filled", "fill")
     target_word: ClassVar[str] = ""
     needs_texts: ClassVar[bool] = False

@@ -69,6 +69,7 @@ class Ranking(Task):
     labels: list[str] = field(default_factory=list, init=False)
     candidates: Candidates | None = field(default=None, compare=False, repr=False)
 
+    fixed_sequences: ClassVar[bool] = False
     added: ClassVar[tuple[str, ...]] = ("score",)
     target_word: ClassVar[str] = "relevance"
 

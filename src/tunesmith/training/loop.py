@@ -22,6 +22,7 @@ from tunesmith.errors import Interrupted, ModelError, setting
 from tunesmith.metrics import greater_is_better
 from tunesmith.model.arithmetic import arithmetic
 from tunesmith.model.heads import TextModel
+from tunesmith.model.tuning import Strategy
 from tunesmith.progress import Progress
 from tunesmith.seeds import seed_for
 from tunesmith.tasks.base import Task
@@ -49,7 +50,15 @@ def steps_per_epoch(rows: Rows, config: Config) -> int:
 
 
 def train_steps(
-    model: TextModel, task: Task, rows: Rows, optimizer: torch.optim.Optimizer, config: Config, *, start: int, precision: str
+    model: TextModel,
+    task: Task,
+    rows: Rows,
+    optimizer: torch.optim.Optimizer,
+    config: Config,
+    *,
+    start: int,
+    precision: str,
+    strategy: Strategy,
 ) -> Iterator[StepRecord]:
     """Train from optimizer step `start` on, yielding after each step; endlessly correct to stop after any of them.
 
@@ -66,7 +75,7 @@ def train_steps(
             plan = plan_batches(rows.table.kept[rows.index], batch_size=config.batch_size, seed=config.seed, epoch=epoch)
         chosen = rows.index[plan[position]]
         torch.manual_seed(seed_for(config.seed, "dropout", epoch, step))
-        model.train()
+        strategy.train_mode(model, epoch)
         optimizer.zero_grad(set_to_none=True)
         loss_sum = 0.0
         batches = task.batches(rows, chosen, seed_for(config.seed, "batch", epoch, step), config.tokens_at_once)
@@ -124,6 +133,7 @@ def run(
     config: Config,
     state: TrainState,
     *,
+    strategy: Strategy,
     checkpoints: Checkpoints,
     precision: str,
     metric: str,
@@ -148,7 +158,7 @@ def run(
         tracker.skip(state.step / max(total, 1) * config.epochs * mean_tokens * len(rows))
         clock = time.monotonic()
         if not state.over():
-            for record in train_steps(model, task, rows, optimizer, config, start=state.step, precision=precision):
+            for record in train_steps(model, task, rows, optimizer, config, start=state.step, precision=precision, strategy=strategy):
                 state.step = record.step
                 state.tokens += record.tokens
                 state.seconds += time.monotonic() - clock

@@ -180,15 +180,21 @@ def _read(path: Path) -> dict[str, Any]:
 
 def _weights(model: nn.Module) -> dict[str, Tensor]:
     # named_parameters names a shared parameter once, which safetensors demands; clones are needed for none of them
-    tensors = {name: value.detach().contiguous() for name, value in model.named_parameters()}
+    tensors = {name: value.detach().contiguous() for name, value in model.named_parameters() if name not in _frozen(model)}
     tensors.update({f"buffer:{name}": value.detach().clone() for name, value in model.named_buffers()})
     return tensors
+
+
+def _frozen(model: nn.Module) -> frozenset[str]:
+    """The names of parameters that stay as the encoder's files have them, so that no checkpoint need hold them."""
+    return getattr(model, "frozen", frozenset())
 
 
 def _put_weights(model: nn.Module, tensors: dict[str, Tensor]) -> None:
     with torch.no_grad():
         for name, value in model.named_parameters():
-            value.copy_(tensors[name])
+            if name not in _frozen(model):
+                value.copy_(tensors[name])
         for name, buffer in model.named_buffers():
             buffer.copy_(tensors[f"buffer:{name}"])
 
