@@ -54,8 +54,8 @@ class Features:
     def __init__(self, path: Path, frozen: Frozen, width: int) -> None:
         self.path, self.frozen = path, frozen
         self._dtype = _DTYPES[frozen.kept]
-        index = np.load(path / "index.npz")
-        self._keys, self._starts, self._counts = index["keys"], index["starts"], index["counts"]
+        with open(path / "index.npz", "rb") as file, np.load(file) as index:
+            self._keys, self._starts, self._counts = index["keys"], index["starts"], index["counts"]
         kind = np.float32 if frozen.kept == "fp32" else np.int16  # numpy has no bf16; its bits are kept as whole numbers
         raw = np.memmap(path / "rows.bin", kind, "r") if len(self._keys) else np.zeros(0, kind)
         self._rows = raw.reshape(-1, width)

@@ -110,7 +110,7 @@ class Pretrained:
                 body = {id(module) for module in encoder.base.modules()}
                 for module in hf.modules():
                     if id(module) not in body:
-                        _draw_again(module, getattr(config, "initializer_range", 0.02))
+                        draw_again(module, getattr(config, "initializer_range", 0.02))
             if encoder.has_head and head is not None and head.kind == "masked-lm":
                 own = {name for name, _ in encoder.base.named_parameters(prefix=encoder.hf.base_model_prefix)}
                 encoder.fresh_head = any(name not in own for name in report["missing_keys"])
@@ -203,7 +203,7 @@ def _set_dropout(config: Any, dropout: float | None, attention_dropout: float | 
                 setattr(config, name, value)
 
 
-def _draw_again(module: nn.Module, deviation: float) -> None:
+def draw_again(module: nn.Module, deviation: float) -> None:
     """Give a head's own parameters fresh values: a head left over from another task must not be taken for this one's."""
     if isinstance(module, nn.Linear):
         nn.init.normal_(module.weight, std=deviation)

@@ -15,7 +15,8 @@ from torch import nn
 from tunesmith import strategies
 from tunesmith.config import Config
 from tunesmith.errors import ModelError, UsageError, counted, setting
-from tunesmith.model.heads import TextModel
+from tunesmith.model.heads import TextModel, VectorHead
+from tunesmith.model.pretrained import draw_again
 from tunesmith.seeds import seed_for
 
 
@@ -80,7 +81,7 @@ class Frozen(Strategy):
         depth = depths(model)
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(depth[name] > self.frozen_layers)
-        if not trained_parameters(model):
+        if self.trained_layers == 0 and isinstance(model.head, VectorHead):
             raise UsageError(
                 f"{setting('tuning', self.config.tuning)} has nothing to train: this model's outputs are the encoder's own, with no head. "
                 f"Take {setting('tuning', 'last:1')} or another way."
@@ -116,7 +117,8 @@ class Layerwise(Strategy):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed_for(self.config.seed, "reinit"))
             for layer in layers[len(layers) - self.config.reinit :]:
-                layer.apply(model.encoder.hf._init_weights)
+                for module in layer.modules():
+                    draw_again(module, float(getattr(model.encoder.config, "initializer_range", 0.02)))
 
     def rate(self, model: TextModel) -> Callable[[str], float]:
         """Return the share of a name's layer: decay to the power of the layers above it."""

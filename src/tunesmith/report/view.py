@@ -303,7 +303,10 @@ def training_facts(result: Result) -> list[tuple[str, str]]:
     return [
         ("Base model", result["base_model"]),
         *([("Pooling", result["pooling"])] if result.get("head", "sequence-classification") == "sequence-classification" else []),
-        ("Tuning", result["recipe"].get("tuning", "full") + "; ".join(["", *filter(None, [training.get("tuning"), training.get("frozen")])])),
+        (
+            "Tuning",
+            result["recipe"].get("tuning", "full") + "; ".join(["", *filter(None, [training.get("tuning"), training.get("frozen")])]),
+        ),
         ("Parameters trained", f"{count(trained)} of {count(parameters)} ({share(trained, parameters)})"),
         ("Epochs", f"{training['epochs']:g}"),
         ("Steps", count(training["steps"])),
