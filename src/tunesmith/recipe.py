@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import datetime
-import resource
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
-from tunesmith import __version__
 from tunesmith.accounting import sketch_of
 from tunesmith.bundle import DESCRIPTION, Bundle, assess, save_bundle
 from tunesmith.config import Config
@@ -19,14 +15,14 @@ from tunesmith.data.memory import open_data
 from tunesmith.errors import DataError, Interrupted, UsageError, counted, did_you_mean, listing, setting
 from tunesmith.evaluate import outputs_for
 from tunesmith.model.allocator import keep_freed_memory, token_budget
-from tunesmith.model.arithmetic import choose_precision, cpu_name
+from tunesmith.model.arithmetic import choose_precision
 from tunesmith.model.features import digest_of
 from tunesmith.model.heads import TextModel, build_model, set_output_bias
-from tunesmith.model.hub import versions
 from tunesmith.model.tuning import choose_strategy, trained_parameters
-from tunesmith.prepare import Prepared, part_account, prepare
+from tunesmith.prepare import Prepared, prepare
 from tunesmith.progress import QUIET, Progress
 from tunesmith.report import model_card, write_report
+from tunesmith.result import pooling_of, result_of
 from tunesmith.rundir import CHECKPOINTS, check_same_settings, is_started, output_directory, resume_hint, store_settings
 from tunesmith.seeds import seed_for
 from tunesmith.storage import sweep, write_json
@@ -148,7 +144,7 @@ def _fit(config: Config, prepared: Prepared, directory: Path, *, resume: bool, p
     precision, reason = choose_precision(config.precision)
     engine = model.encoder.choose_engine(config.engine)
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    name, pooling = prepared.pretrained.located.name, "" if task.head.per_token else f" {_pooling(task, config)} pooling,"
+    name, pooling = prepared.pretrained.located.name, "" if task.head.per_token else f" {pooling_of(task, config)} pooling,"
     progress.say(f"model {name}: {parameters / 1e6:.1f} M parameters,{pooling} trained in {precision} ({reason}), {engine}")
     budget = config.max_tokens
     if budget is None:
@@ -215,7 +211,7 @@ def _fit(config: Config, prepared: Prepared, directory: Path, *, resume: bool, p
     evaluations = {name: _evaluation(model, task, prepared, name, config, progress) for name in ("valid", "test")}
     what = {"tuning": strategy.sentence(model), "trained_parameters": sum(p.numel() for p in trained.values()), "frozen": kept}
     computed = (precision, f"{reason}; {engine}")
-    result = _result(config, prepared, model, task, state, evaluations, directory, metric, computed, len(planned), what)
+    result = result_of(config, prepared, model, task, state, evaluations, directory, metric, computed, len(planned), what)
     description = {
         "task": task.to_dict(),
         "schema": prepared.parts["train"].schema.to_dict(),
@@ -225,7 +221,7 @@ def _fit(config: Config, prepared: Prepared, directory: Path, *, resume: bool, p
             "settings": type(task).encoding(config),
             "max_tokens": config.tokens_at_once,
         },
-        "pooling": _pooling(task, config),
+        "pooling": pooling_of(task, config),
         "head": task.head.kind,
         "outputs": task.head.outputs,
         "loads_in_transformers": model.loads_in_transformers,
@@ -243,11 +239,6 @@ def _fit(config: Config, prepared: Prepared, directory: Path, *, resume: bool, p
 
     save_bundle(directory, model, description, reports)
     return result
-
-
-def _pooling(task: Task, config: Config) -> str:
-    """Return how a text's token vectors become one: that of the settings, or of the vectors that are to be learned."""
-    return "mean" if task.head.kind == "embedding" else config.pooling
 
 
 def new_model(config: Config, prepared: Prepared) -> TextModel:
@@ -334,67 +325,3 @@ def _yardsticks(task: Task, prepared: Prepared, part: Part, config: Config, prog
         for yardstick in found:
             yardstick["note"] += f"; trained on a random {len(sample):,} of the {len(rows):,} training rows"
     return found
-
-
-def _result(
-    config: Config,
-    prepared: Prepared,
-    model: TextModel,
-    task: Task,
-    state: TrainState,
-    evaluations: dict[str, Any],
-    directory: Path,
-    metric: str,
-    computed: tuple[str, str],
-    examples: int,
-    what: dict[str, Any],
-) -> dict[str, Any]:
-    """Everything that report, model card and `tunesmith.json` say, as plain values."""
-    splits: dict[str, Any] = {"train": None, "valid": None, "test": None}
-    for name, part in prepared.parts.items():
-        splits[name] = {
-            "file": part.source.name,
-            "rows": len(part.rows),
-            "how": part.how,
-            "targets": part.rows.targets.summary(part.rows.index),
-            "account": part_account(prepared, name),
-        }
-    return {
-        "task": task.name,
-        "kind": task.kind,
-        "name": directory.name,
-        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "base_model": prepared.pretrained.located.name,
-        "pooling": _pooling(task, config),
-        "head": task.head.kind,
-        "outputs": task.head.outputs,
-        "loads_in_transformers": model.loads_in_transformers,
-        "sentence": task.sentence(),
-        "hub": asdict(task.hub(prepared.parts["train"].schema)),
-        "labels": task.labels,
-        "thresholds": getattr(task, "thresholds", None),
-        "recipe": config.model_dump(mode="json"),
-        "versions": {"tunesmith": __version__, **versions()},
-        "machine": {"cpu": cpu_name(), "threads": torch.get_num_threads(), "precision": computed[0], "note": computed[1]},
-        "data": {
-            "columns": prepared.parts["train"].schema.roles,
-            "splits": splits,
-            "notes": prepared.notes,
-        },
-        "training": {
-            "epochs": state.step / max(-(-examples // config.batch_size), 1),
-            "steps": state.step,
-            "tokens": state.tokens,
-            "seconds": state.seconds,
-            "tokens_per_s": state.tokens / max(state.seconds, 1e-9),
-            "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
-            "parameters": sum(parameter.numel() for parameter in model.parameters()),
-            **what,
-            "best_step": state.best_step,
-            "stopped": state.stopped,
-            "history": state.history,
-            "evaluations": state.evaluations,
-        },
-        "metric": metric,
-        "evaluations": evaluations,
-    }
