@@ -2,8 +2,8 @@
 
     python -m bench.ways [--data trec,stsb,ewt] [--ways full,head,last:2] [--seeds 0] [--write docs/benchmarks.md]
 
-Each run is `tunesmith train` in a process of its own, with the way's usual settings, a tenth of the training rows for validation and the data
-set's own test rows. A finished run is on disk at once; the same command again does only what is missing.
+Each run is `tunesmith train` in a process of its own, with the way's usual settings, a tenth of the training rows for validation and
+the data set's own test rows. A finished run is on disk at once; the same command again does only what is missing.
 """
 
 from __future__ import annotations
@@ -43,29 +43,17 @@ class Data:
 DATA = {
     "trec": Data("trec", "TREC, 6 classes", "accuracy", ("--text=text", "--label=label", "--batch-size=16")),
     "stsb": Data(
-        "stsb", "STS-B", "pearson", ("--task=regression", "--text=text", "--text-pair=text_pair", "--label=label", "--batch-size=16", "--epochs=4")
+        "stsb", "STS-B", "pearson",
+        ("--task=regression", "--text=text", "--text-pair=text_pair", "--label=label", "--batch-size=16", "--epochs=4"),
     ),
     "ewt": Data(
-        "ewt-upos", "UD English-EWT, 5,000 sentences", "token_accuracy", ("--task=tagging", "--text=tokens", "--label=tags", "--batch-size=16"),
-        first=5_000,
+        "ewt-upos", "UD English-EWT, 5,000 sentences", "token_accuracy",
+        ("--task=tagging", "--text=tokens", "--label=tags", "--batch-size=16"), first=5_000,
     ),
 }  # fmt: skip
 WAYS = (
-    "full",
-    "head",
-    "last:1",
-    "last:2",
-    "last:4",
-    "layerwise",
-    "bitfit",
-    "lora",
-    "dora",
-    "ia3",
-    "adapter",
-    "prompt",
-    "prefix",
-    "ptuning",
-)
+    "full", "head", "last:1", "last:2", "last:4", "layerwise", "bitfit", "lora", "dora", "ia3", "adapter", "prompt", "prefix", "ptuning",
+)  # fmt: skip
 
 
 def size_mb(directory: Path) -> float:
