@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -181,7 +182,9 @@ def _fit(config: Config, prepared: Prepared, directory: Path, *, resume: bool, p
         )
         progress.say(f"note: {prepared.notes[-1]}")
     tables = [(part.table, part.index) for part in (planned, *([valid.rows] if valid is not None else []))]
+    began = time.monotonic()
     kept = keep_outputs(model, task, strategy.frozen_layers, tables, config, precision, progress) if not state.over() else ""
+    state.seconds += time.monotonic() - began  # it takes the place of training steps
     with model.encoder.attention_for_training(prepared.encoder.truncation.max_length):
         state = run(
             model,
