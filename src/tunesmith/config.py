@@ -127,6 +127,13 @@ class Config(BaseModel):
     clip: tuple[float, float] | None = Field(None, description="least and greatest value that regression predicts, such as 0,5")
     constrain: bool = Field(True, description="tagging predicts only sequences of tags that the scheme allows")
     label_smoothing: float = Field(0.0, ge=0, lt=1, description="share of the target spread evenly over the labels")
+    r_drop: float = Field(0.0, ge=0, le=1000, description="R-Drop: weight of the divergence of two passes with other dropout masks; 0: off")
+    fgm: float = Field(0.0, ge=0, le=1000, description="FGM: length of the adversarial noise on a sequence's word embeddings; 0: off")
+    multi_sample_dropout: int = Field(1, ge=1, le=1000, description="dropout masks before the last layer, whose mean loss is taken; 1: off")
+    ema: float = Field(
+        0.0, ge=0, lt=1, description="decay of a moving average of the weights, which is evaluated and saved in their place; 0: off"
+    )
+    average: int = Field(1, ge=1, le=1000, description="so many evaluations' weights, the last ones, are averaged; 1: off")
     class_weights: Literal["none", "balanced"] | dict[str, float] = Field(
         "none", description="weight of each label in the loss; balanced: n / (labels x count)"
     )

@@ -32,6 +32,7 @@ from tunesmith.tasks.rows import Part
 from tunesmith.training.frozen import keep_outputs
 from tunesmith.training.loop import run, steps_per_epoch
 from tunesmith.training.optim import build_optimizer
+from tunesmith.training.regularise import refuse_without_dropout
 from tunesmith.training.state import Checkpoints, TrainState, locked
 
 _YARDSTICK_ROWS = 50_000
@@ -142,6 +143,7 @@ def _fit(config: Config, prepared: Prepared, directory: Path, *, resume: bool, p
         metric = _computable(metric, task, valid, prepared.notes, told=config.metric is not None)
     keep_freed_memory()
     model = new_model(config, prepared)
+    refuse_without_dropout(model, config)
     precision, reason = choose_precision(config.precision)
     engine = model.encoder.choose_engine(config.engine)
     parameters = sum(parameter.numel() for parameter in model.parameters())

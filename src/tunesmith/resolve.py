@@ -124,6 +124,21 @@ def _clashes(config: Config, wrong: set[str], recipes: Mapping[str, Path]) -> It
     for name, ways in strategies.special_settings().items():
         if way not in ways and config.is_told(name):
             yield f"{_place(name, recipes)} changes nothing with {setting('tuning', config.tuning)}; it belongs to {listing(ways)}"
+    if config.ema > 0 and config.average > 1:
+        yield "{} and {} exclude each other: both say which weights are evaluated and saved".format(*both("ema", "average"))
+    if config.average > 1 and config.epochs == 1 and config.eval_steps is None:
+        yield (
+            f"{_place('average', recipes)} {config.average} needs weights of several evaluations, and there is one, at the end of the only "
+            f"epoch; set {setting('eval_steps')} or more {setting('epochs')}"
+        )
+    if config.fgm > 0 and way in ("head", "last") and config.features != "off":
+        yield (
+            f"{_place('fgm', recipes)} disturbs the embeddings, and with {setting('tuning', config.tuning)} what frozen layers make of them "
+            f"is computed once; add {setting('features', 'off')}, or leave it out"
+        )
+    for name, used in (("r_drop", config.r_drop > 0), ("multi_sample_dropout", config.multi_sample_dropout > 1)):
+        if used and config.dropout == 0 and (config.attention_dropout == 0 or name != "r_drop"):
+            yield "{} sets dropout masks against each other, and {} 0 leaves none".format(*both(name, "dropout"))
     for one, two in combinations(("text", "text_pair", "label", "group"), 2):
         column = getattr(config, one)
         if column is not None and column == getattr(config, two):

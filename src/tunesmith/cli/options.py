@@ -60,7 +60,6 @@ PANELS = {
         "max_grad_norm",
         "loss",
         "focal_gamma",
-        "label_smoothing",
         "clip",
         "constrain",
         "class_weights",
@@ -68,6 +67,7 @@ PANELS = {
         "engine",
         "max_tokens",
     ),
+    "Regularisation": ("label_smoothing", "r_drop", "fgm", "multi_sample_dropout", "ema", "average"),
     "Ranking": (
         "ranker",
         "ranking_loss",

@@ -164,11 +164,20 @@ class TextModel(nn.Module):
 
     def forward(self, batch: PackedBatch) -> Tensor:
         """Return one row of outputs for each sequence, or each token, of `batch`."""
-        if self.features is not None:
-            return self._above(self.features.of(batch, self), batch, self.features.frozen.layers)
-        return self._run_head(self.encoder(batch, self.reads), batch)
+        return self.outputs(self.states(batch), batch)
 
-    def _run_head(self, hidden: Tensor, batch: PackedBatch) -> Tensor:
+    def states(self, batch: PackedBatch) -> Tensor:
+        """Return what `outputs` reads: hidden states float[T, H], or float[S, H] of each sequence."""
+        if self.features is None:
+            return self.encoder(batch, self.reads)
+        known, layers = self.features.of(batch, self), self.features.frozen.layers
+        return self.encoder.above(known, batch, layers, self.reads) if layers < self.encoder.layers else known
+
+    def outputs(self, hidden: Tensor, batch: PackedBatch) -> Tensor:
+        """Return the outputs of the head for what `states` gives."""
+        if self.features is not None and self.features.frozen.layers == self.encoder.layers and self._pooling is not None:
+            with torch.autocast("cpu", enabled=False):
+                return self._pooling.above(hidden)
         if self.in_autocast:
             return self.head(hidden, batch).float()
         # heads are small and their outputs may be values of any size, which bf16 would round to three digits
@@ -183,14 +192,6 @@ class TextModel(nn.Module):
             return self.encoder.below(batch, layers)
         hidden = self.encoder(batch, self.reads)
         return hidden if self._pooling is None else self._pooling.pool(hidden.float(), batch)
-
-    def _above(self, known: Tensor, batch: PackedBatch, layers: int) -> Tensor:
-        if layers < self.encoder.layers:
-            return self._run_head(self.encoder.above(known, batch, layers, self.reads), batch)
-        if self._pooling is None:
-            return self._run_head(known, batch)
-        with torch.autocast("cpu", enabled=False):
-            return self._pooling.above(known)
 
     def reads_tokens_above(self, layers: int) -> bool:
         """Whether `below` gives a row for each token, not for each sequence."""
@@ -272,7 +273,7 @@ def set_output_bias(model: TextModel, bias: np.ndarray) -> bool:
 
     Outputs beyond C, such as those for the unused end of a vocabulary, get the least of its values.
     """
-    place: Tensor | None = _last_layer(model).bias
+    place: Tensor | None = last_layer(model).bias
     if place is None or len(place) < len(bias):
         return False
     with torch.no_grad():
@@ -283,7 +284,7 @@ def set_output_bias(model: TextModel, bias: np.ndarray) -> bool:
 
 def rescale_outputs(model: TextModel, scale: float, shift: float) -> bool:
     """Change the last layer so that every output x becomes `scale` x + `shift`; False, and no change, where it has no bias."""
-    layer = _last_layer(model)
+    layer = last_layer(model)
     bias: Tensor | None = layer.bias
     if bias is None:
         return False
@@ -293,7 +294,8 @@ def rescale_outputs(model: TextModel, scale: float, shift: float) -> bool:
     return True
 
 
-def _last_layer(model: TextModel) -> nn.Linear:
+def last_layer(model: TextModel) -> nn.Linear:
+    """Return the layer that gives the outputs."""
     body = set(model.encoder.base.modules())
     return [module for module in model.modules() if isinstance(module, nn.Linear) and module not in body][-1]
 

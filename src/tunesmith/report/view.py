@@ -296,6 +296,21 @@ def account_rows(result: Result) -> tuple[list[str], list[tuple[str, list[str]]]
     return list(splits), rows
 
 
+def regularisation(result: Result) -> list[str]:
+    """Return what was in use beside dropout and weight decay, with its strength and source."""
+    recipe = result["recipe"]
+    words = {
+        "label_smoothing": "label smoothing {:g} (Szegedy et al. 2016)",
+        "r_drop": "R-Drop {:g} (Liang et al. 2021)",
+        "fgm": "adversarial noise (FGM) {:g} (Miyato et al. 2017)",
+        "multi_sample_dropout": "{} dropout masks before the last layer (Inoue 2019)",
+        "ema": "moving average of the weights, decay {:g} (Polyak and Juditsky 1992)",
+        "average": "mean of the weights at the last {} evaluations (Izmailov et al. 2018)",
+    }
+    idle = {"multi_sample_dropout": 1, "average": 1}
+    return [text.format(recipe[name]) for name, text in words.items() if recipe.get(name, idle.get(name, 0)) != idle.get(name, 0)]
+
+
 def training_facts(result: Result) -> list[tuple[str, str]]:
     """Return (what, value) pairs about the training and the machine."""
     training, machine = result["training"], result["machine"]
@@ -308,6 +323,7 @@ def training_facts(result: Result) -> list[tuple[str, str]]:
             result["recipe"].get("tuning", "full") + "; ".join(["", *filter(None, [training.get("tuning"), training.get("frozen")])]),
         ),
         ("Parameters trained", f"{count(trained)} of {count(parameters)} ({share(trained, parameters)})"),
+        *([("Regularisation", "; ".join(regularisers))] if (regularisers := regularisation(result)) else []),
         ("Epochs", f"{training['epochs']:g}"),
         ("Steps", count(training["steps"])),
         ("Stopped", training["stopped"]),

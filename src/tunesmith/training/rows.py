@@ -43,6 +43,11 @@ class RowwiseAdamW(torch.optim.AdamW):
         """What gradients are divided by as a step reads them; None: 1."""
         self._fading: float | None = None
 
+    @property
+    def table(self) -> Tensor:
+        """The table that is updated by rows."""
+        return self._table
+
     def follow(self, decay: float) -> None:
         """Keep an exponential moving average of the table from the first step on, `decay` in (0, 1): see `average`."""
         self._fading = decay
