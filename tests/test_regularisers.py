@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import functools
 from collections.abc import Callable, Iterator
@@ -66,7 +67,7 @@ class Ready:
         torch.manual_seed(seed)
         found = Gradients(self.model, self.task, config, "fp32")
         batches = self.batches(found.max_tokens)
-        assert max_tokens > 100 or len(batches) > 2
+        assert max_tokens > 100 or len(batches) > 1
         units = sum(batch.parts for batch in batches)
         loss = found.add(batches, units) / units
         return loss, {name: p.grad.clone() for name, p in self.model.named_parameters() if p.grad is not None}
@@ -109,7 +110,7 @@ def test_a_step_in_parts_has_the_gradient_of_the_whole_step(case: Case, ready: C
     plain = found.gradients()
     for settings in ({"fgm": 0.5}, {"r_drop": 1.5, "fgm": 0.5, **allowed(case, multi_sample_dropout=2)}):
         whole = found.gradients(**settings)
-        same(whole, found.gradients(max_tokens=60, **settings))
+        same(whole, found.gradients(max_tokens=30, **settings))
         assert whole[0] == pytest.approx(plain[0]), "the loss that is told is the task's own"
         assert any(not value.to_dense().allclose(plain[1][name].to_dense(), rtol=1e-2) for name, value in whole[1].items())
 
@@ -127,17 +128,20 @@ def test_noise_and_masks_change_the_gradient_and_come_from_the_seed(case: Case, 
 
 
 @each_task
+@torch.no_grad()
 def test_the_divergence_is_zero_of_the_same_and_is_summed_over_parts(case: Case, ready: Callable[..., Ready]) -> None:
     found = ready(case, dropout=0.0, attention_dropout=0.0)
-    other = ready(case, dropout=0.0, attention_dropout=0.0, seed=1)
-    task, whole, parts = found.task, found.batches(), found.batches(60)
-    one, two = ([model.eval()(batch) for batch in parts] for model in (found.model, other.model))
+    other = copy.deepcopy(found.model)
+    task, whole, parts = found.task, found.batches(), found.batches(30)
+    for parameter in other.parameters():
+        parameter.mul_(1 + 0.3 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)))
+    one, two = ([model.eval()(batch) for batch in parts] for model in (found.model, other))
     if task.joint:
         pairs = [(torch.cat(one), torch.cat(two), merged(parts))]
     else:
         pairs = list(zip(one, two, parts, strict=True))
-    assert len(whole) == 1
-    outputs = found.model(whole[0]), other.model(whole[0])
+    assert len(whole) == 1 < len(parts)
+    outputs = found.model(whole[0]), other(whole[0])
     expected = task.divergence(*outputs, whole[0])
     assert expected.min() >= 0 and expected.sum() > 0
     assert float(torch.cat([task.divergence(*pair) for pair in pairs]).sum()) == pytest.approx(float(expected.sum()), rel=1e-4)
@@ -290,8 +294,8 @@ def test_moving_average(trajectory: list[dict[str, Tensor]], tiny_bert: Path, tm
     for name, value in saved(result).items():
         expected = sum(part * step[name].double() for part, step in zip(share, trajectory, strict=True))
         torch.testing.assert_close(value.double(), expected, rtol=1e-5, atol=2e-6)
-        moved = max(moved, float((value - trajectory[-1][name]).abs().max()))
-    assert moved > 1e-3, "they are not the last weights"
+        moved = max(moved, float((value.detach() - trajectory[-1][name]).abs().max()))
+    assert moved > 1e-4, "they are not the last weights"
 
 
 def test_mean_of_the_last_evaluations(trajectory: list[dict[str, Tensor]], tiny_bert: Path, tmp_path: Path) -> None:
@@ -474,7 +478,7 @@ def test_every_architecture_of_the_tests_takes_all_of_it(tmp_path: Path) -> None
     """ModernBERT comes without dropout, and is told some."""
     for architecture in ("distilbert", "roberta", "deberta-v2", "modernbert", "gpt2", "albert"):
         encoder = tiny.save_encoder(tmp_path / architecture, architecture)
-        settings = {name: value for name, value in STEP.items()} | {"ema": 0.9, "epochs": 1, "dropout": 0.1}
+        settings = {**STEP, "ema": 0.9, "epochs": 1, "dropout": 0.1}
         found = battery.train(classification, classification.rows(30, 0), tmp_path / "m" / architecture, encoder, **settings)
         assert found.result["training"]["steps"] == 3
 
