@@ -225,6 +225,11 @@ def test_settings_that_clash() -> None:
     assert faults(r_drop=1, dropout=0, attention_dropout=0) == ("r_drop sets dropout masks against each other, and dropout 0 leaves none",)
     assert len(faults(multi_sample_dropout=2, dropout=0)) == 1
     resolve({"r_drop": 1, "dropout": 0, "attention_dropout": 0.1})
+    assert faults(fgm=1, tuning="last:2") == (
+        "fgm disturbs the embeddings, and with tuning='last:2' what frozen layers make of them is computed once; add features='off', or "
+        "leave it out",
+    )
+    resolve({"fgm": 1, "tuning": "last:2", "features": "off"})
     # what is wrong by itself is not blamed a second time
     assert len(faults(valid_size=1.5, test_size=0.95)) == 1
     assert len(faults(truncation="windows", max_length=2, stride=300)) == 1

@@ -156,10 +156,20 @@ def test_the_divergence_is_zero_of_the_same_and_is_summed_over_parts(case: Case,
 def test_a_resumed_run_equals_an_uninterrupted_one(
     case: Case, averaged: str, tiny_bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    data = case.rows(30, 0)
     noise = {"r_drop": 1.0, "fgm": 0.3, "multi_sample_dropout": 2, "label_smoothing": 0.1}
     settings = {**allowed(case, **noise), "ema": 0.9} if averaged == "ema" else {"average": 3, "eval_steps": 2}
-    settings |= {"task": case.name, "epochs": 2, "checkpoint_steps": 3}
+    whole, resumed = whole_and_cut(case, settings, tiny_bert, tmp_path, monkeypatch)
+    assert weights(resumed.directory) == weights(whole.directory)
+    assert resumed.metrics == whole.metrics
+    assert not (tmp_path / "cut" / "checkpoints").exists()
+
+
+def whole_and_cut(
+    case: Case, settings: dict[str, Any], tiny_bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> tuple[tunesmith.TrainResult, tunesmith.TrainResult]:
+    """A run that nothing stopped, and the same stopped in its fifth step and resumed."""
+    data = case.rows(30, 0)
+    settings = {"task": case.name, "epochs": 2, "checkpoint_steps": 3, **settings}
     whole = battery.train(case, data, tmp_path / "whole", tiny_bert, **settings)
     steps, clip = [], loop.clip
 
@@ -175,13 +185,28 @@ def test_a_resumed_run_equals_an_uninterrupted_one(
             battery.train(case, data, tmp_path / "cut", tiny_bert, **settings)
     resumed = battery.train(case, data, tmp_path / "cut", tiny_bert, resume=True, **settings)
     assert whole.result["training"]["steps"] > 5
-    assert weights(resumed.directory) == weights(whole.directory)
-    assert resumed.metrics == whole.metrics
-    assert not (tmp_path / "cut" / "checkpoints").exists()
+    return whole, resumed
 
 
 def weights(directory: Path) -> bytes:
     return (directory / "model.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize("settings", [
+    {"tuning": "last:1", "r_drop": 1.0, "ema": 0.8},
+    {"tuning": "last:1", "features": "off", "fgm": 0.5, "average": 2},
+    {"tuning": "head", "multi_sample_dropout": 3, "epochs": 3, "ema": 0.8, "dropout": 0.1},
+    {"tuning": "layerwise", "unfreeze": 1, "epochs": 4, "fgm": 0.5, "ema": 0.8},
+    {"tuning": "bitfit", "r_drop": 1.0, "average": 2},
+], ids=lambda settings: settings["tuning"])  # fmt: skip
+def test_with_other_ways_of_tuning(settings: dict[str, Any], tiny_bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole, cut = whole_and_cut(classification, settings, tiny_bert, tmp_path, monkeypatch)
+    assert weights(cut.directory) == weights(whole.directory)
+    plain = battery.train(
+        classification, classification.rows(30, 0), tmp_path / "plain", tiny_bert, tuning=settings["tuning"], epochs=2
+    )
+    files = {directory: (directory / "head.safetensors") for directory in (plain.directory, whole.directory)}
+    assert weights(plain.directory) != weights(whole.directory) or len({file.read_bytes() for file in files.values()}) == 2
 
 
 # --- by the formula ---------------------------------------------------------------------------------------------------------------------
@@ -282,10 +307,14 @@ def saved(result: tunesmith.TrainResult) -> dict[str, Tensor]:
     return dict(result.bundle.model.named_parameters())
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
-def test_moving_average(trajectory: list[dict[str, Tensor]], tiny_bert: Path, tmp_path: Path, optimizer: str) -> None:
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"optimizer": "sgd"}, {"tuning": "last:1"}, {"tuning": "layerwise", "unfreeze": 1, "epochs": 5}],
+    ids=["adamw", "sgd", "last", "unfreeze"],
+)
+def test_moving_average(trajectory: list[dict[str, Tensor]], tiny_bert: Path, tmp_path: Path, settings: dict[str, Any]) -> None:
     """Section 7.2 of Kingma and Ba 2015."""
-    settings = {"ema": 0.8, "valid_size": 0, "optimizer": optimizer}
+    settings = {"ema": 0.8, "valid_size": 0, **settings}
     result = battery.train(classification, classification.rows(40, 0), tmp_path / "m", tiny_bert, **settings)
     steps = len(trajectory)
     share = [0.2 * 0.8 ** (steps - j) / (1 - 0.8**steps) for j in range(1, steps + 1)]
@@ -469,7 +498,7 @@ def test_what_makes_no_sense_is_refused_before_the_training(
 
 @pytest.mark.parametrize("settings", [{"r_drop": 1}, {"multi_sample_dropout": 2}], ids=str)
 def test_an_encoder_without_dropout(still: Path, tmp_path: Path, settings: dict[str, Any]) -> None:
-    with pytest.raises(UsageError, match="this encoder has no dropout"):
+    with pytest.raises(UsageError, match="has no dropout"):
         battery.train(classification, classification.rows(30, 0), tmp_path / "m", still, **settings)
     battery.train(classification, classification.rows(30, 0), tmp_path / "m2", still, dropout=0.1, epochs=1, **settings)
 

@@ -143,7 +143,6 @@ def _fit(config: Config, prepared: Prepared, directory: Path, *, resume: bool, p
         metric = _computable(metric, task, valid, prepared.notes, told=config.metric is not None)
     keep_freed_memory()
     model = new_model(config, prepared)
-    refuse_without_dropout(model, config)
     precision, reason = choose_precision(config.precision)
     engine = model.encoder.choose_engine(config.engine)
     parameters = sum(parameter.numel() for parameter in model.parameters())
@@ -163,6 +162,8 @@ def _fit(config: Config, prepared: Prepared, directory: Path, *, resume: bool, p
     progress.say(
         f"tuning {config.tuning}: {strategy.sentence(model)}, {sum(p.numel() for p in trained.values()):,} of {parameters:,} parameters"
     )
+    strategy.train_mode(model, 0)
+    refuse_without_dropout(model, config)
     checkpoints = Checkpoints(directory / CHECKPOINTS, config.content_hash(), rows)
     state = TrainState()
     if resume:

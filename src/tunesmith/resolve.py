@@ -133,8 +133,8 @@ def _clashes(config: Config, wrong: set[str], recipes: Mapping[str, Path]) -> It
         )
     if config.fgm > 0 and way in ("head", "last") and config.features != "off":
         yield (
-            f"{_place('fgm', recipes)} disturbs the embeddings, and with {setting('tuning', config.tuning)} what frozen layers make of them "
-            f"is computed once; add {setting('features', 'off')}, or leave it out"
+            f"{_place('fgm', recipes)} disturbs the embeddings, and with {setting('tuning', config.tuning)} what frozen layers make of "
+            f"them is computed once; add {setting('features', 'off')}, or leave it out"
         )
     for name, used in (("r_drop", config.r_drop > 0), ("multi_sample_dropout", config.multi_sample_dropout > 1)):
         if used and config.dropout == 0 and (config.attention_dropout == 0 or name != "r_drop"):

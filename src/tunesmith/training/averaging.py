@@ -80,18 +80,27 @@ class MovingAverage(Averaging):
         dense = {name: parameter for name, parameter in self._parameters.items() if parameter is not table}
         self._sums = {name: kept.get(name, torch.zeros_like(parameter)) for name, parameter in dense.items()}
         self._dense = [parameter.detach() for parameter in dense.values()]
+        self._note_idle_steps()
 
     def follow(self) -> None:
         """Take in the weights after an optimizer step; the table of words, which is updated by rows, is followed by its optimizer."""
         torch._foreach_lerp_(list(self._sums.values()), self._dense, 1 - self._decay)
+        self._note_idle_steps()
+
+    def _note_idle_steps(self) -> None:
+        # where layers join the training one after the other the table is the last
+        if self._by_rows is not None and self._by_rows.table not in self._by_rows.state:
+            self._by_rows.idle = self._state.step
 
     def put(self) -> None:
         """Put the average in the place of the weights."""
         if not self._state.step:
             return
         with torch.no_grad():
-            for name, parameter in self._parameters.items():
-                total = self._sums[name] if name in self._sums or self._by_rows is None else self._by_rows.average()
+            sums: dict[Tensor, Tensor] = {self._parameters[name]: total for name, total in self._sums.items()}
+            if self._by_rows is not None and self._by_rows.table in self._by_rows.state:
+                sums[self._by_rows.table] = self._by_rows.average()
+            for parameter, total in sums.items():
                 torch.div(total, 1 - self._decay**self._state.step, out=parameter.detach())
 
     def tensors(self) -> dict[str, Tensor]:

@@ -102,9 +102,10 @@ def masks_before_the_last_layer(model: TextModel) -> Iterator[None]:
 
 
 def refuse_without_dropout(model: TextModel, config: Config) -> None:
-    """Raise `UsageError` for a setting that compares dropout masks where `model` drops nothing."""
-    somewhere = any(isinstance(module, nn.Dropout) and module.p > 0 for module in model.modules())
-    somewhere = somewhere or bool(getattr(model.encoder.config, "attention_dropout", 0))
+    """Raise `UsageError` for a setting that compares dropout masks where `model`, in the mode of training, drops nothing."""
+    somewhere = any(isinstance(module, nn.Dropout) and module.p > 0 and module.training for module in model.modules())
+    # ModernBERT has no module for it
+    somewhere = somewhere or (model.encoder.base.training and bool(getattr(model.encoder.config, "attention_dropout", 0)))
     in_the_head = _drops_in_the_head(model) or _encoder_rate(model) > 0
     for name, used, drops in (
         ("r_drop", config.r_drop > 0, somewhere),
@@ -112,7 +113,7 @@ def refuse_without_dropout(model: TextModel, config: Config) -> None:
     ):
         if used and not drops:
             raise UsageError(
-                f"{setting(name)} sets dropout masks against each other, and this encoder has no dropout. "
+                f"{setting(name)} sets dropout masks against each other, and what is trained of this model has no dropout. "
                 f"Give it some with {setting('dropout', 0.1)}, or leave {setting(name)} out."
             )
 

@@ -42,6 +42,8 @@ class RowwiseAdamW(torch.optim.AdamW):
         self.grad_scale: Tensor | None = None
         """What gradients are divided by as a step reads them; None: 1."""
         self._fading: float | None = None
+        self.idle = 0
+        """Steps before the table's first, in which it was not trained; they count in its average."""
 
     @property
     def table(self) -> Tensor:
@@ -53,7 +55,10 @@ class RowwiseAdamW(torch.optim.AdamW):
         self._fading = decay
 
     def average(self) -> Tensor:
-        """Return float[V, H], (1 - d) times the sum of d^(t-j) p_j over the steps j up to t; current where the table is."""
+        """Return float[V, H], (1 - d) times the sum of d^(t-j) p_j over the steps j up to t; current where the table is.
+
+        Before the first step of the table there is none.
+        """
         return self._state()["average"]
 
     @torch.no_grad()
@@ -93,7 +98,8 @@ class RowwiseAdamW(torch.optim.AdamW):
             state["step"] = torch.zeros((), dtype=torch.int64)
             state["lr"], state["decay"] = torch.zeros(1024, dtype=torch.float64), torch.ones(1024, dtype=torch.float64)
             if self._fading is not None:
-                state["average"], state["path"] = torch.zeros_like(self._table), torch.zeros(1024, dtype=torch.float64)
+                state["average"] = self._table.detach() * (1 - self._fading**self.idle)
+                state["path"] = torch.zeros(1024, dtype=torch.float64)
         return state
 
     def _step_rows(self, gradient: Tensor) -> None:
