@@ -202,9 +202,7 @@ def weights(directory: Path) -> bytes:
 def test_with_other_ways_of_tuning(settings: dict[str, Any], tiny_bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole, cut = whole_and_cut(classification, settings, tiny_bert, tmp_path, monkeypatch)
     assert weights(cut.directory) == weights(whole.directory)
-    plain = battery.train(
-        classification, classification.rows(30, 0), tmp_path / "plain", tiny_bert, tuning=settings["tuning"], epochs=2
-    )
+    plain = battery.train(classification, classification.rows(30, 0), tmp_path / "plain", tiny_bert, tuning=settings["tuning"], epochs=2)
     files = {directory: (directory / "head.safetensors") for directory in (plain.directory, whole.directory)}
     assert weights(plain.directory) != weights(whole.directory) or len({file.read_bytes() for file in files.values()}) == 2
 

@@ -23,6 +23,7 @@ from tunesmith.model.tuning import choose_strategy, trained_parameters
 from tunesmith.prepare import Prepared, prepare
 from tunesmith.progress import QUIET, Progress
 from tunesmith.report import model_card, write_report
+from tunesmith.report.view import regularisation
 from tunesmith.result import pooling_of, result_of
 from tunesmith.rundir import CHECKPOINTS, check_same_settings, is_started, output_directory, resume_hint, store_settings
 from tunesmith.seeds import seed_for
@@ -162,6 +163,9 @@ def _fit(config: Config, prepared: Prepared, directory: Path, *, resume: bool, p
     progress.say(
         f"tuning {config.tuning}: {strategy.sentence(model)}, {sum(p.numel() for p in trained.values()):,} of {parameters:,} parameters"
     )
+    regularisers = regularisation(config.model_dump())
+    if regularisers:
+        progress.say(f"regularisation: {regularisers}")
     strategy.train_mode(model, 0)
     refuse_without_dropout(model, config)
     checkpoints = Checkpoints(directory / CHECKPOINTS, config.content_hash(), rows)

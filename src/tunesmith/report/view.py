@@ -6,7 +6,7 @@ builds one with every key.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tunesmith.errors import counted, listing
@@ -296,9 +296,8 @@ def account_rows(result: Result) -> tuple[list[str], list[tuple[str, list[str]]]
     return list(splits), rows
 
 
-def regularisation(result: Result) -> list[str]:
-    """Return what was in use beside dropout and weight decay, with its strength and source."""
-    recipe = result["recipe"]
+def regularisation(recipe: Mapping[str, Any]) -> str:
+    """Return what is in use beside dropout and weight decay, with its strength and source; empty when nothing is."""
     words = {
         "label_smoothing": "label smoothing {:g} (Szegedy et al. 2016)",
         "r_drop": "R-Drop {:g} (Liang et al. 2021)",
@@ -308,7 +307,8 @@ def regularisation(result: Result) -> list[str]:
         "average": "mean of the weights at the last {} evaluations (Izmailov et al. 2018)",
     }
     idle = {"multi_sample_dropout": 1, "average": 1}
-    return [text.format(recipe[name]) for name, text in words.items() if recipe.get(name, idle.get(name, 0)) != idle.get(name, 0)]
+    used = [name for name in words if recipe.get(name, idle.get(name, 0)) != idle.get(name, 0)]
+    return "; ".join(words[name].format(recipe[name]) for name in used)
 
 
 def training_facts(result: Result) -> list[tuple[str, str]]:
@@ -323,7 +323,7 @@ def training_facts(result: Result) -> list[tuple[str, str]]:
             result["recipe"].get("tuning", "full") + "; ".join(["", *filter(None, [training.get("tuning"), training.get("frozen")])]),
         ),
         ("Parameters trained", f"{count(trained)} of {count(parameters)} ({share(trained, parameters)})"),
-        *([("Regularisation", "; ".join(regularisers))] if (regularisers := regularisation(result)) else []),
+        *([("Regularisation", regularisers)] if (regularisers := regularisation(result["recipe"])) else []),
         ("Epochs", f"{training['epochs']:g}"),
         ("Steps", count(training["steps"])),
         ("Stopped", training["stopped"]),

@@ -201,7 +201,7 @@ def locked(directory: Path) -> Iterator[None]:
 def _named(content: dict[str, Any]) -> list[str]:
     """Return the names of the weights that a checkpoint with this content needs beside its own."""
     best = content["state"]["best_step"]
-    return [*([] if best is None else [f"best-{best}"]), *(f"weights-{step}" for step in content["state"]["averaged"])]
+    return [*([] if best is None else [f"best-{best}"]), *(f"weights-{step}" for step in content["state"].get("averaged", []))]
 
 
 def _read(path: Path) -> dict[str, Any]:
