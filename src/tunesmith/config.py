@@ -90,7 +90,7 @@ class Config(BaseModel):
     features_gb: float = Field(20.0, gt=0, description="disk space for outputs of frozen layers; what needs more is computed every epoch")
     features_dir: str | None = Field(None, description="where outputs of frozen layers are kept, in the cache of texts unless told")
     rank: int = Field(8, ge=1, le=1024, description="lora, dora: rank of the update of each weight")
-    lora_alpha: float = Field(16.0, gt=0, description="lora, dora: an update is scaled by this divided by the rank")
+    lora_alpha: int = Field(16, ge=1, le=65536, description="lora, dora: an update is scaled by this divided by the rank")
     lora_dropout: float = Field(0.0, ge=0, lt=1, description="lora, dora: dropout before an update's first layer")
     targets: str | None = Field(
         None, min_length=1, description="lora, dora: names of the linear layers that get an update, such as query,value; unless told all"
@@ -177,7 +177,7 @@ class Config(BaseModel):
         config.model_fields_set.intersection_update(told)
         return config
 
-    @field_validator("lr", "focal_gamma", "max_grad_norm", "weight_decay", "checkpoint_minutes", "temperature", "features_gb", "lora_alpha")
+    @field_validator("lr", "focal_gamma", "max_grad_norm", "weight_decay", "checkpoint_minutes", "temperature", "features_gb")
     @classmethod
     def _finite(cls, value: float) -> float:
         if value != value or value in (float("inf"), float("-inf")):

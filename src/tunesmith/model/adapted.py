@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from tunesmith.errors import ModelError
 from tunesmith.model.encoder import Encoder
-from tunesmith.model.names import BUNDLED, HUB_NAMES, Located, locate
+from tunesmith.model.names import BUNDLED, HUB_NAMES, Located
 from tunesmith.model.pretrained import Pretrained, open_pretrained
 
 PEFT_CONFIG = "adapter_config.json"
@@ -118,7 +118,8 @@ def share_base(encoder: Encoder, digest: str) -> None:
     if known is None:
         known = _loaded[digest] = _Weights()
     for name, parameter in _body(encoder):
-        shared = known.by_name.setdefault(name, parameter.requires_grad_(False))
+        parameter.requires_grad_(False)
+        shared = known.by_name.setdefault(name, parameter)
         parent, _, last = name.rpartition(".")
         setattr(encoder.base.get_submodule(parent), last, shared)
     encoder.shared = known  # keeps them for as long as a model uses them

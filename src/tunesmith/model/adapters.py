@@ -274,7 +274,7 @@ def _merge(hf: nn.Module) -> None:
 
     for name, module in list(hf.named_modules()):
         if isinstance(module, BaseTunerLayer):
-            module.merge()  # type: ignore[operator]
+            module.merge()
             places.put(hf, name, module.get_base_layer())
         elif isinstance(module, ModulesToSaveWrapper):
             places.put(hf, name, module.modules_to_save["default"])
@@ -289,5 +289,3 @@ def _prefix(model: TextModel) -> str:
 def _pattern(names: list[str]) -> str:
     """Return a regular expression for module names, the layers' numbers left open."""
     return "|".join(dict.fromkeys(re.sub(r"\\\.\d+\\\.", r"\\.\\d+\\.", re.escape(name)) for name in names))
-
-
