@@ -213,6 +213,7 @@ def _fit(config: Config, prepared: Prepared, directory: Path, *, resume: bool, p
         task = task.tune(outputs, valid)
     evaluations = {name: _evaluation(model, task, prepared, name, config, progress) for name in ("valid", "test")}
     what = {"tuning": strategy.sentence(model), "trained_parameters": sum(p.numel() for p in trained.values()), "frozen": kept}
+    what["adapter"] = model.adapter.summary(model.own_head) if model.adapter is not None else None
     computed = (precision, f"{reason}; {engine}")
     result = result_of(config, prepared, model, task, state, evaluations, directory, metric, computed, len(planned), what)
     description = {

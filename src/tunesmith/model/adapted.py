@@ -35,7 +35,7 @@ class Adapter:
 
     way: the name of the way to tune; tensors: by their names in the file; merged: whether the encoder has them added to its weights
     config: PEFT's, None for a way that is not PEFT's; settings: with which `attach` builds what the tensors go into
-    base: the encoder's name; digest: of its weights
+    base: the encoder's name; digest: of its weights; in_peft: whether PEFT alone gives equal outputs
     """
 
     way: str
@@ -45,6 +45,7 @@ class Adapter:
     digest: str
     merged: bool = False
     settings: dict[str, Any] = field(default_factory=dict)
+    in_peft: bool = True
 
     def save(self, directory: Path) -> None:
         """Write the adapter's files into `directory`."""
@@ -63,7 +64,35 @@ class Adapter:
         if self.base.kind == "directory":
             place = Path(self.base.place).absolute()
             base |= {"place": str(place), "relative": os.path.relpath(place, directory.absolute())}
-        return {"way": self.way, "base": base, "own_head": own_head, "settings": self.settings}
+        return {"way": self.way, "base": base, "own_head": own_head, "settings": self.settings, "tensors": len(self.tensors)}
+
+    def summary(self, own_head: bool) -> dict[str, Any]:
+        """Return what report and model card say of it, as plain values.
+
+        apart: the model's directory has it in place of the encoder; peft: PEFT's class for the model, None where PEFT cannot run it
+        """
+        classes = {
+            "SEQ_CLS": "AutoPeftModelForSequenceClassification",
+            "TOKEN_CLS": "AutoPeftModelForTokenClassification",
+            "QUESTION_ANS": "AutoPeftModelForQuestionAnswering",
+        }
+        word = classes.get(str(self.config["task_type"])) if self.config is not None and not own_head else None
+        return {"way": self.way, "base": self.base.name, "apart": not self.merged, "peft": word if self.in_peft else None}
+
+
+def check_tensors(directory: Path, told: dict[str, Any]) -> None:
+    """Raise `ModelError` when the adapter's file in `directory` cannot be read, or has not the tensors that `describe` told of."""
+    from safetensors import safe_open
+
+    path = next((directory / name for name in (PEFT_WEIGHTS, OWN_WEIGHTS) if (directory / name).is_file()), directory / PEFT_WEIGHTS)
+    advice = "Restore it from a copy, or train again."
+    try:
+        with safe_open(path, framework="pt") as file:
+            count = len(list(file.keys()))
+    except Exception as error:  # safetensors raises its own kind for a damaged file
+        raise ModelError(f"{path} cannot be read ({error}). {advice}") from error
+    if count != told["tensors"]:
+        raise ModelError(f"{path} is damaged: it has {count} tensors and should have {told['tensors']}. {advice}")
 
 
 def public_place(base: Located) -> str:
@@ -98,7 +127,12 @@ def open_base(directory: Path, told: dict[str, Any]) -> Pretrained:
     looked = "".join(f"\n  - {name}" for name in names)
     raise ModelError(
         f"{directory} holds only what was trained; the encoder {told['name']!r} that it belongs to was not found. Looked for:{looked}\n"
-        f"Copy the encoder to one of these places, or write its path into base_model_name_or_path of {directory / PEFT_CONFIG}."
+        "Copy the encoder to one of these places, or write its path "
+        + (
+            f"into base_model_name_or_path of {directory / PEFT_CONFIG}."
+            if named is not None
+            else f"behind adapter, base, place in {directory / 'tunesmith.json'}."
+        )
     )
 
 

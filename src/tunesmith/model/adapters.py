@@ -5,6 +5,7 @@ PEFT builds and saves the small parts; the encoder runs them as it runs any othe
 
 from __future__ import annotations
 
+import inspect
 import json
 import re
 from abc import abstractmethod
@@ -74,6 +75,10 @@ class Peft(Beside):
                 if id(parameter) not in body:
                     parameter.requires_grad_(True)
 
+    def runs_in_peft(self, model: TextModel) -> bool:
+        """Whether PEFT, too, can run what it saved."""
+        return True
+
     def finish(self, model: TextModel) -> None:
         """Take out what was trained, and add it to the encoder's weights where that is wanted and possible."""
         import peft
@@ -89,7 +94,8 @@ class Peft(Beside):
                 content["auto_mapping"] = {"base_model_class": type(hf).__name__, "parent_library": type(hf).__module__}
             plain = json.loads(json.dumps(content, default=sorted))
             tensors = {name: value.detach().clone() for name, value in state.items()}
-            model.adapter = Adapter(self.name, tensors, plain, locate(self.config.model), self.digest, merged)
+            base = locate(self.config.model)
+            model.adapter = Adapter(self.name, tensors, plain, base, self.digest, merged, in_peft=self.runs_in_peft(model))
         if merged:
             _merge(model.encoder.hf)
             model.encoder.changed()
@@ -198,6 +204,12 @@ class SoftPrompt(Peft):
         """Put the virtual tokens before each text."""
         super().attach(model)
         put_virtual(model, self.peft, self.name, computed=True)
+
+    def runs_in_peft(self, model: TextModel) -> bool:
+        """Not a decoder's last token, which transformers does not find among vectors, nor prefixes where no past ones are taken."""
+        if isinstance(model.head, CheckpointHead) and model.encoder.is_decoder:
+            return False
+        return self.name != "prefix" or "past_key_values" in inspect.signature(model.encoder.base.forward).parameters
 
 
 class Prompt(SoftPrompt):
