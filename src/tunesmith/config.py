@@ -22,7 +22,7 @@ Precision = Literal["auto", "fp32", "bf16"]
 LabelType = Literal["auto", "single", "multi"]
 Scheme = Literal["auto", "bio", "bioes", "bmes", "bilou", "io", "none"]
 
-_NOT_OF_THE_WEIGHTS = {"out", "checkpoint_minutes", "checkpoint_steps", "train", "valid", "test", "features_gb", "features_dir"}
+_NOT_OF_THE_WEIGHTS = {"out", "checkpoint_minutes", "checkpoint_steps", "train", "valid", "test", "features_gb", "features_dir", "merge"}
 
 
 class Config(BaseModel):
@@ -89,6 +89,17 @@ class Config(BaseModel):
     )
     features_gb: float = Field(20.0, gt=0, description="disk space for outputs of frozen layers; what needs more is computed every epoch")
     features_dir: str | None = Field(None, description="where outputs of frozen layers are kept, in the cache of texts unless told")
+    rank: int = Field(8, ge=1, le=1024, description="lora, dora: rank of the update of each weight")
+    lora_alpha: int = Field(16, ge=1, le=65536, description="lora, dora: an update is scaled by this divided by the rank")
+    lora_dropout: float = Field(0.0, ge=0, lt=1, description="lora, dora: dropout before an update's first layer")
+    targets: str | None = Field(
+        None, min_length=1, description="lora, dora: names of the linear layers that get an update, such as query,value; unless told all"
+    )
+    merge: bool = Field(
+        True, description="lora, dora, ia3: save the encoder with the updates added to it; no: only the updates, which need their encoder"
+    )
+    bottleneck: int = Field(64, ge=1, le=8192, description="adapter: width between its two layers")
+    virtual_tokens: int = Field(20, ge=1, le=512, description="prompt, ptuning, prefix: virtual tokens before each text")
 
     max_answer_tokens: int = Field(30, ge=1, le=512, description="longest answer to a question, in tokens of the passage")
     answer_match: Literal["auto", "words", "characters"] = Field(

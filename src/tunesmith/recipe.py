@@ -157,8 +157,8 @@ def _fit(config: Config, prepared: Prepared, directory: Path, *, resume: bool, p
     trained = trained_parameters(model)
     optimizer = build_optimizer(model, config, strategy.rate(model))
     rows = [part.fingerprint() for part in (train_rows, *([valid.rows] if valid is not None else []))]
-    if strategy.frozen_layers is not None:
-        model.frozen = frozenset(name for name, _ in model.named_parameters() if name not in trained)
+    model.frozen = frozenset(name for name, _ in model.named_parameters() if name not in trained)
+    if model.frozen:
         rows.append(digest_of(model))
     progress.say(
         f"tuning {config.tuning}: {strategy.sentence(model)}, {sum(p.numel() for p in trained.values()):,} of {parameters:,} parameters"
@@ -211,8 +211,8 @@ def _fit(config: Config, prepared: Prepared, directory: Path, *, resume: bool, p
         )
     # tests run the whole encoder, as every program that loads the model does
     model.features = None
-    strategy.finish(model)
     task = task.finish(model)
+    strategy.finish(model)
     if task.tunes and valid is not None:
         outputs = outputs_for(
             model, task, valid.rows, max_tokens=config.tokens_at_once, what="validating for thresholds", progress=progress
@@ -220,6 +220,7 @@ def _fit(config: Config, prepared: Prepared, directory: Path, *, resume: bool, p
         task = task.tune(outputs, valid)
     evaluations = {name: _evaluation(model, task, prepared, name, config, progress) for name in ("valid", "test")}
     what = {"tuning": strategy.sentence(model), "trained_parameters": sum(p.numel() for p in trained.values()), "frozen": kept}
+    what["adapter"] = model.adapter.summary(model.own_head) if model.adapter is not None else None
     computed = (precision, f"{reason}; {engine}")
     result = result_of(config, prepared, model, task, state, evaluations, directory, metric, computed, len(planned), what)
     description = {
@@ -236,13 +237,14 @@ def _fit(config: Config, prepared: Prepared, directory: Path, *, resume: bool, p
         "outputs": task.head.outputs,
         "loads_in_transformers": model.loads_in_transformers,
         "last_token": getattr(model.head, "last", False),
+        "adapter": model.adapter.describe(directory, model.own_head) if model.adapter is not None and model.apart else None,
         "seen": sketch_of(prepared.parts["train"].rows.table.text_key[prepared.parts["train"].rows.index]),
         "fingerprints": {name: part.rows.table.key for name, part in prepared.parts.items()},
         "result": result,
     }
 
     def reports(where: Path) -> None:
-        for name, content in task.extra_files(model).items():
+        for name, content in ({} if model.apart else task.extra_files(model)).items():
             write_json(where / name, content)
         write_report(result, where)
         (where / "README.md").write_text(model_card(result), encoding="utf-8")

@@ -21,6 +21,7 @@ from tunesmith.model.masked_head import CheckpointMaskedHead
 from tunesmith.model.spec import HeadSpec
 
 if TYPE_CHECKING:
+    from tunesmith.model.adapted import Adapter
     from tunesmith.model.features import Features
 
 HEAD_FILE = "head.safetensors"
@@ -89,7 +90,7 @@ class CheckpointHead(nn.Module):
         if hasattr(hf, "head") and hasattr(hf, "drop"):  # ModernBERT
             return hf.classifier(hf.drop(hf.head(first)))
         pooler = getattr(hf, "pooler", None) or getattr(base, "pooler", None)
-        if isinstance(pooler, nn.Linear):  # ALBERT
+        if pooler is not None and hasattr(base, "pooler_activation"):  # ALBERT
             return hf.classifier(hf.dropout(base.pooler_activation(pooler(first))))
         if pooler is not None:  # BERT, DeBERTa
             return hf.classifier(hf.dropout(pooler(first[:, None])))
@@ -161,6 +162,8 @@ class TextModel(nn.Module):
         """Outputs of the lowest layers, where these are frozen and need not run again."""
         self.frozen: frozenset[str] = frozenset()
         """Names of the parameters that training never changes."""
+        self.adapter: Adapter | None = None
+        """What was trained, where that is saved apart from the encoder."""
 
     def forward(self, batch: PackedBatch) -> Tensor:
         """Return one row of outputs for each sequence, or each token, of `batch`."""
@@ -205,15 +208,36 @@ class TextModel(nn.Module):
     @property
     def loads_in_transformers(self) -> bool:
         """Whether the saved directory gives the same outputs through transformers' own model for the task."""
-        return isinstance(self.head, CheckpointHead | CheckpointTokenHead | CheckpointMaskedHead | VectorHead)
+        return not self.own_head and not self.apart
+
+    @property
+    def own_head(self) -> bool:
+        """Whether the head is none of transformers'."""
+        return not isinstance(self.head, CheckpointHead | CheckpointTokenHead | CheckpointMaskedHead | VectorHead)
+
+    @property
+    def apart(self) -> bool:
+        """Whether only an adapter is saved, without the encoder that it needs."""
+        return self.adapter is not None and not self.adapter.merged
 
     def save(self, directory: Path) -> None:
-        """Write the encoder as Hugging Face would, and a head of our own beside it as `head.safetensors`."""
+        """Write the encoder as Hugging Face would, and a head of our own beside it as `head.safetensors`.
+
+        An adapter that is merged goes into a directory of its own beside them, one that is not takes the place of the encoder.
+        """
         from safetensors.torch import save_file
 
-        self.encoder.save(directory)
-        if not self.loads_in_transformers:
-            save_file({name: value.contiguous() for name, value in self.head.state_dict().items()}, directory / HEAD_FILE)
+        heads = [directory] if self.own_head else []
+        if self.adapter is not None and self.adapter.merged:
+            self.adapter.save(directory / "adapter")
+            heads += [directory / "adapter"] if self.own_head else []
+        if self.adapter is not None and not self.adapter.merged:
+            self.adapter.save(directory)
+            self.encoder.save_tokenizer(directory)
+        else:
+            self.encoder.save(directory)
+        for place in heads:
+            save_file({name: value.contiguous() for name, value in self.head.state_dict().items()}, place / HEAD_FILE)
 
 
 def build_model(encoder: Encoder, head: HeadSpec, *, pooling: str, dropout: float | None, seed: int) -> TextModel:

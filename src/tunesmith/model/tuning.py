@@ -5,6 +5,7 @@ A model's parameters lie at depths: 0 the embeddings, 1 to n the layers, n + 1 t
 
 from __future__ import annotations
 
+import importlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any, ClassVar
@@ -172,10 +173,25 @@ def choose_strategy(config: Config) -> Strategy:
     way, layers = strategies.parse(config.tuning)
     if way in ("head", "last"):
         return Frozen(config, 0 if layers is None else layers)
-    return _PLAIN[way](config)
+    if way in _PLAIN:
+        return _PLAIN[way](config)
+    # imported here, as they build on this module
+    module, _, name = _ADDED[way].partition(":")
+    found: Strategy = getattr(importlib.import_module(f"tunesmith.model.{module}"), name)(config)
+    return found
 
 
 _PLAIN: dict[str, type[Strategy]] = {strategy.name: strategy for strategy in (Full, Layerwise, BitFit)}
+
+_ADDED = {
+    "lora": "adapters:LoRA",
+    "dora": "adapters:DoRA",
+    "ia3": "adapters:IA3",
+    "prompt": "adapters:Prompt",
+    "ptuning": "adapters:PTuning",
+    "prefix": "adapters:Prefix",
+    "adapter": "bottlenecks:Bottlenecks",
+}
 
 
 def layers_of(model: TextModel) -> list[nn.Module]:
