@@ -69,7 +69,7 @@ def run_training(
         )
     config = resolve(*layers, settings)
     if not resume:
-        _look_at(config)
+        look_at(config)
     from tunesmith import recipe
     from tunesmith.report import render_table
 
@@ -90,7 +90,7 @@ def run_training(
         print(json.dumps(line, ensure_ascii=False))
 
 
-def _look_at(config: Config) -> None:
+def look_at(config: Config) -> None:
     """Raise for files, columns and models that are not there before torch is imported, which takes seconds."""
     from tunesmith.data.readers import open_file
     from tunesmith.data.schema import choose_task, guess_schema, rows_of

@@ -30,7 +30,7 @@ def render_table(result: view.Result) -> str:
             for row in view.comparison(result, evaluation)
             if row["leading"]
         ]
-        lines += _aligned([header, *rows])
+        lines += aligned([header, *rows])
         if any(row[0].endswith(" *") for row in rows):
             lines.append("* chose the checkpoint")
         lines += [f"{y['name']}: {y['note']}" for y in evaluation.get("yardsticks", []) if not y["metrics"]]
@@ -70,7 +70,7 @@ def account_lines(result: view.Result) -> list[str]:
     return lines
 
 
-def _aligned(rows: list[list[str]]) -> list[str]:
+def aligned(rows: list[list[str]]) -> list[str]:
     """Return the rows with columns aligned and a rule under the first."""
     widths = [max(wording.columns_wide(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = [

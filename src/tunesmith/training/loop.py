@@ -96,7 +96,7 @@ def train_steps(
         if not np.isfinite(loss_sum):
             raise Diverged(
                 f"the loss of step {step + 1} is {loss_sum}; the weights have left the range of numbers. Lower {setting('lr')} "
-                f"(it is {config.lr:g}), raise {setting('warmup')}, or train with {setting('precision', 'fp32')}."
+                f"(it is {config.peak_lr:g}), raise {setting('warmup')}, or train with {setting('precision', 'fp32')}."
             )
         norm = clip(optimizer, config.max_grad_norm)
         lr = lr_at(step, total, config)
