@@ -60,7 +60,7 @@ def outcome(out: Path) -> dict[str, Any]:
 
 
 def test_a_search_killed_again_and_again_ends_as_one_that_was_not(server: Server, tiny_bert: Path, few: Path, tmp_path: Path) -> None:
-    started = ("tune", few, "--model", tiny_bert, "--trials", 5, *FLAGS, *told(COMMON))
+    started = ("tune", few, "--model", tiny_bert, "--trials", 5, "--metric", "log_loss", *FLAGS, *told(COMMON))
     whole = server.run(*started, "--out", tmp_path / "whole")
     assert whole.code == 0, whole.err
     expected = outcome(tmp_path / "whole")
@@ -174,9 +174,8 @@ def test_a_rate_that_is_too_high_ends_its_trial_and_not_the_search(tiny_bert: Pa
 
     real = loop.set_lr
     monkeypatch.setattr(loop, "set_lr", lambda optimizer, lr: real(optimizer, float("nan") if lr > 0.5 else lr))
-    found = tunesmith.tune(
-        few, search={"lr": [0.01, 1.0]}, trials=6, model=tiny_bert, epochs=1, schedule="constant", out=tmp_path / "m", progress="quiet", **COMMON
-    )
+    settings: dict[str, Any] = {**COMMON, "model": tiny_bert, "epochs": 1, "schedule": "constant"}
+    found = tunesmith.tune(few, search={"lr": [0.01, 1.0]}, trials=10, out=tmp_path / "m", progress="quiet", **settings)
     states = {trial["settings"]["lr"]: trial["state"] for trial in found.study["trials"]}
     assert states == {0.01: "complete", 1.0: "diverged"}
     assert found.best == {"lr": 0.01}
@@ -185,7 +184,7 @@ def test_a_rate_that_is_too_high_ends_its_trial_and_not_the_search(tiny_bert: Pa
 
 def test_hopeless_trials_are_stopped_early_and_shown(tiny_bert: Path, tmp_path: Path) -> None:
     found = tunesmith.tune(
-        tiny.rows(200, seed=3), search={"lr": {"low": 1e-6, "high": 1e-2}}, trials=12, model=tiny_bert, epochs=4, metric="log_loss",
+        tiny.rows(80, seed=3), search={"lr": {"low": 1e-6, "high": 1e-2}}, trials=9, model=tiny_bert, epochs=4, metric="log_loss",
         out=tmp_path / "m", progress="quiet", **{**COMMON, "batch_size": 16},
     )  # fmt: skip
     pruned = [trial for trial in found.study["trials"] if trial["state"] == "pruned" and trial["same_as"] is None]
@@ -261,7 +260,8 @@ def test_a_directory_that_is_not_a_study_is_left_alone(few: Path, tiny_bert: Pat
 
 
 def test_ranges_of_flags_and_recipes_are_the_same() -> None:
-    flags = read_flags(["lr=1e-5..2e-4", "batch-size=8..64:8", "epochs=2,3,4", "dropout=0..0.3:linear", "model=../a,../b", "warmup=0.1..0.5:0.1"])
+    texts = ["lr=1e-5..2e-4", "batch-size=8..64:8", "epochs=2,3,4", "dropout=0..0.3:linear", "model=../a,../b", "warmup=0.1..0.5:0.1"]
+    flags = read_flags(texts)
     ranges = {found.name: found for found in read_space(flags, Config(), "--search")}
     assert ranges["lr"] == Range("lr", (), 1e-5, 2e-4, None, True), "rates are searched by their logarithm"
     assert ranges["batch_size"] == Range("batch_size", (), 8, 64, 8)

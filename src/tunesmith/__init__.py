@@ -1,7 +1,7 @@
 """tunesmith: fine-tune a text encoder, from a file of labelled rows to a tested, saved model.
 
-`train` fine-tunes, `tune` searches for settings, `load` opens a trained model, `TextClassifier` is the scikit-learn estimator. They are imported on first
-use, since torch takes seconds to load.
+`train` fine-tunes, `tune` searches for settings, `load` opens a trained model, `TextClassifier` is the scikit-learn estimator. They are
+imported on first use, since torch takes seconds to load.
 """
 
 from __future__ import annotations

@@ -13,7 +13,6 @@ import numpy as np
 from tunesmith.accounting import sketch_of
 from tunesmith.bundle import DESCRIPTION, Bundle, assess, save_bundle
 from tunesmith.config import Config
-from tunesmith.data.memory import open_data
 from tunesmith.errors import DataError, Interrupted, UsageError, counted, did_you_mean, listing, setting
 from tunesmith.evaluate import outputs_for
 from tunesmith.model.allocator import keep_freed_memory, token_budget
@@ -21,7 +20,7 @@ from tunesmith.model.arithmetic import choose_precision
 from tunesmith.model.features import digest_of
 from tunesmith.model.heads import TextModel, build_model, set_output_bias
 from tunesmith.model.tuning import choose_strategy, trained_parameters
-from tunesmith.prepare import Prepared, prepare
+from tunesmith.prepare import Prepared, opened, prepare
 from tunesmith.progress import QUIET, Progress
 from tunesmith.report import model_card, write_report
 from tunesmith.result import pooling_of, result_of
@@ -113,15 +112,7 @@ def train(
     if resume and (directory / DESCRIPTION).is_file() and not is_started(directory):
         progress.say(f"{directory} is finished already; nothing is left to resume.")
         return _finished(directory)
-    sources = {
-        name: open_data(
-            value, labels=labels if name == "train" else None, encoding=config.encoding if isinstance(value, str | Path) else None
-        )
-        for name, value in given.items()
-        if value is not None
-    }
-    for name, other in getattr(sources["train"], "companions", {}).items():
-        sources.setdefault(name, other)  # the splits that a collection comes with
+    sources = opened(config, {"train_data": train_data, "valid_data": valid_data, "test_data": test_data, "labels": labels})
     checkpoint_directory = directory / CHECKPOINTS
     prepared = prepare(config, sources, progress, fold=fold)
     watch = None if trial is None else trial(prepared)

@@ -88,7 +88,10 @@ def verdict(study: Study) -> str:
         return f"{said}."
     gain = abs(best["value"] - usual["value"])
     more = "less" if metric in LOWER_IS_BETTER else "more"
-    return f"{said}, {figure(metric, gain)} {more} than with the settings as they were. Validation flatters the best of many; the test does not."
+    return (
+        f"{said}, {figure(metric, gain)} {more} than with the settings as they were. "
+        "Validation flatters the best of many; the test does not."
+    )
 
 
 def page(study: Study) -> dict[str, Any]:

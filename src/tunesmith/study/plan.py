@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from tunesmith.config import Config
-from tunesmith.errors import StorageError, UsageError, listing, setting
+from tunesmith.errors import DataError, StorageError, UsageError, listing, setting
 from tunesmith.prepare import Prepared
 from tunesmith.resolve import resolve
 from tunesmith.storage import write_json
@@ -49,6 +49,14 @@ class Plan:
         """Return what is searched."""
         return read_space(self.search, self.config(), "search:")
 
+    def check_rows(self, prepared: Prepared) -> None:
+        """Raise `DataError` when the rows are others than those that the study was begun with."""
+        if digest_of(prepared) != self.data:
+            raise DataError(
+                f"{prepared.parts['train'].source.name}: the rows are others than those that the study was begun with, so its trials could "
+                f"not be compared. Bring the former files back, or start anew with {setting('overwrite', True)}."
+            )
+
     def write(self, directory: Path) -> None:
         """Keep the plan in `directory`."""
         write_json(directory / PLAN, dataclasses.asdict(self))
@@ -80,8 +88,9 @@ class Plan:
                 other.append(f"{setting(name)} was {old}, now {new}")
         if search is not None and search != self.search:
             was, now = ({range_.name: str(range_) for range_ in read_space(specs, before, "search:")} for specs in (self.search, search))
-            other += [f"search was {was.get(name, 'without ' + name)}, now {now.get(name, 'without ' + name)}" for name in sorted({*was, *now})
-                      if was.get(name) != now.get(name)]  # fmt: skip
+            for name in sorted({*was, *now}):
+                if was.get(name) != now.get(name):
+                    other.append(f"search was {was.get(name, 'without ' + name)}, now {now.get(name, 'without ' + name)}")
         if pruner is not None and pruner != self.pruner:
             other.append(f"{setting('pruner')} was {self.pruner!r}, now {pruner!r}")
         if other:

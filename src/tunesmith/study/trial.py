@@ -8,12 +8,11 @@ from typing import Any
 
 from tunesmith import recipe
 from tunesmith.bundle import DESCRIPTION
-from tunesmith.errors import DataError, Diverged, Interrupted, UsageError, setting
+from tunesmith.errors import Diverged, Interrupted, UsageError
 from tunesmith.prepare import Prepared
 from tunesmith.progress import Progress
 from tunesmith.rundir import CHECKPOINTS
 from tunesmith.storage import write_json
-from tunesmith.study.plan import digest_of
 from tunesmith.study.space import written
 from tunesmith.study.trials import PRUNED, Trials
 from tunesmith.training.loop import Watch
@@ -68,11 +67,7 @@ def _trained(trials: Trials, trial: Any, place: Path, progress: Progress, data: 
         return trials.tell(trial, "fail", outcome=f"not possible: {error.faults[0]}")
 
     def begin(prepared: Prepared) -> Watch:
-        if digest_of(prepared) != trials.plan.data:
-            raise DataError(
-                f"{prepared.parts['train'].source.name}: the rows are others than those that the study was begun with, so its trials could "
-                f"not be compared. Bring the former files back, or start anew with {setting('overwrite', True)}."
-            )
+        trials.plan.check_rows(prepared)
         return trials.watch(trial, config.epochs)
 
     started = (place / CHECKPOINTS).is_dir() or (place / DESCRIPTION).is_file()

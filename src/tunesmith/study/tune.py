@@ -15,11 +15,10 @@ from typing import Any
 from tunesmith import recipe
 from tunesmith.bundle import DESCRIPTION
 from tunesmith.config import Config
-from tunesmith.data.memory import open_data
 from tunesmith.errors import Interrupted, ModelError, StorageError, UsageError, counted, listing, setting
 from tunesmith.metrics import greater_is_better
 from tunesmith.model.names import locate
-from tunesmith.prepare import prepare
+from tunesmith.prepare import opened, prepare
 from tunesmith.progress import QUIET, Progress
 from tunesmith.report.study import study_lines
 from tunesmith.rundir import CHECKPOINTS, is_started, output_directory
@@ -96,6 +95,7 @@ def tune(
     if resume:
         plan = Plan.read(directory)
         plan.check_same(directory, config, None if search is None else dict(search), pruner)
+        plan.check_rows(prepare(plan.config(), opened(plan.config(), data), progress))
     else:
         if given is None:
             raise UsageError("no training data: name a file of labelled rows.")
@@ -143,7 +143,7 @@ def _run(directory: Path, plan: Plan, jobs: int, data: dict[str, Any], lock: int
             progress.say(text)
         config = plan.config(**values)
         said = f"trial {best.number + 1} of {len(found['trials'])}, the best: validation {plan.metric} {best.value:.4f}"
-        write_recipe(directory / BEST, config, f"Written by tunesmith tune: {said}.")
+        write_recipe(directory / BEST, config, ("train", *values), f"Written by tunesmith tune: {said}.")
         trained = _train_best(directory, plan, config, found, data, progress)
     except KeyboardInterrupt:
         raise Interrupted(f"stopped at once; all trials are saved as far as they went. {hint}") from None
@@ -204,20 +204,12 @@ def _plan(
         if range_.name == "model":
             for name in range_.values:
                 locate(name)
-    sources = {
-        name: open_data(
-            value, labels=data["labels"] if name == "train" else None, encoding=config.encoding if isinstance(value, str) else None
-        )
-        for name in ("train", "valid", "test")
-        if (value := data[f"{name}_data"] if data[f"{name}_data"] is not None else getattr(config, name)) is not None
-    }
-    for name, other in getattr(sources["train"], "companions", {}).items():
-        sources.setdefault(name, other)
-    prepared = prepare(config, sources, progress)
+    prepared = prepare(config, opened(config, data), progress)
     valid, task = prepared.parts.get("valid"), prepared.task
     if valid is None:
         raise UsageError(
-            f"there are no validation rows to compare trials on. Raise {setting('valid_size')}, or name a file of them with {setting('valid')}."
+            f"there are no validation rows to compare trials on. Raise {setting('valid_size')}, or name a file of them with "
+            f"{setting('valid')}."
         )
     if task.name == "masked-lm" and any(range_.name == "model" for range_ in ranges):
         raise UsageError("model cannot be searched for masked-lm: perplexities of encoders with other vocabularies cannot be compared.")
