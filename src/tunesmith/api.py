@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tunesmith.bundle import Bundle
+from tunesmith.folds import cross_validate
 from tunesmith.progress import Mode, Progress
 from tunesmith.recipe import TrainResult
 from tunesmith.recipe import train as _train
@@ -41,7 +42,9 @@ def train(
     Raises `UsageError`, `DataError`, `ModelError`, `StorageError` (all `tunesmith.errors.TunesmithError`), `Interrupted`.
     """
     files, tables, settings = _sorted(data, valid, test, settings)
-    return _train(resolve(settings, files), **tables, labels=labels, resume=resume, overwrite=overwrite, progress=Progress(progress))
+    config = resolve(settings, files)
+    run = _train if config.folds is None else cross_validate
+    return run(config, **tables, labels=labels, resume=resume, overwrite=overwrite, progress=Progress(progress))
 
 
 def tune(

@@ -45,7 +45,7 @@ class Prepared:
 
 
 def opened(config: Config, data: dict[str, Any]) -> dict[str, RowSource]:
-    """Return the rows by part: the tables of `data` (train_data, ... and labels, as `recipe.train` has them), else the files of `config`."""
+    """Return the rows by part: tables in `data` (train_data, ... and labels, as `recipe.train` has them), else the files of `config`."""
     sources = {}
     for name in ("train", "valid", "test"):
         value = data[f"{name}_data"] if data[f"{name}_data"] is not None else getattr(config, name)
@@ -63,6 +63,8 @@ def prepare(config: Config, sources: dict[str, RowSource], progress: Progress, *
     fold: (i, K) takes the i-th (from 1) of K folds of the training rows as the test
     Raises `DataError` and `UsageError`.
     """
+    if fold is not None:
+        sources = {name: source for name, source in sources.items() if name != "test"}
     chosen = choose_task(sources["train"], config)
     family = registry.family(chosen)
     if config.from_scratch and family.needs_target:
@@ -173,7 +175,8 @@ def _split(parts: dict[str, Part], config: Config, task: Task, notes: list[str],
         inside = _fold_of(stratum[index], units[index], count, config, train) == number - 1
         parts["test"] = replace(train.with_index(index[inside]), how=f"fold {number} of {count} of {train.source.name}{evenly}")
         index = index[~inside]
-    for name, size in (("test", config.test_size), ("valid", config.valid_size)):
+    # in a cross-validation the folds are the test
+    for name, size in (("test", config.test_size if config.folds is None else 0), ("valid", config.valid_size)):
         if name in parts or size == 0:
             continue
         away = split_off(stratum[index], units[index], size * total / max(len(index), 1), seed=config.seed, purpose=name)
@@ -196,7 +199,7 @@ def _fold_of(stratum: np.ndarray, units: np.ndarray, count: int, config: Config,
     different = len(np.unique(units))
     if different < count:
         raise DataError(
-            f"{train.source.name}: {counted(count, 'fold')} cannot be made of {counted(different, 'text or group')} that may be parted. "
+            f"{train.source.name}: {counted(count, 'fold')} cannot be made of {different:,} texts or groups that may be parted. "
             f"Lower {setting('folds')} to at most {different:,}, or add rows."
         )
     return folds_of(stratum, units, count, seed=config.seed)

@@ -63,11 +63,15 @@ class TrainResult:
 
     @property
     def metrics(self) -> dict[str, float]:
-        """The test metrics; those of validation where there was no test, which are optimistic, and empty without either.
+        """The test metrics, or the means over the folds of a cross-validation; without either those of validation, which are optimistic.
+
+        Empty where nothing was evaluated.
 
         Asking for one that is not there raises `UnknownMetric`.
         """
         evaluations = self.result["evaluations"]
+        if evaluations["test"] is None and "cross_validation" in self.result:
+            return _Metrics({name: spread["mean"] for name, spread in self.result["cross_validation"]["metrics"].items()})
         chosen = evaluations["test"] if evaluations["test"] is not None else evaluations["valid"]
         return _Metrics(chosen["metrics"] if chosen is not None else {})
 

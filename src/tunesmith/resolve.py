@@ -114,6 +114,8 @@ def _clashes(config: Config, wrong: set[str], recipes: Mapping[str, Path]) -> It
     if wrong.isdisjoint(("stride", "max_length")) and config.truncation == "windows" and config.stride >= config.max_length - 2:
         stride, length = both("stride", "max_length")
         yield f"{stride} {config.stride} must be at least 3 below {length} {config.max_length}, or windows would not move forward"
+    if config.folds is not None and config.is_told("test_size"):
+        yield "{} changes nothing beside {}, which test on every row once; leave it out".format(*both("test_size", "folds"))
     if config.text_pair is not None and config.task == "classification":
         yield f"{_place('text_pair', recipes)} names a second text, which the task classification has no use for; take the task pair"
     if config.from_scratch and config.task not in ("auto", "masked-lm"):

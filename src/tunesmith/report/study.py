@@ -9,9 +9,8 @@ from markupsafe import Markup, escape
 
 from tunesmith.errors import counted
 from tunesmith.report.charts import Frame, svg
-from tunesmith.report.terminal import aligned
 from tunesmith.report.view import LOWER_IS_BETTER
-from tunesmith.report.wording import DASH, duration, figure, one_line, shorten, title
+from tunesmith.report.wording import DASH, aligned, duration, figure, one_line, shorten, title
 
 _SHOWN = 30
 """Trials that the terminal lists; the page lists all."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,22 +9,12 @@ from tunesmith import recipe
 from tunesmith.bundle import DESCRIPTION
 from tunesmith.errors import Diverged, Interrupted, UsageError
 from tunesmith.prepare import Prepared
-from tunesmith.progress import Progress
-from tunesmith.rundir import CHECKPOINTS
+from tunesmith.progress import Bars, Progress
+from tunesmith.rundir import CHECKPOINTS, RECORD, keep_record, stopped_in
 from tunesmith.storage import write_json
 from tunesmith.study.space import written
 from tunesmith.study.trials import PRUNED, Trials
 from tunesmith.training.loop import Watch
-
-RECORD = "result.json"
-_KEPT = (RECORD, "report.html")
-
-
-class _Bars(Progress):
-    """Shows work that takes its time, and leaves out what every trial would say anew."""
-
-    def say(self, text: str) -> None:
-        pass
 
 
 def run_trials(trials: Trials, left: list[int], hint: str, progress: Progress, **data: Any) -> None:
@@ -53,8 +42,8 @@ def _run(trials: Trials, trial: Any, hint: str, progress: Progress, data: dict[s
             record = _trained(trials, trial, place, progress, data)
         except Interrupted as error:
             where = f"trial {trial.number + 1:,} of {trials.plan.trials:,}"
-            raise Interrupted(f"{where}: {str(error).split(' Go on with')[0]} {hint}") from None
-    strip(place)
+            raise stopped_in(where, error, hint) from None
+    keep_record(place)
     best = trials.best()
     progress.say(line(record, trials) + (" · best so far" if best is not None and best.number == record.number else ""))
 
@@ -72,7 +61,7 @@ def _trained(trials: Trials, trial: Any, place: Path, progress: Progress, data: 
 
     started = (place / CHECKPOINTS).is_dir() or (place / DESCRIPTION).is_file()
     try:
-        result = recipe.train(config, resume=started, overwrite=not started, trial=begin, progress=_Bars(progress.mode), **data).result
+        result = recipe.train(config, resume=started, overwrite=not started, trial=begin, progress=Bars(progress.mode), **data).result
     except Diverged as error:
         # as one that is worse than all others, which a failed trial would not be to the sampler
         return trials.tell(trial, PRUNED, outcome="diverged", why=str(error))
@@ -83,15 +72,6 @@ def _trained(trials: Trials, trial: Any, place: Path, progress: Progress, data: 
         notes["log_loss"] = scores["log_loss"]
     pruned = training["stopped"].startswith(PRUNED)
     return trials.tell(trial, PRUNED if pruned else "complete", scores[metric], **notes)
-
-
-def strip(place: Path) -> None:
-    """Leave only the records in the directory of a trial that ended: the weights of the best come from the training at the end."""
-    for path in place.iterdir() if place.is_dir() else ():
-        if path.is_dir():
-            shutil.rmtree(path, ignore_errors=True)
-        elif path.name not in _KEPT:
-            path.unlink(missing_ok=True)
 
 
 def line(record: Any, trials: Trials) -> str:

@@ -20,13 +20,12 @@ from tunesmith.metrics import greater_is_better
 from tunesmith.model.names import locate
 from tunesmith.prepare import opened, prepare
 from tunesmith.progress import QUIET, Progress
-from tunesmith.report.study import study_lines
-from tunesmith.rundir import CHECKPOINTS, is_started, output_directory
+from tunesmith.rundir import CHECKPOINTS, is_started, keep_record, output_directory, stopped_in
 from tunesmith.storage import sweep, writing
 from tunesmith.study.best import summary, write_recipe
 from tunesmith.study.plan import BEST, DATABASE, LOCK, PLAN, TRIALS, Plan, Pruner, absolute, digest_of
 from tunesmith.study.space import default_space, read_space, written
-from tunesmith.study.trial import run_trials, strip
+from tunesmith.study.trial import run_trials
 from tunesmith.study.trials import Trials
 from tunesmith.study.workers import threads_each, work
 
@@ -121,7 +120,7 @@ def _run(directory: Path, plan: Plan, jobs: int, data: dict[str, Any], lock: int
         progress.say(f"resuming the study after {counted(done, 'finished trial')}{begun}.")
     for number in range(done + len(left)):  # a process killed between the end of a trial and this
         if number not in left:
-            strip(trials.place(number))
+            keep_record(trials.place(number))
     _say_plan(trials, progress)
     try:
         if jobs == 1:
@@ -139,8 +138,6 @@ def _run(directory: Path, plan: Plan, jobs: int, data: dict[str, Any], lock: int
                 f"none of {counted(len(found['trials']), 'trial')} ran to its end ({why}). Lower the range of {setting('lr')}."
             )
         values = {range_.name: best.params[range_.name] for range_ in trials.ranges}
-        for text in study_lines(found):
-            progress.say(text)
         config = plan.config(**values)
         said = f"trial {best.number + 1} of {len(found['trials'])}, the best: validation {plan.metric} {best.value:.4f}"
         write_recipe(directory / BEST, config, ("train", *values), f"Written by tunesmith tune: {said}.")
@@ -165,7 +162,7 @@ def _train_best(
     try:
         return recipe.train(config, resume=started, overwrite=not started, progress=progress, beside={"study": found}, **data)
     except Interrupted as error:
-        raise Interrupted(f"{str(error).split(' Go on with')[0]} {_hint(directory)}") from None
+        raise stopped_in("", error, _hint(directory)) from None
 
 
 def _same(directory: Path, found: dict[str, Any]) -> bool:
