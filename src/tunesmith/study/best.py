@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +16,13 @@ _FEW = 4
 """Fewer complete trials than these say nothing of what mattered."""
 
 
-def write_recipe(path: Path, config: Config, searched: Collection[str], said: str) -> None:
-    """Write what was searched, and all that is not as usual, as a recipe that `tunesmith train` takes; said: a comment on top."""
+def write_recipe(path: Path, config: Config, said: str) -> None:
+    """Write the settings that were told, which those that were searched are, as a recipe for `tunesmith train`; said: a comment on top."""
     lines = [f"# {line}" for line in said.splitlines()]
     if config.train is None:
         lines.append("# the rows were in memory; name a file of them with: train = ...")
-    for name, value in config.model_dump(mode="json").items():
-        if value is not None and name != "out" and (config.is_told(name) or name in searched):
+    for name, value in config.model_dump(mode="json", exclude_unset=True).items():
+        if value is not None and name != "out":
             lines.append(f"{name} = {_toml(value)}")
     write_text(path, "\n".join(lines) + "\n")
 

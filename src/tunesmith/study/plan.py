@@ -101,13 +101,13 @@ class Plan:
 
 
 def absolute(config: Config) -> dict[str, Any]:
-    """Return the settings as plain values, with files, and a model that is a directory, by their absolute paths."""
-    values = config.model_dump(mode="json")
+    """Return the settings that were told as plain values, with files, and a model that is a directory, by their absolute paths."""
+    values = config.model_dump(mode="json", exclude_unset=True)
     for name in _FILES:
-        if values[name] is not None:
+        if values.get(name) is not None:
             values[name] = str(Path(values[name]).absolute())
-    if Path(values["model"]).is_dir():
-        values["model"] = str(Path(values["model"]).absolute())
+    if Path(config.model).is_dir():
+        values["model"] = str(Path(config.model).absolute())
     return {**values, "out": None}
 
 

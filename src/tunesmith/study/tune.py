@@ -140,7 +140,7 @@ def _run(directory: Path, plan: Plan, jobs: int, data: dict[str, Any], lock: int
         values = {range_.name: best.params[range_.name] for range_ in trials.ranges}
         config = plan.config(**values)
         said = f"trial {best.number + 1} of {len(found['trials'])}, the best: validation {plan.metric} {best.value:.4f}"
-        write_recipe(directory / BEST, config, ("train", *values), f"Written by tunesmith tune: {said}.")
+        write_recipe(directory / BEST, config, f"Written by tunesmith tune: {said}.")
         trained = _train_best(directory, plan, config, found, data, progress)
     except KeyboardInterrupt:
         raise Interrupted(f"stopped at once; all trials are saved as far as they went. {hint}") from None
