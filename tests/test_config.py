@@ -78,6 +78,7 @@ RANGES: dict[str, tuple[list[Any], list[Any]]] = {
         ["full", "head", "last:1", "last:12", "layerwise", "bitfit"],
         ["last", "last:0", "last:-1", "last:a", "head:1", "", "none at all"],
     ),
+    "budget": ([None, "90s", "5m", "0.5h"], ["5", "m", "0m", "-1m", "five", "5 m", ""]),
     "layer_decay": ([0.01, 1], [0, 1.1, math.nan]),
     "unfreeze": ([0, 200], [-1, 201, 0.5]),
     "reinit": ([0, 200], [-1, 201]),
@@ -329,7 +330,7 @@ def test_a_setting_is_spelled_for_those_who_read_it() -> None:
 
 
 # where data lies and where results go, and how often is saved: what the table's own key or nothing at all accounts for
-PATHS = {"features_gb", "features_dir", "train", "valid", "test", "out", "checkpoint_minutes", "checkpoint_steps"}
+PATHS = {"budget", "features_gb", "features_dir", "train", "valid", "test", "out", "checkpoint_minutes", "checkpoint_steps"}
 
 
 @pytest.mark.parametrize("name", sorted(Config.model_fields))

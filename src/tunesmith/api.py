@@ -6,11 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from tunesmith.automatic import kind_of_run
 from tunesmith.bundle import Bundle
-from tunesmith.folds import cross_validate
 from tunesmith.progress import Mode, Progress
 from tunesmith.recipe import TrainResult
-from tunesmith.recipe import train as _train
 from tunesmith.resolve import resolve
 from tunesmith.study.tune import TuneResult
 from tunesmith.study.tune import tune as _tune
@@ -43,7 +42,7 @@ def train(
     """
     files, tables, settings = _sorted(data, valid, test, settings)
     config = resolve(settings, files)
-    run = _train if config.folds is None else cross_validate
+    run = kind_of_run(config, resume=resume)
     return run(config, **tables, labels=labels, resume=resume, overwrite=overwrite, progress=Progress(progress))
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -23,7 +24,10 @@ Precision = Literal["auto", "fp32", "bf16"]
 LabelType = Literal["auto", "single", "multi"]
 Scheme = Literal["auto", "bio", "bioes", "bmes", "bilou", "io", "none"]
 
-_NOT_OF_THE_WEIGHTS = {"out", "checkpoint_minutes", "checkpoint_steps", "train", "valid", "test", "features_gb", "features_dir", "merge"}
+_TIME = re.compile(r"(?=.*[1-9])\d+(\.\d+)?[smh]")
+_NOT_OF_THE_WEIGHTS = {
+    "out", "checkpoint_minutes", "checkpoint_steps", "train", "valid", "test", "budget", "features_gb", "features_dir", "merge",
+}  # fmt: skip
 
 
 class Config(BaseModel):
@@ -82,6 +86,7 @@ class Config(BaseModel):
 
     # what is trained
     tuning: str = Field("full", description="what is trained of the encoder besides the head; see docs/strategies.md")
+    budget: str | None = Field(None, description="auto: how long the ways may take that are tried, such as 90s, 5m or 2h")
     layer_decay: float = Field(0.9, gt=0, le=1, description="layerwise: a layer's learning rate is this times that of the layer above")
     unfreeze: int = Field(0, ge=0, le=200, description="layerwise: layers that begin to train in each epoch, from the top; 0: all at once")
     reinit: int = Field(0, ge=0, le=200, description="layerwise: last layers whose weights are drawn anew before training")
@@ -252,6 +257,18 @@ class Config(BaseModel):
         if value not in known:
             raise ValueError(f"{value!r} is not one of {listing(known, 40)}.{did_you_mean(value, known)}")
         return value
+
+    @field_validator("budget")
+    @classmethod
+    def _is_a_time(cls, value: str | None) -> str | None:
+        if value is not None and _TIME.fullmatch(value) is None:
+            raise ValueError(f"{value!r} is no time. Write a number of seconds, minutes or hours: '90s', '5m', '2h'")
+        return value
+
+    @property
+    def budget_s(self) -> float | None:
+        """The budget in seconds."""
+        return None if self.budget is None else float(self.budget[:-1]) * {"s": 1, "m": 60, "h": 3600}[self.budget[-1]]
 
     @field_validator("tuning")
     @classmethod

@@ -90,6 +90,7 @@ def train(
     progress: Progress = QUIET,
     fold: tuple[int, int] | None = None,
     trial: Callable[[Prepared], Watch] | None = None,
+    keep: bool = False,
     beside: dict[str, Any] | None = None,
 ) -> TrainResult:
     """Fine-tune, test, and write the model directory.
@@ -101,6 +102,7 @@ def train(
     fold: (i, K) tests on the i-th (from 1) of K folds of the training rows
     trial: this is one of several trainings that are compared: test rows and yardsticks are left alone; called with the data, it
         returns what watches the validations
+    keep: leave the checkpoints, of which the last is of a finished training, in the directory
     beside: plain values that go into the result, for the report
 
     Raises `UsageError`, `DataError`, `ModelError`, `StorageError`, and `Interrupted` after Ctrl-C.
@@ -136,7 +138,8 @@ def train(
             result = _fit(config, prepared, directory, beside if beside is not None else {}, watch, resume=resume, progress=progress)
         except KeyboardInterrupt:
             raise Interrupted(f"stopped at once; what the last checkpoint holds is saved. {resume_hint(directory)}") from None
-    Checkpoints(checkpoint_directory, "", []).remove()
+    if not keep:
+        Checkpoints(checkpoint_directory, "", []).remove()
     return TrainResult(directory, result, Bundle.load(directory))
 
 
@@ -199,7 +202,10 @@ def _fit(
     tables = [(part.table, part.index) for part in (planned, *([valid.rows] if valid is not None else []))]
     began = time.monotonic()
     kept = keep_outputs(model, task, strategy.frozen_layers, tables, config, precision, progress) if not state.over() else ""
-    state.seconds += time.monotonic() - began  # it takes the place of training steps
+    taken = time.monotonic() - began
+    state.seconds += taken  # it takes the place of training steps
+    passed = sum(int(table.kept[index].sum()) for table, index in tables)
+    speed = passed / taken if model.features is not None and model.features.fresh else None
     with model.encoder.attention_for_training(prepared.encoder.truncation.max_length):
         state = run(
             model,
@@ -230,6 +236,7 @@ def _fit(
     judged = "none" if watch is not None else "test" if "test" in prepared.parts else "valid"
     evaluations = {name: _evaluation(model, task, prepared, name, config, progress, judged=name == judged) for name in ("valid", "test")}
     what = {"tuning": strategy.sentence(model), "trained_parameters": sum(p.numel() for p in trained.values()), "frozen": kept}
+    what["forward_tokens_per_s"] = speed
     what["adapter"] = model.adapter.summary(model.own_head) if model.adapter is not None else None
     computed = (precision, f"{reason}; {engine}")
     result = result_of(config, prepared, model, task, state, evaluations, directory, metric, computed, len(planned), what) | beside

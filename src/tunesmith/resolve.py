@@ -127,6 +127,12 @@ def _clashes(config: Config, wrong: set[str], recipes: Mapping[str, Path]) -> It
     if config.from_scratch and wrong.isdisjoint(("width", "heads")) and config.width % config.heads:
         width, heads = both("width", "heads")
         yield f"{width} {config.width} must be a multiple of {heads} {config.heads}, which share it evenly"
+    if config.folds is not None and config.tuning == strategies.AUTO:
+        yield "{} trains on every row, which leaves none to choose a way by; name one with {}".format(
+            _place("folds", recipes), _place("tuning", recipes)
+        )
+    if config.valid is None and config.valid_size == 0 and config.tuning == strategies.AUTO:
+        yield "{} 'auto' chooses by validation rows, and {} is 0".format(*both("tuning", "valid_size"))
     way = config.tuning.partition(":")[0]
     for name, ways in strategies.special_settings().items():
         if way not in ways and config.is_told(name):

@@ -18,6 +18,7 @@ from tunesmith.training.state import RUN, Checkpoints
 
 CHECKPOINTS = "checkpoints"
 FOLDS = "folds"
+WAYS = "ways"
 RECORD = "result.json"
 """What is kept, beside its report, of a training whose model is not: that of a fold or a trial."""
 _MODEL_PLACE = "model directory"
@@ -104,7 +105,8 @@ def stored_settings(directory: Path) -> dict[str, Any]:
 
 def is_started(directory: Path) -> bool:
     """Whether a training with checkpoints, or a cross-validation, is under way in `directory`."""
-    begun = (directory / CHECKPOINTS / RUN).is_file() and any((directory / FOLDS).glob("[0-9]*"))
+    several = any((directory / FOLDS).glob("[0-9]*")) or any((directory / WAYS).glob("*"))
+    begun = (directory / CHECKPOINTS / RUN).is_file() and several
     return begun or any((directory / CHECKPOINTS).glob("step-*"))
 
 

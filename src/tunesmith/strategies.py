@@ -30,6 +30,8 @@ _OF_FEATURES = frozenset({"features", "features_gb", "features_dir"})
 _OF_LORA = frozenset({"rank", "lora_alpha", "lora_dropout", "targets", "merge"})
 _OF_PROMPTS = frozenset({"virtual_tokens"})
 
+AUTO = "auto"
+
 TUNINGS: dict[str, Tuning] = {
     "full": Tuning("all weights"),
     "head": Tuning(
@@ -78,6 +80,7 @@ TUNINGS: dict[str, Tuning] = {
         "Liu et al. 2021, GPT Understands, Too",
     ),
     "prefix": Tuning("keys and values of virtual tokens in every layer, and the head", {"lr": 5e-3}, _OF_PROMPTS, "Li and Liang 2021"),
+    AUTO: Tuning("what validation prefers of several ways that are tried, the cheapest first", settings=frozenset({"budget"})),
 }
 """`last` stands for `last:N`, N layers."""
 

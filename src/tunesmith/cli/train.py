@@ -70,12 +70,10 @@ def run_training(
     config = resolve(*layers, settings)
     if not resume:
         look_at(config)
-    from tunesmith.folds import cross_validate
-    from tunesmith.recipe import train as train_once
+    from tunesmith.automatic import kind_of_run
     from tunesmith.report import render_table
 
-    run = train_once if config.folds is None else cross_validate
-    result = run(config, resume=resume, overwrite=overwrite, progress=Progress("quiet" if quiet else "auto"))
+    result = kind_of_run(config, resume=resume)(config, resume=resume, overwrite=overwrite, progress=Progress("quiet" if quiet else "auto"))
     where = f"model: {result.directory}\nreport: {result.directory / 'report.html'}"
     print("\n" + render_table(result.result) + "\n" + where, file=sys.stderr if as_json else sys.stdout)
     if as_json:
