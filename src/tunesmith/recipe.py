@@ -30,6 +30,7 @@ from tunesmith.seeds import seed_for
 from tunesmith.storage import sweep, write_json
 from tunesmith.tasks.base import Task
 from tunesmith.tasks.rows import Part
+from tunesmith.training.averaging import check_evaluations
 from tunesmith.training.frozen import keep_outputs
 from tunesmith.training.loop import run, steps_per_epoch
 from tunesmith.training.optim import build_optimizer
@@ -180,6 +181,9 @@ def _fit(config: Config, prepared: Prepared, directory: Path, *, resume: bool, p
         state = found if found is not None else state
     task, planned = task.planned(prepared.parts["train"], prepared.pretrained, prepared.encoder, config, progress)
     steps = config.epochs * steps_per_epoch(planned, config)
+    if (fewer := check_evaluations(config, steps_per_epoch(planned, config))) != "":
+        prepared.notes.append(fewer)
+        progress.say(f"note: {fewer}")
     if steps < _FEW_STEPS:
         of = counted(len(planned), "row" if planned is prepared.parts["train"].rows else "example")
         prepared.notes.append(
