@@ -8,8 +8,9 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
+from annotated_types import Gt, Le
 from pydantic import BaseModel, ConfigDict, Field, ModelWrapValidatorHandler, field_validator, model_validator
 
 from tunesmith import registry, strategies
@@ -149,7 +150,11 @@ class Config(BaseModel):
         "none", description="weight of each label in the loss; balanced: n / (labels x count)"
     )
     optimizer: Literal["adamw", "sgd"] = Field("adamw", description="AdamW with bias correction, or SGD with momentum")
-    lr: float = Field(5e-5, gt=0, le=10, description="peak learning rate; other ways of tuning than full have their own usual one")
+    lr: Annotated[float, Gt(0), Le(10)] | Literal["find"] = Field(
+        5e-5,
+        description="peak learning rate; other ways of tuning than full have their own usual one; find: a probe before the training "
+        "compares a few on the validation rows",
+    )
     weight_decay: float = Field(0.01, ge=0, lt=1, description="decoupled weight decay; norms and biases are spared")
     momentum: float = Field(0.9, ge=0, lt=1, description="momentum of SGD")
     schedule: Literal["linear", "cosine", "constant"] = Field("linear", description="how the learning rate falls after warm-up")
@@ -165,6 +170,9 @@ class Config(BaseModel):
     )
 
     # choosing and stopping
+    folds: int | None = Field(
+        None, ge=2, le=1000, description="cross-validation: this many trainings first, each tested on another part of the rows"
+    )
     metric: str | None = Field(None, description="validation metric that chooses the checkpoint, such as accuracy, f1_macro, log_loss")
     patience: int | None = Field(None, ge=1, description="stop after this many evaluations without improvement")
     eval_steps: int | None = Field(None, ge=1, description="evaluate every so many steps, besides each epoch's end")
@@ -250,6 +258,12 @@ class Config(BaseModel):
     def _known_tuning(cls, value: str) -> str:
         strategies.parse(value)
         return value
+
+    @property
+    def peak_lr(self) -> float:
+        """The learning rate, which is a number wherever something is trained: `lr_find` has put one in the place of "find"."""
+        assert self.lr != "find", "the rate is looked for before anything is trained"
+        return float(self.lr)
 
     @property
     def tokens_at_once(self) -> int:

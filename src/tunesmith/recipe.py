@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,6 @@ import numpy as np
 from tunesmith.accounting import sketch_of
 from tunesmith.bundle import DESCRIPTION, Bundle, assess, save_bundle
 from tunesmith.config import Config
-from tunesmith.data.memory import open_data
 from tunesmith.errors import DataError, Interrupted, UsageError, counted, did_you_mean, listing, setting
 from tunesmith.evaluate import outputs_for
 from tunesmith.model.allocator import keep_freed_memory, token_budget
@@ -20,7 +20,7 @@ from tunesmith.model.arithmetic import choose_precision
 from tunesmith.model.features import digest_of
 from tunesmith.model.heads import TextModel, build_model, set_output_bias
 from tunesmith.model.tuning import choose_strategy, trained_parameters
-from tunesmith.prepare import Prepared, prepare
+from tunesmith.prepare import Prepared, opened, prepare
 from tunesmith.progress import QUIET, Progress
 from tunesmith.report import model_card, write_report
 from tunesmith.report.view import regularisation
@@ -32,7 +32,7 @@ from tunesmith.tasks.base import Task
 from tunesmith.tasks.rows import Part
 from tunesmith.training.averaging import check_evaluations
 from tunesmith.training.frozen import keep_outputs
-from tunesmith.training.loop import run, steps_per_epoch
+from tunesmith.training.loop import Watch, run, steps_per_epoch
 from tunesmith.training.optim import build_optimizer
 from tunesmith.training.regularise import refuse_without_dropout
 from tunesmith.training.state import Checkpoints, TrainState, locked
@@ -66,11 +66,15 @@ class TrainResult:
 
     @property
     def metrics(self) -> dict[str, float]:
-        """The test metrics; those of validation where there was no test, which are optimistic, and empty without either.
+        """The test metrics, or the means over the folds of a cross-validation; without either those of validation, which are optimistic.
+
+        Empty where nothing was evaluated.
 
         Asking for one that is not there raises `UnknownMetric`.
         """
         evaluations = self.result["evaluations"]
+        if evaluations["test"] is None and "cross_validation" in self.result:
+            return _Metrics({name: spread["mean"] for name, spread in self.result["cross_validation"]["metrics"].items()})
         chosen = evaluations["test"] if evaluations["test"] is not None else evaluations["valid"]
         return _Metrics(chosen["metrics"] if chosen is not None else {})
 
@@ -85,6 +89,9 @@ def train(
     resume: bool = False,
     overwrite: bool = False,
     progress: Progress = QUIET,
+    fold: tuple[int, int] | None = None,
+    trial: Callable[[Prepared], Watch] | None = None,
+    beside: dict[str, Any] | None = None,
 ) -> TrainResult:
     """Fine-tune, test, and write the model directory.
 
@@ -92,6 +99,10 @@ def train(
     labels: of `train_data` when that is a list of texts
     resume: go on from the newest whole checkpoint in `config.out`
     overwrite: replace what is in `config.out`
+    fold: (i, K) tests on the i-th (from 1) of K folds of the training rows
+    trial: this is one of several trainings that are compared: test rows and yardsticks are left alone; called with the data, it
+        returns what watches the validations
+    beside: plain values that go into the result, for the report
 
     Raises `UsageError`, `DataError`, `ModelError`, `StorageError`, and `Interrupted` after Ctrl-C.
     """
@@ -108,17 +119,12 @@ def train(
     if resume and (directory / DESCRIPTION).is_file() and not is_started(directory):
         progress.say(f"{directory} is finished already; nothing is left to resume.")
         return _finished(directory)
-    sources = {
-        name: open_data(
-            value, labels=labels if name == "train" else None, encoding=config.encoding if isinstance(value, str | Path) else None
-        )
-        for name, value in given.items()
-        if value is not None
-    }
-    for name, other in getattr(sources["train"], "companions", {}).items():
-        sources.setdefault(name, other)  # the splits that a collection comes with
+    sources = opened(config, {"train_data": train_data, "valid_data": valid_data, "test_data": test_data, "labels": labels})
     checkpoint_directory = directory / CHECKPOINTS
-    prepared = prepare(config, sources, progress)
+    prepared = prepare(config, sources, progress, fold=fold)
+    watch = None if trial is None else trial(prepared)
+    if trial is not None:
+        prepared = replace(prepared, parts={name: part for name, part in prepared.parts.items() if name != "test"})
     with locked(checkpoint_directory):
         if not resume:
             # a model that is to be replaced stays whole until the new one is
@@ -128,21 +134,23 @@ def train(
         if not resume or not any(checkpoint_directory.glob("step-*")):
             store_settings(directory, config)
         try:
-            result = _fit(config, prepared, directory, resume=resume, progress=progress)
+            result = _fit(config, prepared, directory, beside if beside is not None else {}, watch, resume=resume, progress=progress)
         except KeyboardInterrupt:
             raise Interrupted(f"stopped at once; what the last checkpoint holds is saved. {resume_hint(directory)}") from None
     Checkpoints(checkpoint_directory, "", []).remove()
     return TrainResult(directory, result, Bundle.load(directory))
 
 
-def _fit(config: Config, prepared: Prepared, directory: Path, *, resume: bool, progress: Progress) -> dict[str, Any]:
+def _fit(
+    config: Config, prepared: Prepared, directory: Path, beside: dict[str, Any], watch: Watch | None, *, resume: bool, progress: Progress
+) -> dict[str, Any]:
     """Train, choose, test and save; returns the report's content."""
     task = prepared.task
     train_rows = task.arrange(prepared.parts["train"].rows)
     metric = config.metric if config.metric is not None else task.default_metric
     valid = prepared.parts.get("valid")
     if valid is not None:
-        metric = _computable(metric, task, valid, prepared.notes, told=config.metric is not None)
+        metric = computable(metric, task, valid, prepared.notes, told=config.metric is not None)
     keep_freed_memory()
     model = new_model(config, prepared)
     precision, reason = choose_precision(config.precision)
@@ -212,6 +220,7 @@ def _fit(config: Config, prepared: Prepared, directory: Path, *, resume: bool, p
             evaluate=None if valid is None else lambda: _validation_scores(model, task, valid, precision, config, progress),
             progress=progress,
             resume_hint=resume_hint(directory),
+            watch=watch,
         )
     # tests run the whole encoder, as every program that loads the model does
     model.features = None
@@ -222,11 +231,12 @@ def _fit(config: Config, prepared: Prepared, directory: Path, *, resume: bool, p
             model, task, valid.rows, max_tokens=config.tokens_at_once, what="validating for thresholds", progress=progress
         )
         task = task.tune(outputs, valid)
-    evaluations = {name: _evaluation(model, task, prepared, name, config, progress) for name in ("valid", "test")}
+    judged = "none" if watch is not None else "test" if "test" in prepared.parts else "valid"
+    evaluations = {name: _evaluation(model, task, prepared, name, config, progress, judged=name == judged) for name in ("valid", "test")}
     what = {"tuning": strategy.sentence(model), "trained_parameters": sum(p.numel() for p in trained.values()), "frozen": kept}
     what["adapter"] = model.adapter.summary(model.own_head) if model.adapter is not None else None
     computed = (precision, f"{reason}; {engine}")
-    result = result_of(config, prepared, model, task, state, evaluations, directory, metric, computed, len(planned), what)
+    result = result_of(config, prepared, model, task, state, evaluations, directory, metric, computed, len(planned), what) | beside
     description = {
         "task": task.to_dict(),
         "schema": prepared.parts["train"].schema.to_dict(),
@@ -288,7 +298,7 @@ def _validation_scores(model: TextModel, task: Task, valid: Part, precision: str
     return task.score(outputs, valid, progress)
 
 
-def _computable(metric: str, task: Task, valid: Part, notes: list[str], *, told: bool) -> str:
+def computable(metric: str, task: Task, valid: Part, notes: list[str], *, told: bool) -> str:
     """Return `metric`, or if it was not told and has no value on these validation rows, another one, which is noted.
 
     Raises `DataError` when it was told and has none, whatever is predicted, before any time is spent.
@@ -314,14 +324,15 @@ def _computable(metric: str, task: Task, valid: Part, notes: list[str], *, told:
     )
 
 
-def _evaluation(model: TextModel, task: Task, prepared: Prepared, name: str, config: Config, progress: Progress) -> dict[str, Any] | None:
+def _evaluation(
+    model: TextModel, task: Task, prepared: Prepared, name: str, config: Config, progress: Progress, *, judged: bool
+) -> dict[str, Any] | None:
     """Evaluate the chosen weights on one part; the yardsticks too, on the part that the report judges by."""
     part = prepared.parts.get(name)
     if part is None or len(part.rows) == 0:
         return None
     what = {"valid": "validating", "test": "testing"}[name]
     result = assess(model, task, part, max_tokens=config.tokens_at_once, what=what, progress=progress)
-    judged = name == "test" or "test" not in prepared.parts
     return {**result, "yardsticks": _yardsticks(task, prepared, part, config, progress) if judged else []}
 
 

@@ -93,7 +93,7 @@ PANELS = {
         "false_negative_margin",
         "candidates",
     ),
-    "Choosing the checkpoint": ("metric", "patience", "eval_steps"),
+    "Choosing the checkpoint": ("metric", "patience", "eval_steps", "folds"),
     "Output": ("out", "checkpoint_minutes", "checkpoint_steps"),
 }
 
@@ -151,8 +151,11 @@ def metavar(annotation: Any) -> str:
     if annotation is bool:
         return "true|false"
     arms = [arm for arm in (typing.get_args(annotation) or (annotation,)) if arm is not type(None)]
+    arms = [getattr(arm, "__origin__", arm) if hasattr(arm, "__metadata__") else arm for arm in arms]
     words = [word for arm in arms for word in (typing.get_args(arm) if typing.get_origin(arm) is typing.Literal else (arm,))]
     texts = [word for word in words if isinstance(word, str)]
+    if texts and float in words:
+        return "|".join(["NUMBER", *texts])
     if texts:
         return "|".join(texts) + ("|LABEL=WEIGHT,..." if len(texts) < len(words) else "")
     return {int: "NUMBER", float: "NUMBER"}.get(words[0], "TEXT")

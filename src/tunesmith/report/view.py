@@ -18,7 +18,7 @@ Evaluation = dict[str, Any]
 
 FEW_ROWS = 10  # a label with fewer test rows has scores that mean little
 MANY_LABELS = 25  # more than this do not fit a heat map with numbers
-_LEADING = (
+LEADING = (
     "f1_strict",
     "precision_strict",
     "recall_strict",
@@ -51,6 +51,11 @@ def judged(result: Result) -> tuple[str, Evaluation] | None:
     return None
 
 
+def is_cross_validated(result: Result) -> bool:
+    """Whether a cross-validation is the measure of the result, as there was no test besides."""
+    return "cross_validation" in result and not result["evaluations"].get("test")
+
+
 def unit(evaluation: Evaluation) -> str:
     """Return what the metrics are means over: rows, unless the task says otherwise."""
     found: str = evaluation.get("unit", "row")
@@ -68,14 +73,14 @@ def comparison(result: Result, evaluation: Evaluation) -> list[dict[str, Any]]:
     `others` has value and interval (both None where unknown) for each of the evaluation's yardsticks that was computed.
     """
     values = evaluation["metrics"]
-    names = sorted(values, key=lambda name: (name != result["metric"], _LEADING.index(name) if name in _LEADING else len(_LEADING)))
+    names = sorted(values, key=lambda name: (name != result["metric"], LEADING.index(name) if name in LEADING else len(LEADING)))
     return [
         {
             "name": name,
             "title": title(name),
             "chosen": name == result["metric"] and result["training"]["best_step"] is not None,
             # with one label per text, micro F1 is the accuracy
-            "leading": name == result["metric"] or (name in _LEADING and not (name == "f1_micro" and "accuracy" in values)),
+            "leading": name == result["metric"] or (name in LEADING and not (name == "f1_micro" and "accuracy" in values)),
             "lower": name in LOWER_IS_BETTER,
             "model": values[name],
             "interval": evaluation["intervals"].get(name),
@@ -160,6 +165,12 @@ def limitations(result: Result) -> list[str]:
     """Return what the evaluation and the data account show to be weak or unknown, one sentence or two each."""
     said = []
     found = judged(result)
+    if is_cross_validated(result):
+        said.append(
+            "The model was trained on all rows after the cross-validation, and no rows are left that could test it alone: what the folds "
+            "reach is what to expect of it." + (" Figures of validation rows, which chose its checkpoint, are optimistic." if found else "")
+        )
+        found = None
     if found and found[0] == "valid":
         said.append(
             "There is no test set. The figures are those of the validation set, which were also used to choose the checkpoint, "

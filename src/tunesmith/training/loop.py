@@ -18,7 +18,7 @@ import torch
 
 from tunesmith.config import Config
 from tunesmith.data.batches import plan_batches
-from tunesmith.errors import Interrupted, ModelError, setting
+from tunesmith.errors import Diverged, Interrupted, ModelError, setting
 from tunesmith.metrics import greater_is_better
 from tunesmith.model.heads import TextModel
 from tunesmith.model.tuning import Strategy
@@ -30,6 +30,9 @@ from tunesmith.training.averaging import averaging_of
 from tunesmith.training.gradients import Gradients
 from tunesmith.training.optim import bring_up, clip, lr_at, set_lr, settle
 from tunesmith.training.state import Checkpoints, TrainState
+
+Watch = Callable[[float, dict[str, float]], str]
+"""Is told the epochs done (a fraction) and the scores of each validation, and returns why training should end, or nothing."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +68,7 @@ def train_steps(
 
     A step's gradient is that of its mean loss, however many parts `config.max_tokens` cuts it into. What is not in a step's words may
     lag behind in the table of words until `settle` is called.
-    Raises `ModelError` when the loss is no longer a number.
+    Raises `Diverged` when the loss is no longer a number.
     """
     per_epoch = steps_per_epoch(rows, config)
     total = per_epoch * config.epochs
@@ -85,9 +88,9 @@ def train_steps(
         bring_up(optimizer, batches)
         loss_sum = gradients.add(batches, units)
         if not np.isfinite(loss_sum):
-            raise ModelError(
+            raise Diverged(
                 f"the loss of step {step + 1} is {loss_sum}; the weights have left the range of numbers. Lower {setting('lr')} "
-                f"(it is {config.lr:g}), raise {setting('warmup')}, or train with {setting('precision', 'fp32')}."
+                f"(it is {config.peak_lr:g}), raise {setting('warmup')}, or train with {setting('precision', 'fp32')}."
             )
         norm = clip(optimizer, config.max_grad_norm)
         lr = lr_at(step, total, config)
@@ -112,11 +115,13 @@ def run(
     evaluate: Callable[[], dict[str, float]] | None,
     progress: Progress,
     resume_hint: str,
+    watch: Watch | None = None,
 ) -> TrainState:
     """Train to the end or to the early stop, with evaluations and checkpoints; leaves the chosen weights in `model`.
 
     evaluate: scores the current weights on validation rows; None without any, and then the last weights are chosen
     resume_hint: how to go on, for the message of an interruption
+    watch: may end the training after any evaluation
 
     Raises `Interrupted` after Ctrl-C (the step in progress is finished and saved), `ModelError`, `StorageError`.
     """
@@ -149,7 +154,9 @@ def run(
                 if evaluate is not None and due:
                     settle(optimizer)
                     with averaging.applied():
-                        _judge(model, state, record, evaluate(), checkpoints, metric, kind, config, progress)
+                        scores = evaluate()
+                        _judge(model, state, record, scores, checkpoints, metric, kind, config, progress)
+                    state.stopped = state.stopped or ("" if watch is None else watch(record.epoch, scores))
                 at_step = config.checkpoint_steps is not None and record.step % config.checkpoint_steps == 0
                 by_time = time.monotonic() - saved_at >= 60 * config.checkpoint_minutes
                 if stop.is_set() or state.over() or at_step or by_time or (record.ends_epoch and record.step < total):
