@@ -30,6 +30,7 @@ from tunesmith.seeds import seed_for
 from tunesmith.storage import sweep, write_json
 from tunesmith.tasks.base import Task
 from tunesmith.tasks.rows import Part
+from tunesmith.training.averaging import check_evaluations
 from tunesmith.training.frozen import keep_outputs
 from tunesmith.training.loop import Watch, run, steps_per_epoch
 from tunesmith.training.optim import build_optimizer
@@ -191,6 +192,9 @@ def _fit(
         state = found if found is not None else state
     task, planned = task.planned(prepared.parts["train"], prepared.pretrained, prepared.encoder, config, progress)
     steps = config.epochs * steps_per_epoch(planned, config)
+    if (fewer := check_evaluations(config, steps_per_epoch(planned, config))) != "":
+        prepared.notes.append(fewer)
+        progress.say(f"note: {fewer}")
     if steps < _FEW_STEPS:
         of = counted(len(planned), "row" if planned is prepared.parts["train"].rows else "example")
         prepared.notes.append(

@@ -26,7 +26,7 @@ from tunesmith.progress import Progress
 from tunesmith.seeds import seed_for
 from tunesmith.tasks.base import Task
 from tunesmith.tasks.rows import Rows
-from tunesmith.training.averaging import averaging_of, check_evaluations
+from tunesmith.training.averaging import averaging_of
 from tunesmith.training.gradients import Gradients
 from tunesmith.training.optim import bring_up, clip, lr_at, set_lr, settle
 from tunesmith.training.state import Checkpoints, TrainState
@@ -128,9 +128,6 @@ def run(
     per_epoch = steps_per_epoch(rows, config)
     total = per_epoch * config.epochs
     log_every = max(1, total // 200)
-    note = check_evaluations(config, per_epoch)
-    if note:
-        progress.say(f"note: {note}")
     mean_tokens = task.tokens_an_example(rows)
     saved_at = time.monotonic()
     averaging = averaging_of(model, optimizer, config, state, checkpoints)
