@@ -103,7 +103,7 @@ def outputs(model: TextModel, engine: str = "auto", borders: bool = False) -> to
         return model(batch(borders))
 
 
-def plain(kind: HeadKind, encoder: Path, directory: Path, virtual: int = 0) -> torch.Tensor:
+def plain(kind: HeadKind, encoder: Path, directory: Path, borders: list[int] | None = None) -> torch.Tensor:
     """Return what PEFT alone gives for the adapter in `directory`, as the packed model does."""
     import peft
     import transformers
@@ -119,8 +119,13 @@ def plain(kind: HeadKind, encoder: Path, directory: Path, virtual: int = 0) -> t
     ids, mask = torch.zeros(len(SEQUENCES), longest, dtype=torch.long), torch.zeros(len(SEQUENCES), longest, dtype=torch.long)
     for row, sequence in enumerate(SEQUENCES):
         ids[row, : len(sequence)], mask[row, : len(sequence)] = torch.from_numpy(sequence.astype(np.int64)), 1
+    given = {"input_ids": ids, "attention_mask": mask}
+    if borders is not None:
+        given["token_type_ids"] = ((torch.arange(longest) >= torch.tensor(borders)[:, None]) & mask.bool()).long()
+    # PEFT's own class for question answering leaves token_type_ids out
+    called = model.get_base_model() if kind == "question-answering" and borders is not None else model
     with torch.no_grad():
-        found = model(input_ids=ids, attention_mask=mask)
+        found = called(**given)
     if kind == "sequence-classification":
         return found.logits
     logits = torch.stack([found.start_logits, found.end_logits], -1) if kind == "question-answering" else found.logits
@@ -212,6 +217,30 @@ def test_it_begins_as_the_encoder_is(encoders: Any) -> None:
         before = outputs(model)
         choose_strategy(resolve({**config, "tuning": way})).prepare(model)
         torch.testing.assert_close(outputs(model.eval()), before, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.filterwarnings(*PLAIN)
+@pytest.mark.parametrize(("kind", "way"), [("question-answering", "lora"), ("sequence-classification", "prompt")])
+def test_plain_peft_gives_equal_outputs_for_pairs(kind: HeadKind, way: str, encoders: Any, tmp_path: Path) -> None:
+    model, strategy = prepared(encoders("bert"), way, kind, **({"merge": False} if way in MERGED else {}))
+    directory = saved(model, strategy, tmp_path / "adapter")
+    assert model.adapter is not None and model.adapter.in_peft
+    ours = outputs(model, borders=True)
+    torch.testing.assert_close(plain(kind, encoders("bert"), directory, borders=[3, 2, 4]), ours, atol=2e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "way", "kind"),
+    [
+        ("gpt2", "prompt", "sequence-classification"),
+        ("distilbert", "prefix", "token-classification"),
+        ("bert", "prefix", "question-answering"),
+    ],
+)
+def test_what_peft_cannot_run_is_known(architecture: str, way: str, kind: HeadKind, encoders: Any) -> None:
+    model, strategy = prepared(encoders(architecture), way, kind)
+    strategy.finish(model)
+    assert model.adapter is not None and not model.adapter.in_peft and model.adapter.summary(False)["peft"] is None
 
 
 # --- whole runs --------------------------------------------------------------------------------------------------------------

@@ -206,8 +206,13 @@ class SoftPrompt(Peft):
         put_virtual(model, self.peft, self.name, computed=True)
 
     def runs_in_peft(self, model: TextModel) -> bool:
-        """Not a decoder's last token, which transformers does not find among vectors, nor prefixes where no past ones are taken."""
+        """Not a decoder's last token, which transformers does not find among vectors, nor prefixes where no past ones are taken.
+
+        Nor questions for an encoder that tells segments apart: PEFT leaves them out of its input.
+        """
         if isinstance(model.head, CheckpointHead) and model.encoder.is_decoder:
+            return False
+        if task_type(model) == "QUESTION_ANS" and model.encoder.tells_segments_apart:
             return False
         return self.name != "prefix" or "past_key_values" in inspect.signature(model.encoder.base.forward).parameters
 
