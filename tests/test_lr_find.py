@@ -109,12 +109,10 @@ def test_without_validation_rows_there_is_no_probe(run: Run, tiny_bert: Path, fe
 
 def test_suggestions_of_a_curve() -> None:
     rates = np.geomspace(1e-6, 1, 25)
-    falling = [
-        [float(rate), float(loss)]
-        for rate, loss in zip(rates, [*np.linspace(2, 1.9, 10), *np.linspace(1.4, 1, 5), *np.linspace(1.2, 9, 10)])
-    ]
+    losses = [*np.linspace(2, 1.9, 10), *np.linspace(1.4, 1, 5), *np.linspace(1.2, 9, 10)]
+    falling = [[float(rate), float(loss)] for rate, loss in zip(rates, losses, strict=True)]
     found = suggestions(falling)
     assert found["steepest"] == pytest.approx(rates[10], rel=0.8)
     assert found["minimum"] == pytest.approx(rates[14] / 10)
-    assert suggestions([[rate, loss] for (rate, _), loss in zip(falling, range(25))]) == {}, "the loss never fell"
+    assert suggestions([[rate, loss] for (rate, _), loss in zip(falling, range(25), strict=True)]) == {}, "the loss never fell"
     assert suggestions(falling[:3]) == {}
