@@ -15,6 +15,7 @@ from tunesmith.bundle import DESCRIPTION, Bundle, assess, save_bundle
 from tunesmith.config import Config
 from tunesmith.errors import DataError, Interrupted, UsageError, counted, did_you_mean, listing, setting
 from tunesmith.evaluate import outputs_for
+from tunesmith.lr_find import find_rate
 from tunesmith.model.allocator import keep_freed_memory, token_budget
 from tunesmith.model.arithmetic import choose_precision
 from tunesmith.model.features import digest_of
@@ -136,12 +137,25 @@ def train(
         if not resume or not any(checkpoint_directory.glob("step-*")):
             store_settings(directory, config)
         try:
-            result = _fit(config, prepared, directory, beside if beside is not None else {}, watch, resume=resume, progress=progress)
+            further = dict(beside if beside is not None else {})
+            if config.lr == "find":
+                further["lr_find"] = _found(config, prepared, checkpoint_directory, resume, progress)
+                config = config.model_copy(update={"lr": further["lr_find"]["chosen"]})
+            result = _fit(config, prepared, directory, further, watch, resume=resume, progress=progress)
         except KeyboardInterrupt:
             raise Interrupted(f"stopped at once; what the last checkpoint holds is saved. {resume_hint(directory)}") from None
     if not keep:
         Checkpoints(checkpoint_directory, "", []).remove()
     return TrainResult(directory, result, Bundle.load(directory))
+
+
+def _found(config: Config, prepared: Prepared, directory: Path, resume: bool, progress: Progress) -> dict[str, Any]:
+    """Return what a probe for the learning rate found; see `lr_find`."""
+    valid, task = prepared.parts.get("valid"), prepared.task
+    metric = config.metric if config.metric is not None else task.default_metric
+    if valid is not None:
+        metric = computable(metric, task, valid, [], told=config.metric is not None)
+    return find_rate(config, prepared, metric, lambda own: new_model(own, prepared), directory, resume=resume, progress=progress)
 
 
 def _fit(

@@ -92,7 +92,8 @@ def stored_settings(directory: Path) -> dict[str, Any]:
     """Return the settings of the run in `directory`, for a resume without any others; empty when they cannot be read."""
     try:
         if (directory / DESCRIPTION).is_file() and not is_started(directory):
-            values = json.loads((directory / DESCRIPTION).read_text(encoding="utf-8"))["result"]["recipe"]
+            result = json.loads((directory / DESCRIPTION).read_text(encoding="utf-8"))["result"]
+            values = {**result["recipe"], **({"lr": "find"} if "lr_find" in result else {})}  # as it was asked for
         else:
             values = json.loads((directory / CHECKPOINTS / RUN).read_text(encoding="utf-8"))
             place = values.pop(_MODEL_PLACE, None)

@@ -48,9 +48,11 @@ def run_training(
     check_is_no_pipe(command, data, settings.get("valid"), settings.get("test"))
     out = settings.get("out")
     stored = _stored(Path(out)) if resume and out is not None else {}
-    layers = [stored]
+    layers: list[dict[str, Any]] = [stored]
     if data is not None:
         layers.append(read_recipe(data) if data.endswith(".toml") else {"train": data})
+        if getattr(layers[-1], "search", None) is not None and not quiet:
+            print(f"note: [search] of {data} is for tunesmith tune; here the settings above it hold.", file=sys.stderr)
     elif resume and out is not None and "train" not in stored:
         raise UsageError(
             f"there is nothing in {out} that can be resumed by itself: it holds no settings of an unfinished run on files. "

@@ -170,7 +170,7 @@ def values_of(study: Study, searched: dict[str, Any]) -> Markup | None:
     elif searched["log"]:
         xs = [math.log10(value) for value in values]
         span = _span(xs)
-        marks = [(math.log10(tick), f"{tick:.3g}") for tick in _logarithmic(*span)]
+        marks = [(math.log10(tick), f"{tick:.3g}") for tick in logarithmic(*span)]
     else:
         xs = [float(value) for value in values]
         span = _span(xs)
@@ -180,7 +180,7 @@ def values_of(study: Study, searched: dict[str, Any]) -> Markup | None:
     return frame.done(f"Validation score over {name}")
 
 
-def _logarithmic(low: float, high: float) -> list[float]:
+def logarithmic(low: float, high: float) -> list[float]:
     """Return 1, 2 and 5 of each power of ten between 10**low and 10**high; at wide ranges the powers alone."""
     steps = (1, 2, 5) if high - low < 2.5 else (1,)
     found = [step * 10.0**power for power in range(math.floor(low), math.ceil(high) + 1) for step in steps]

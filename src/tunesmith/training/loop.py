@@ -63,11 +63,13 @@ def train_steps(
     start: int,
     precision: str,
     strategy: Strategy,
+    rate: Callable[[int, int, Config], float] = lr_at,
 ) -> Iterator[StepRecord]:
     """Train from optimizer step `start` on, yielding after each step; endlessly correct to stop after any of them.
 
     A step's gradient is that of its mean loss, however many parts `config.max_tokens` cuts it into. What is not in a step's words may
     lag behind in the table of words until `settle` is called.
+    rate: the learning rate of a step, as `lr_at` gives it
     Raises `Diverged` when the loss is no longer a number.
     """
     per_epoch = steps_per_epoch(rows, config)
@@ -93,7 +95,7 @@ def train_steps(
                 f"(it is {config.peak_lr:g}), raise {setting('warmup')}, or train with {setting('precision', 'fp32')}."
             )
         norm = clip(optimizer, config.max_grad_norm)
-        lr = lr_at(step, total, config)
+        lr = rate(step, total, config)
         set_lr(optimizer, lr)
         optimizer.step()
         yield StepRecord(step + 1, (step + 1) / per_epoch, loss_sum / units, lr, norm, tokens, position + 1 == per_epoch)
