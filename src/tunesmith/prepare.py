@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from tunesmith import registry
+from tunesmith import registry, strategies
 from tunesmith.accounting import account
 from tunesmith.config import Config
 from tunesmith.data.schema import RowSource, Schema, choose_task, guess_schema, rows_of
@@ -49,6 +49,7 @@ def prepare(config: Config, sources: dict[str, RowSource], progress: Progress) -
     Raises `DataError` and `UsageError`.
     """
     chosen = choose_task(sources["train"], config)
+    strategies.check_task(config.tuning, chosen)
     family = registry.family(chosen)
     if config.from_scratch and family.needs_target:
         raise UsageError(

@@ -28,6 +28,7 @@ from tunesmith.seeds import seed_for
 from tunesmith.storage import sweep, write_json
 from tunesmith.tasks.base import Task
 from tunesmith.tasks.rows import Part
+from tunesmith.training.fewshot import remarks, stage_of
 from tunesmith.training.frozen import keep_outputs
 from tunesmith.training.loop import run, steps_per_epoch
 from tunesmith.training.optim import build_optimizer
@@ -152,7 +153,8 @@ def _fit(config: Config, prepared: Prepared, directory: Path, *, resume: bool, p
     strategy = choose_strategy(config)
     strategy.prepare(model)
     trained = trained_parameters(model)
-    optimizer = build_optimizer(model, config, strategy.rate(model))
+    network = strategy.network(model)
+    optimizer = build_optimizer(network, config, strategy.rate(model))
     rows = [part.fingerprint() for part in (train_rows, *([valid.rows] if valid is not None else []))]
     if strategy.frozen_layers is not None:
         model.frozen = frozenset(name for name, _ in model.named_parameters() if name not in trained)
@@ -163,7 +165,7 @@ def _fit(config: Config, prepared: Prepared, directory: Path, *, resume: bool, p
     checkpoints = Checkpoints(directory / CHECKPOINTS, config.content_hash(), rows)
     state = TrainState()
     if resume:
-        found, sentences = checkpoints.load_newest(model, optimizer)
+        found, sentences = checkpoints.load_newest(network, optimizer)
         for sentence in sentences:
             progress.say(sentence)
         progress.say(
@@ -171,8 +173,12 @@ def _fit(config: Config, prepared: Prepared, directory: Path, *, resume: bool, p
         )
         state = found if found is not None else state
     task, planned = task.planned(prepared.parts["train"], prepared.pretrained, prepared.encoder, config, progress)
-    steps = config.epochs * steps_per_epoch(planned, config)
-    if steps < _FEW_STEPS:
+    stage = stage_of(config, model, task, planned)
+    steps = stage.config.epochs * steps_per_epoch(stage.rows, config)
+    for note in remarks(planned) if config.tuning == "fewshot" else ():
+        prepared.notes.append(note)
+        progress.say(f"note: {note}")
+    if steps < _FEW_STEPS and stage.objective is task:
         of = counted(len(planned), "row" if planned is prepared.parts["train"].rows else "example")
         prepared.notes.append(
             f"only {counted(steps, 'optimizer step')} ({counted(config.epochs, 'epoch')} of {of}, "
@@ -182,25 +188,32 @@ def _fit(config: Config, prepared: Prepared, directory: Path, *, resume: bool, p
         progress.say(f"note: {prepared.notes[-1]}")
     tables = [(part.table, part.index) for part in (planned, *([valid.rows] if valid is not None else []))]
     kept = keep_outputs(model, task, strategy.frozen_layers, tables, config, precision, progress) if not state.over() else ""
+
+    def judge() -> dict[str, float]:
+        assert valid is not None
+        stage.ready()
+        return _validation_scores(model, task, valid, precision, config, progress)
+
     with model.encoder.attention_for_training(prepared.encoder.truncation.max_length):
         state = run(
-            model,
-            task,
-            planned,
+            network,
+            stage.objective,
+            stage.rows,
             optimizer,
-            config.model_copy(update={"max_tokens": budget}),
+            stage.config.model_copy(update={"max_tokens": budget}),
             state,
             strategy=strategy,
             checkpoints=checkpoints,
             precision=precision,
             metric=metric,
             kind=task.kind,
-            evaluate=None if valid is None else lambda: _validation_scores(model, task, valid, precision, config, progress),
+            evaluate=None if valid is None else judge,
             progress=progress,
             resume_hint=resume_hint(directory),
         )
     # tests run the whole encoder, as every program that loads the model does
     model.features = None
+    stage.ready()
     strategy.finish(model)
     task = task.finish(model)
     if task.tunes and valid is not None:
@@ -211,7 +224,7 @@ def _fit(config: Config, prepared: Prepared, directory: Path, *, resume: bool, p
     evaluations = {name: _evaluation(model, task, prepared, name, config, progress) for name in ("valid", "test")}
     what = {"tuning": strategy.sentence(model), "trained_parameters": sum(p.numel() for p in trained.values()), "frozen": kept}
     computed = (precision, f"{reason}; {engine}")
-    result = result_of(config, prepared, model, task, state, evaluations, directory, metric, computed, len(planned), what)
+    result = result_of(config, prepared, model, task, state, evaluations, directory, metric, computed, steps / config.epochs, what)
     description = {
         "task": task.to_dict(),
         "schema": prepared.parts["train"].schema.to_dict(),

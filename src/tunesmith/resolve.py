@@ -124,6 +124,11 @@ def _clashes(config: Config, wrong: set[str], recipes: Mapping[str, Path]) -> It
     for name, ways in strategies.special_settings().items():
         if way not in ways and config.is_told(name):
             yield f"{_place(name, recipes)} changes nothing with {setting('tuning', config.tuning)}; it belongs to {listing(ways)}"
+    for name in sorted(strategies.TUNINGS[way].without):
+        if config.is_told(name):
+            yield f"{_place(name, recipes)} changes nothing with {setting('tuning', config.tuning)}. Leave it out"
+    if way == "fewshot" and config.pooling != "mean":
+        yield f"{_place('pooling', recipes)} {config.pooling}: {setting('tuning', way)} compares texts by the mean of their tokens' vectors"
     for one, two in combinations(("text", "text_pair", "label", "group"), 2):
         column = getattr(config, one)
         if column is not None and column == getattr(config, two):

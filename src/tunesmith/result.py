@@ -35,7 +35,7 @@ def result_of(
     directory: Path,
     metric: str,
     computed: tuple[str, str],
-    examples: int,
+    per_epoch: float,
     what: dict[str, Any],
 ) -> dict[str, Any]:
     """Everything that report, model card and `tunesmith.json` say, as plain values."""
@@ -71,7 +71,7 @@ def result_of(
             "notes": prepared.notes,
         },
         "training": {
-            "epochs": state.step / max(-(-examples // config.batch_size), 1),
+            "epochs": state.step / max(per_epoch, 1e-9),
             "steps": state.step,
             "tokens": state.tokens,
             "seconds": state.seconds,

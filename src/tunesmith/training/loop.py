@@ -11,10 +11,11 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from types import FrameType
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from tunesmith.config import Config
 from tunesmith.data.batches import PackedBatch, merged, plan_batches
@@ -25,10 +26,24 @@ from tunesmith.model.heads import TextModel
 from tunesmith.model.tuning import Strategy
 from tunesmith.progress import Progress
 from tunesmith.seeds import seed_for
-from tunesmith.tasks.base import Task
 from tunesmith.tasks.rows import Rows
 from tunesmith.training.optim import bring_up, clip, lr_at, set_lr, settle
 from tunesmith.training.state import Checkpoints, TrainState
+
+
+class Objective(Protocol):
+    """What the steps of a run lower. A `Task` is one."""
+
+    @property
+    def joint(self) -> bool: ...
+
+    def batches(self, rows: Rows, chosen: np.ndarray, seed: int, max_tokens: int) -> list[PackedBatch]: ...
+
+    def combine(self, outputs: Tensor, batch: PackedBatch) -> Tensor: ...
+
+    def loss(self, outputs: Tensor, batch: PackedBatch) -> Tensor: ...
+
+    def tokens_an_example(self, rows: Rows) -> float: ...
 
 
 @dataclass(frozen=True)
@@ -51,7 +66,7 @@ def steps_per_epoch(rows: Rows, config: Config) -> int:
 
 def train_steps(
     model: TextModel,
-    task: Task,
+    task: Objective,
     rows: Rows,
     optimizer: torch.optim.Optimizer,
     config: Config,
@@ -102,7 +117,7 @@ def train_steps(
         yield StepRecord(step + 1, (step + 1) / per_epoch, loss_sum / units, lr, norm, tokens, position + 1 == per_epoch)
 
 
-def _joint_step(model: TextModel, task: Task, batches: list[PackedBatch], precision: str, units: int) -> float:
+def _joint_step(model: TextModel, task: Objective, batches: list[PackedBatch], precision: str, units: int) -> float:
     """Add to the gradients those of a loss of all parts together, and return its sum; no more than one part's graph is in memory.
 
     All parts run without a graph first; the loss gives the gradient of their outputs, with which each runs again: Gao et al. 2021,
@@ -127,7 +142,7 @@ def _joint_step(model: TextModel, task: Task, batches: list[PackedBatch], precis
 
 def run(
     model: TextModel,
-    task: Task,
+    task: Objective,
     rows: Rows,
     optimizer: torch.optim.Optimizer,
     config: Config,
