@@ -18,6 +18,7 @@ if "OMP_WAIT_POLICY" not in os.environ:
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from tunesmith.api import add_examples as add_examples
     from tunesmith.api import load as load
     from tunesmith.api import train as train
     from tunesmith.bundle import Bundle as Bundle
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from tunesmith.tasks.qa import Answer as Answer
 
 _PLACES = {
+    "add_examples": "tunesmith.api",
     "train": "tunesmith.api",
     "load": "tunesmith.api",
     "Bundle": "tunesmith.bundle",
@@ -36,7 +38,7 @@ _PLACES = {
     "Answer": "tunesmith.tasks.qa",
 }
 
-__all__ = ["Answer", "Bundle", "Prediction", "TextClassifier", "TrainResult", "load", "train"]
+__all__ = ["Answer", "Bundle", "Prediction", "TextClassifier", "TrainResult", "add_examples", "load", "train"]
 
 
 def __getattr__(name: str) -> Any:

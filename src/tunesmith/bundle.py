@@ -24,6 +24,7 @@ from tunesmith.errors import DataError, ModelError, UsageError, counted, setting
 from tunesmith.evaluate import CHUNK, outputs_for, outputs_of
 from tunesmith.model.heads import HEAD_FILE, TextModel, build_model, load_head, own_head
 from tunesmith.model.pretrained import load_saved
+from tunesmith.model.prompted import load_prompted
 from tunesmith.model.spec import HeadSpec
 from tunesmith.progress import QUIET, Progress
 from tunesmith.resolve import resolve
@@ -76,6 +77,10 @@ class Bundle:
         """
         directory = Path(directory)
         description = _read_description(directory)
+        if description.get("prompting") is not None:
+            bundle = cls(directory, description, load_prompted(directory, description["prompting"]))
+            bundle.task = bundle.task.adjusted(**settings)
+            return bundle
         head, pooling = HeadSpec(description["head"], int(description["outputs"])), description["pooling"]
         encoder = load_saved(directory, head.kind if description["loads_in_transformers"] else None)
         if description["loads_in_transformers"]:

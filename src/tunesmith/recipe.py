@@ -21,6 +21,7 @@ from tunesmith.model.heads import TextModel, build_model, set_output_bias
 from tunesmith.model.tuning import choose_strategy, trained_parameters
 from tunesmith.prepare import Prepared, prepare
 from tunesmith.progress import QUIET, Progress
+from tunesmith.prompting import prompted, rows_of_prompts
 from tunesmith.report import model_card, write_report
 from tunesmith.result import pooling_of, result_of
 from tunesmith.rundir import CHECKPOINTS, check_same_settings, is_started, output_directory, resume_hint, store_settings
@@ -97,9 +98,11 @@ def train(
         raise UsageError(f"{both} exclude each other: go on with what is in the directory, or replace it.")
     data = {"train": train_data, "valid": valid_data, "test": test_data}
     given = {name: value if value is not None else getattr(config, name) for name, value in data.items()}
-    if given["train"] is None:
+    prompting = config.tuning == "none"
+    if given["train"] is None and not prompting:
         raise UsageError("no training data: name a file of labelled rows.")
-    directory = output_directory(config, given["train"], resume=resume, overwrite=overwrite)
+    place = given["train"] if given["train"] is not None else given["test"]
+    directory = output_directory(config, place, resume=resume, overwrite=overwrite)
     if resume:
         check_same_settings(directory, config)
     if resume and (directory / DESCRIPTION).is_file() and not is_started(directory):
@@ -112,6 +115,9 @@ def train(
         for name, value in given.items()
         if value is not None
     }
+    if "train" not in sources:
+        sources = {"train": rows_of_prompts(config, sources.get("test")), **sources}
+        config = config.model_copy(update={"test_size": 0.0, "valid_size": 0.0})
     for name, other in getattr(sources["train"], "companions", {}).items():
         sources.setdefault(name, other)  # the splits that a collection comes with
     checkpoint_directory = directory / CHECKPOINTS
@@ -125,7 +131,10 @@ def train(
         if not resume or not any(checkpoint_directory.glob("step-*")):
             store_settings(directory, config)
         try:
-            result = _fit(config, prepared, directory, resume=resume, progress=progress)
+            if prompting:
+                result = _prompt(config, prepared, directory, progress)
+            else:
+                result = _fit(config, prepared, directory, resume=resume, progress=progress)
         except KeyboardInterrupt:
             raise Interrupted(f"stopped at once; what the last checkpoint holds is saved. {resume_hint(directory)}") from None
     Checkpoints(checkpoint_directory, "", []).remove()
@@ -221,10 +230,41 @@ def _fit(config: Config, prepared: Prepared, directory: Path, *, resume: bool, p
             model, task, valid.rows, max_tokens=config.tokens_at_once, what="validating for thresholds", progress=progress
         )
         task = task.tune(outputs, valid)
-    evaluations = {name: _evaluation(model, task, prepared, name, config, progress) for name in ("valid", "test")}
     what = {"tuning": strategy.sentence(model), "trained_parameters": sum(p.numel() for p in trained.values()), "frozen": kept}
     computed = (precision, f"{reason}; {engine}")
-    result = result_of(config, prepared, model, task, state, evaluations, directory, metric, computed, steps / config.epochs, what)
+    return _finish(config, prepared, directory, model, task, state, metric, computed, steps / config.epochs, what, None, progress)
+
+
+def _prompt(config: Config, prepared: Prepared, directory: Path, progress: Progress) -> dict[str, Any]:
+    """Make a model of prompts or examples, test and save it; returns the report's content."""
+    task = prepared.task
+    valid = prepared.parts.get("valid")
+    metric = task.default_metric if valid is None else _computable(task.default_metric, task, valid, prepared.notes, told=False)
+    found = prompted(config, prepared, progress)
+    parameters = sum(parameter.numel() for parameter in found.model.parameters())
+    progress.say(f"model {prepared.pretrained.located.name}: {parameters / 1e6:.1f} M parameters; tuning none: {found.sentence}")
+    state, what = TrainState(stopped="nothing was trained"), {"tuning": found.sentence, "trained_parameters": 0, "frozen": ""}
+    computed = ("fp32", found.model.encoder.choose_engine(config.engine))
+    return _finish(config, prepared, directory, found.model, task, state, metric, computed, 1.0, what, found.prompting, progress)
+
+
+def _finish(
+    config: Config,
+    prepared: Prepared,
+    directory: Path,
+    model: TextModel,
+    task: Task,
+    state: TrainState,
+    metric: str,
+    computed: tuple[str, str],
+    per_epoch: float,
+    what: dict[str, Any],
+    prompting: dict[str, Any] | None,
+    progress: Progress,
+) -> dict[str, Any]:
+    """Evaluate the finished model and write its directory; returns the report's content."""
+    evaluations = {name: _evaluation(model, task, prepared, name, config, progress) for name in ("valid", "test")}
+    result = result_of(config, prepared, model, task, state, evaluations, directory, metric, computed, per_epoch, what)
     description = {
         "task": task.to_dict(),
         "schema": prepared.parts["train"].schema.to_dict(),
@@ -239,6 +279,7 @@ def _fit(config: Config, prepared: Prepared, directory: Path, *, resume: bool, p
         "outputs": task.head.outputs,
         "loads_in_transformers": model.loads_in_transformers,
         "last_token": getattr(model.head, "last", False),
+        "prompting": prompting,
         "seen": sketch_of(prepared.parts["train"].rows.table.text_key[prepared.parts["train"].rows.index]),
         "fingerprints": {name: part.rows.table.key for name, part in prepared.parts.items()},
         "result": result,

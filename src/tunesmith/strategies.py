@@ -31,6 +31,10 @@ class Tuning:
 
 
 _OF_FEATURES = frozenset({"features", "features_gb", "features_dir"})
+_OF_STEPS = frozenset({
+    "lr", "epochs", "batch_size", "optimizer", "schedule", "warmup", "weight_decay", "momentum", "max_grad_norm", "dropout",
+    "attention_dropout", "precision", "patience", "eval_steps", "metric", "checkpoint_minutes", "checkpoint_steps",
+})  # fmt: skip
 _OF_THE_LOSS = frozenset({"loss", "focal_gamma", "label_smoothing", "class_weights"})
 
 TUNINGS: dict[str, Tuning] = {
@@ -59,6 +63,14 @@ TUNINGS: dict[str, Tuning] = {
         {"lr": 5e-5, "epochs": 20, "warmup": 0.1, "pooling": "mean", "valid_size": 0.0},
         source="Tunstall et al. 2022, SetFit; Khosla et al. 2020, Supervised Contrastive Learning",
         without=_OF_THE_LOSS,
+        tasks=("classification", "pair"),
+    ),
+    "none": Tuning(
+        "nothing: labels from descriptions of them, from words that fill a gap, or from the nearest labelled examples",
+        {"pooling": "mean", "valid_size": 0.0},
+        frozenset({"method", "prompts", "template", "neighbours"}),
+        "Schick and Schütze 2021; Zhao et al. 2021; Snell et al. 2017; Khandelwal et al. 2020",
+        without=_OF_THE_LOSS | _OF_STEPS,
         tasks=("classification", "pair"),
     ),
 }

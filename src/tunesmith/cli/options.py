@@ -47,6 +47,7 @@ PANELS = {
     ),
     "Pretraining": ("mask_share", "from_scratch", "vocab_size", "layers", "width", "heads"),
     "Tuning": ("tuning", "layer_decay", "unfreeze", "reinit", "features", "features_gb", "features_dir"),
+    "Without training": ("method", "prompts", "template", "neighbours"),
     "Training": (
         "epochs",
         "lr",
