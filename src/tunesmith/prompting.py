@@ -60,19 +60,20 @@ def rows_of_prompts(config: Config, test: RowSource | None) -> RowSource:
 
     Raises `UsageError` where there are no prompts.
     """
-    if config.prompts is None:
-        raise UsageError(
-            f"no data: {setting('tuning', 'none')} needs {setting('prompts')}, which say what each label means, or a file of labelled rows."
-        )
     if config.method == "nearest":
         raise UsageError(
             f"{setting('method', 'nearest')} compares texts with labelled examples: name a file of them, or take "
             f"{setting('method', 'labels')}."
         )
-    text, label = config.text or "text", config.label or "label"
+    if config.prompts is None:
+        raise UsageError(
+            f"no data: {setting('tuning', 'none')} needs {setting('prompts')}, which say what each label means, or a file of labelled rows."
+        )
+    text = config.text if config.text is not None else "text"
+    label = config.label if config.label is not None else "label"
     if test is not None:
         schema = guess_schema(test, **config.columns, group=None)
-        text, label = schema.texts[0], schema.target or label
+        text, label = schema.texts[0], label if schema.target is None else schema.target
     rows = [{text: words, label: name} for name, several in config.prompts.items() for words in several]
     source = from_memory(rows)
     source.name = DESCRIPTIONS

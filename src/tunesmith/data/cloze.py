@@ -28,17 +28,17 @@ class ClozeEncoder(TextEncoder):
     def __init__(self, tokenizer: Tokenizer, truncation: Truncation, template: str, fallback_token: int | None = None) -> None:
         super().__init__(tokenizer, truncation, fallback_token)
         self.template = template
-        name = next((name for name in _MASKS if tokenizer.token_to_id(name) is not None), None)
-        if name is None:
+        known = {name: found for name in _MASKS if (found := tokenizer.token_to_id(name)) is not None}
+        if not known:
             raise ModelError(
                 f"the tokenizer of this model has no mask token, so there is no gap to fill. Take {setting('method', 'labels')}, or a "
                 "masked language model such as BERT."
             )
-        self.mask, mask = name, tokenizer.token_to_id(name)
+        self.mask, mask = next(iter(known.items()))
         before, after = template.split("{}")
         self._space = " " if before.strip() else ""  # the text begins a new word
-        self.prefix = np.concatenate([self.prefix, self._tokens(before.rstrip())])
-        self.suffix = np.concatenate([self._tokens(after), self.suffix])
+        self.prefix = np.concatenate([self.prefix, self._tokens(before.rstrip(), mask)])
+        self.suffix = np.concatenate([self._tokens(after, mask), self.suffix])
         places = [int(place) for place in np.flatnonzero(self.prefix == mask)] + [
             int(place) - len(self.suffix) for place in np.flatnonzero(self.suffix == mask)
         ]
@@ -67,5 +67,11 @@ class ClozeEncoder(TextEncoder):
         tokens = [self.tokenizer.encode(form, add_special_tokens=False).ids for form in (f" {word}", word)]
         return min(tokens, key=len)
 
-    def _tokens(self, text: str) -> Int32:
-        return np.array(self.tokenizer.encode(text.replace(MASK, self.mask), add_special_tokens=False).ids, np.int32)
+    def _tokens(self, text: str, mask: int) -> Int32:
+        """Return the tokens of a part of the template; a space before the gap belongs to it."""
+        parts = text.split(MASK)
+        found = self.tokenizer.encode_batch([part.rstrip() for part in parts[:-1]] + parts[-1:], add_special_tokens=False)
+        ids = found[0].ids
+        for part in found[1:]:
+            ids = [*ids, mask, *part.ids]
+        return np.array(ids, np.int32)
