@@ -63,6 +63,11 @@ RANGES: dict[str, tuple[list[Any], list[Any]]] = {
     "loss": (["cross-entropy", "focal"], ["hinge"]),
     "focal_gamma": ([0, 10], [-0.1, 10.1, math.nan]),
     "label_smoothing": ([0, 0.9], [-0.1, 1]),
+    "r_drop": ([0, 5], [-0.1, 1001, math.inf, math.nan]),
+    "fgm": ([0, 1.5], [-0.1, 1001, math.nan]),
+    "multi_sample_dropout": ([1, 8], [0, 1.5]),
+    "ema": ([0, 0.999], [-0.1, 1, math.nan]),
+    "average": ([1, 5], [0, 1.5]),
     "clip": ([None, (0, 5), (-1.5, 1)], [[5, 0], [0, 0], [0], "0", "a,b", 3, [0, math.inf], [math.nan, 1]]),
     "class_weights": (
         ["none", "balanced", {"a": 0.1}, "spam=5,ham=1"],
@@ -210,6 +215,21 @@ def test_settings_that_clash() -> None:
     )
     resolve({"truncation": "windows", "max_length": 16, "stride": 13})
     resolve({"truncation": "head", "max_length": 16, "stride": 14})
+    assert faults(ema=0.9, average=3, flags=True) == (
+        "--ema and --average exclude each other: both say which weights are evaluated and saved",
+    )
+    assert faults(average=3, epochs=1) == (
+        "average 3 needs weights of several evaluations, and there is one, at the end of the only epoch; set eval_steps or more epochs",
+    )
+    resolve({"average": 3, "epochs": 1, "eval_steps": 5})
+    assert faults(r_drop=1, dropout=0, attention_dropout=0) == ("r_drop sets dropout masks against each other, and dropout 0 leaves none",)
+    assert len(faults(multi_sample_dropout=2, dropout=0)) == 1
+    resolve({"r_drop": 1, "dropout": 0, "attention_dropout": 0.1})
+    assert faults(fgm=1, tuning="last:2") == (
+        "fgm disturbs the embeddings, and with tuning='last:2' what frozen layers make of them is computed once; add features='off', or "
+        "leave it out",
+    )
+    resolve({"fgm": 1, "tuning": "last:2", "features": "off"})
     # what is wrong by itself is not blamed a second time
     assert len(faults(valid_size=1.5, test_size=0.95)) == 1
     assert len(faults(truncation="windows", max_length=2, stride=300)) == 1

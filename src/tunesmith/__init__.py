@@ -1,7 +1,7 @@
 """tunesmith: fine-tune a text encoder, from a file of labelled rows to a tested, saved model.
 
-`train` fine-tunes, `load` opens a trained model, `TextClassifier` is the scikit-learn estimator. They are imported on first
-use, since torch takes seconds to load.
+`train` fine-tunes, `tune` searches for settings, `load` opens a trained model, `TextClassifier` is the scikit-learn estimator. They are
+imported on first use, since torch takes seconds to load.
 """
 
 from __future__ import annotations
@@ -21,24 +21,28 @@ if TYPE_CHECKING:
     from tunesmith.api import add_examples as add_examples
     from tunesmith.api import load as load
     from tunesmith.api import train as train
+    from tunesmith.api import tune as tune
     from tunesmith.bundle import Bundle as Bundle
     from tunesmith.estimator import TextClassifier as TextClassifier
     from tunesmith.recipe import TrainResult as TrainResult
+    from tunesmith.study.tune import TuneResult as TuneResult
     from tunesmith.tasks.classification import Prediction as Prediction
     from tunesmith.tasks.qa import Answer as Answer
 
 _PLACES = {
     "add_examples": "tunesmith.api",
     "train": "tunesmith.api",
+    "tune": "tunesmith.api",
     "load": "tunesmith.api",
     "Bundle": "tunesmith.bundle",
     "TextClassifier": "tunesmith.estimator",
     "TrainResult": "tunesmith.recipe",
+    "TuneResult": "tunesmith.study.tune",
     "Prediction": "tunesmith.tasks.classification",
     "Answer": "tunesmith.tasks.qa",
 }
 
-__all__ = ["Answer", "Bundle", "Prediction", "TextClassifier", "TrainResult", "add_examples", "load", "train"]
+__all__ = ["Answer", "Bundle", "Prediction", "TextClassifier", "TrainResult", "TuneResult", "add_examples", "load", "train", "tune"]
 
 
 def __getattr__(name: str) -> Any:

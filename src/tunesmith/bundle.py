@@ -22,6 +22,8 @@ from tunesmith.data.table import open_table
 from tunesmith.data.tokens import Encoded, Truncation
 from tunesmith.errors import DataError, ModelError, UsageError, counted, setting
 from tunesmith.evaluate import CHUNK, outputs_for, outputs_of
+from tunesmith.model.adapted import FILES as ADAPTER_FILES
+from tunesmith.model.attaching import load_adapted
 from tunesmith.model.heads import HEAD_FILE, TextModel, build_model, load_head, own_head
 from tunesmith.model.pretrained import load_saved
 from tunesmith.model.prompted import load_prompted
@@ -82,6 +84,12 @@ class Bundle:
             bundle.task = bundle.task.adjusted(**settings)
             return bundle
         head, pooling = HeadSpec(description["head"], int(description["outputs"])), description["pooling"]
+        apart = description.get("adapter")
+        if apart is not None:
+            model = load_adapted(directory, apart, head, pooling)
+            bundle = cls(directory, description, model)
+            bundle.task = bundle.task.adjusted(**settings)
+            return bundle
         encoder = load_saved(directory, head.kind if description["loads_in_transformers"] else None)
         if description["loads_in_transformers"]:
             model = build_model(encoder, head, pooling=pooling, dropout=0.0, seed=0)
@@ -262,7 +270,7 @@ def save_bundle(directory: Path, model: TextModel, description: dict[str, Any], 
             model.save(temporary)
             written_by_report(temporary)
             # from here on an earlier model in this place is no longer whole
-            for stale in (DESCRIPTION, HEAD_FILE, "modules.json"):
+            for stale in (DESCRIPTION, HEAD_FILE, "modules.json", "config.json", "model.safetensors", *ADAPTER_FILES):
                 (directory / stale).unlink(missing_ok=True)
             for file in sorted(path for path in temporary.rglob("*") if path.is_file()):
                 place = directory / file.relative_to(temporary)

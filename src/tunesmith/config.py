@@ -8,8 +8,9 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
+from annotated_types import Gt, Le
 from pydantic import BaseModel, ConfigDict, Field, ModelWrapValidatorHandler, field_validator, model_validator
 
 from tunesmith import registry, strategies
@@ -23,7 +24,7 @@ Precision = Literal["auto", "fp32", "bf16"]
 LabelType = Literal["auto", "single", "multi"]
 Scheme = Literal["auto", "bio", "bioes", "bmes", "bilou", "io", "none"]
 
-_NOT_OF_THE_WEIGHTS = {"out", "checkpoint_minutes", "checkpoint_steps", "train", "valid", "test", "features_gb", "features_dir"}
+_NOT_OF_THE_WEIGHTS = {"out", "checkpoint_minutes", "checkpoint_steps", "train", "valid", "test", "features_gb", "features_dir", "merge"}
 
 
 class Config(BaseModel):
@@ -90,6 +91,17 @@ class Config(BaseModel):
     )
     features_gb: float = Field(20.0, gt=0, description="disk space for outputs of frozen layers; what needs more is computed every epoch")
     features_dir: str | None = Field(None, description="where outputs of frozen layers are kept, in the cache of texts unless told")
+    rank: int = Field(8, ge=1, le=1024, description="lora, dora: rank of the update of each weight")
+    lora_alpha: int = Field(16, ge=1, le=65536, description="lora, dora: an update is scaled by this divided by the rank")
+    lora_dropout: float = Field(0.0, ge=0, lt=1, description="lora, dora: dropout before an update's first layer")
+    targets: str | None = Field(
+        None, min_length=1, description="lora, dora: names of the linear layers that get an update, such as query,value; unless told all"
+    )
+    merge: bool = Field(
+        True, description="lora, dora, ia3: save the encoder with the updates added to it; no: only the updates, which need their encoder"
+    )
+    bottleneck: int = Field(64, ge=1, le=8192, description="adapter: width between its two layers")
+    virtual_tokens: int = Field(20, ge=1, le=512, description="prompt, ptuning, prefix: virtual tokens before each text")
 
     method: Literal["labels", "cloze", "nearest"] = Field(
         "labels",
@@ -144,11 +156,22 @@ class Config(BaseModel):
     clip: tuple[float, float] | None = Field(None, description="least and greatest value that regression predicts, such as 0,5")
     constrain: bool = Field(True, description="tagging predicts only sequences of tags that the scheme allows")
     label_smoothing: float = Field(0.0, ge=0, lt=1, description="share of the target spread evenly over the labels")
+    r_drop: float = Field(0.0, ge=0, le=1000, description="R-Drop: weight of the divergence of two passes with other dropout masks; 0: off")
+    fgm: float = Field(0.0, ge=0, le=1000, description="FGM: length of the adversarial noise on a sequence's word embeddings; 0: off")
+    multi_sample_dropout: int = Field(1, ge=1, le=1000, description="dropout masks before the last layer, whose mean loss is taken; 1: off")
+    ema: float = Field(
+        0.0, ge=0, lt=1, description="decay of a moving average of the weights, which is evaluated and saved in their place; 0: off"
+    )
+    average: int = Field(1, ge=1, le=1000, description="so many evaluations' weights, the last ones, are averaged; 1: off")
     class_weights: Literal["none", "balanced"] | dict[str, float] = Field(
         "none", description="weight of each label in the loss; balanced: n / (labels x count)"
     )
     optimizer: Literal["adamw", "sgd"] = Field("adamw", description="AdamW with bias correction, or SGD with momentum")
-    lr: float = Field(5e-5, gt=0, le=10, description="peak learning rate; other ways of tuning than full have their own usual one")
+    lr: Annotated[float, Gt(0), Le(10)] | Literal["find"] = Field(
+        5e-5,
+        description="peak learning rate; other ways of tuning than full have their own usual one; find: a probe before the training "
+        "compares a few on the validation rows",
+    )
     weight_decay: float = Field(0.01, ge=0, lt=1, description="decoupled weight decay; norms and biases are spared")
     momentum: float = Field(0.9, ge=0, lt=1, description="momentum of SGD")
     schedule: Literal["linear", "cosine", "constant"] = Field("linear", description="how the learning rate falls after warm-up")
@@ -164,6 +187,9 @@ class Config(BaseModel):
     )
 
     # choosing and stopping
+    folds: int | None = Field(
+        None, ge=2, le=1000, description="cross-validation: this many trainings first, each tested on another part of the rows"
+    )
     metric: str | None = Field(None, description="validation metric that chooses the checkpoint, such as accuracy, f1_macro, log_loss")
     patience: int | None = Field(None, ge=1, description="stop after this many evaluations without improvement")
     eval_steps: int | None = Field(None, ge=1, description="evaluate every so many steps, besides each epoch's end")
@@ -254,6 +280,12 @@ class Config(BaseModel):
     def _known_tuning(cls, value: str) -> str:
         strategies.parse(value)
         return value
+
+    @property
+    def peak_lr(self) -> float:
+        """The learning rate, which is a number wherever something is trained: `lr_find` has put one in the place of "find"."""
+        assert self.lr != "find", "the rate is looked for before anything is trained"
+        return float(self.lr)
 
     @property
     def tokens_at_once(self) -> int:

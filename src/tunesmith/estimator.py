@@ -15,7 +15,7 @@ from sklearn.utils.validation import check_is_fitted, column_or_1d
 from tunesmith.bundle import Bundle
 from tunesmith.config import Config
 from tunesmith.data.memory import from_memory
-from tunesmith.errors import DataError, counted
+from tunesmith.errors import DataError, UsageError, counted
 from tunesmith.evaluate import CHUNK
 from tunesmith.progress import Progress
 from tunesmith.recipe import train
@@ -146,7 +146,10 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
             base["text_pair"] = "text_pair"
         if self.out is not None:
             base["out"] = self.out
-        return resolve(base, own, self.settings if self.settings is not None else {})
+        settings = self.settings if self.settings is not None else {}
+        if settings.get("folds") is not None:
+            raise UsageError("folds is no setting of an estimator: sklearn.model_selection.cross_val_score makes folds from outside.")
+        return resolve(base, own, settings)
 
 
 def _texts(X: Any) -> list[tuple[str, ...]]:

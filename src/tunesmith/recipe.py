@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from tunesmith.accounting import sketch_of
-from tunesmith.bundle import DESCRIPTION, Bundle, assess, save_bundle
+from tunesmith.bundle import DESCRIPTION, Bundle, save_bundle
 from tunesmith.config import Config
-from tunesmith.data.memory import open_data
 from tunesmith.errors import DataError, Interrupted, UsageError, counted, did_you_mean, listing, setting
 from tunesmith.evaluate import outputs_for
 from tunesmith.model.allocator import keep_freed_memory, token_budget
@@ -19,11 +18,12 @@ from tunesmith.model.arithmetic import choose_precision
 from tunesmith.model.features import digest_of
 from tunesmith.model.heads import TextModel, build_model, set_output_bias
 from tunesmith.model.tuning import choose_strategy, trained_parameters
-from tunesmith.prepare import Prepared, prepare
+from tunesmith.prepare import Prepared, opened, prepare
 from tunesmith.progress import QUIET, Progress
 from tunesmith.prompting import prompted, rows_of_prompts
 from tunesmith.report import model_card, write_report
-from tunesmith.result import pooling_of, result_of
+from tunesmith.report.view import regularisation
+from tunesmith.result import evaluation_of, pooling_of, result_of
 from tunesmith.rundir import CHECKPOINTS, check_same_settings, is_started, output_directory, resume_hint, store_settings
 from tunesmith.seeds import seed_for
 from tunesmith.storage import sweep, write_json
@@ -31,11 +31,11 @@ from tunesmith.tasks.base import Task
 from tunesmith.tasks.rows import Part
 from tunesmith.training.fewshot import remarks, stage_of
 from tunesmith.training.frozen import keep_outputs
-from tunesmith.training.loop import run, steps_per_epoch
+from tunesmith.training.loop import Watch, run, steps_per_epoch
 from tunesmith.training.optim import build_optimizer
+from tunesmith.training.regularise import refuse_without_dropout
 from tunesmith.training.state import Checkpoints, TrainState, locked
 
-_YARDSTICK_ROWS = 50_000
 _FEW_STEPS = 50
 
 
@@ -64,11 +64,15 @@ class TrainResult:
 
     @property
     def metrics(self) -> dict[str, float]:
-        """The test metrics; those of validation where there was no test, which are optimistic, and empty without either.
+        """The test metrics, or the means over the folds of a cross-validation; without either those of validation, which are optimistic.
+
+        Empty where nothing was evaluated.
 
         Asking for one that is not there raises `UnknownMetric`.
         """
         evaluations = self.result["evaluations"]
+        if evaluations["test"] is None and "cross_validation" in self.result:
+            return _Metrics({name: spread["mean"] for name, spread in self.result["cross_validation"]["metrics"].items()})
         chosen = evaluations["test"] if evaluations["test"] is not None else evaluations["valid"]
         return _Metrics(chosen["metrics"] if chosen is not None else {})
 
@@ -83,6 +87,9 @@ def train(
     resume: bool = False,
     overwrite: bool = False,
     progress: Progress = QUIET,
+    fold: tuple[int, int] | None = None,
+    trial: Callable[[Prepared], Watch] | None = None,
+    beside: dict[str, Any] | None = None,
 ) -> TrainResult:
     """Fine-tune, test, and write the model directory.
 
@@ -90,6 +97,10 @@ def train(
     labels: of `train_data` when that is a list of texts
     resume: go on from the newest whole checkpoint in `config.out`
     overwrite: replace what is in `config.out`
+    fold: (i, K) tests on the i-th (from 1) of K folds of the training rows
+    trial: this is one of several trainings that are compared: test rows and yardsticks are left alone; called with the data, it
+        returns what watches the validations
+    beside: plain values that go into the result, for the report
 
     Raises `UsageError`, `DataError`, `ModelError`, `StorageError`, and `Interrupted` after Ctrl-C.
     """
@@ -108,20 +119,15 @@ def train(
     if resume and (directory / DESCRIPTION).is_file() and not is_started(directory):
         progress.say(f"{directory} is finished already; nothing is left to resume.")
         return _finished(directory)
-    sources = {
-        name: open_data(
-            value, labels=labels if name == "train" else None, encoding=config.encoding if isinstance(value, str | Path) else None
-        )
-        for name, value in given.items()
-        if value is not None
-    }
+    sources = opened(config, {"train_data": train_data, "valid_data": valid_data, "test_data": test_data, "labels": labels})
     if "train" not in sources:
         sources = {"train": rows_of_prompts(config, sources.get("test")), **sources}
         config = config.model_copy(update={"test_size": 0.0, "valid_size": 0.0})
-    for name, other in getattr(sources["train"], "companions", {}).items():
-        sources.setdefault(name, other)  # the splits that a collection comes with
     checkpoint_directory = directory / CHECKPOINTS
-    prepared = prepare(config, sources, progress)
+    prepared = prepare(config, sources, progress, fold=fold)
+    watch = None if trial is None else trial(prepared)
+    if trial is not None:
+        prepared = replace(prepared, parts={name: part for name, part in prepared.parts.items() if name != "test"})
     with locked(checkpoint_directory):
         if not resume:
             # a model that is to be replaced stays whole until the new one is
@@ -131,24 +137,27 @@ def train(
         if not resume or not any(checkpoint_directory.glob("step-*")):
             store_settings(directory, config)
         try:
+            more = beside if beside is not None else {}
             if prompting:
-                result = _prompt(config, prepared, directory, progress)
+                result = _prompt(config, prepared, directory, more, progress)
             else:
-                result = _fit(config, prepared, directory, resume=resume, progress=progress)
+                result = _fit(config, prepared, directory, more, watch, resume=resume, progress=progress)
         except KeyboardInterrupt:
             raise Interrupted(f"stopped at once; what the last checkpoint holds is saved. {resume_hint(directory)}") from None
     Checkpoints(checkpoint_directory, "", []).remove()
     return TrainResult(directory, result, Bundle.load(directory))
 
 
-def _fit(config: Config, prepared: Prepared, directory: Path, *, resume: bool, progress: Progress) -> dict[str, Any]:
+def _fit(
+    config: Config, prepared: Prepared, directory: Path, beside: dict[str, Any], watch: Watch | None, *, resume: bool, progress: Progress
+) -> dict[str, Any]:
     """Train, choose, test and save; returns the report's content."""
     task = prepared.task
     train_rows = task.arrange(prepared.parts["train"].rows)
     metric = config.metric if config.metric is not None else task.default_metric
     valid = prepared.parts.get("valid")
     if valid is not None:
-        metric = _computable(metric, task, valid, prepared.notes, told=config.metric is not None)
+        metric = computable(metric, task, valid, prepared.notes, told=config.metric is not None)
     keep_freed_memory()
     model = new_model(config, prepared)
     precision, reason = choose_precision(config.precision)
@@ -165,12 +174,17 @@ def _fit(config: Config, prepared: Prepared, directory: Path, *, resume: bool, p
     network = strategy.network(model)
     optimizer = build_optimizer(network, config, strategy.rate(model))
     rows = [part.fingerprint() for part in (train_rows, *([valid.rows] if valid is not None else []))]
-    if strategy.frozen_layers is not None:
-        model.frozen = frozenset(name for name, _ in model.named_parameters() if name not in trained)
+    model.frozen = frozenset(name for name, _ in model.named_parameters() if name not in trained)
+    if model.frozen:
         rows.append(digest_of(model))
     progress.say(
         f"tuning {config.tuning}: {strategy.sentence(model)}, {sum(p.numel() for p in trained.values()):,} of {parameters:,} parameters"
     )
+    regularisers = regularisation(config.model_dump())
+    if regularisers:
+        progress.say(f"regularisation: {regularisers}")
+    strategy.train_mode(model, 0)
+    refuse_without_dropout(model, config)
     checkpoints = Checkpoints(directory / CHECKPOINTS, config.content_hash(), rows)
     state = TrainState()
     if resume:
@@ -196,7 +210,9 @@ def _fit(config: Config, prepared: Prepared, directory: Path, *, resume: bool, p
         )
         progress.say(f"note: {prepared.notes[-1]}")
     tables = [(part.table, part.index) for part in (planned, *([valid.rows] if valid is not None else []))]
+    began = time.monotonic()
     kept = keep_outputs(model, task, strategy.frozen_layers, tables, config, precision, progress) if not state.over() else ""
+    state.seconds += time.monotonic() - began  # it takes the place of training steps
 
     def judge() -> dict[str, float]:
         assert valid is not None
@@ -219,33 +235,40 @@ def _fit(config: Config, prepared: Prepared, directory: Path, *, resume: bool, p
             evaluate=None if valid is None else judge,
             progress=progress,
             resume_hint=resume_hint(directory),
+            watch=watch,
         )
     # tests run the whole encoder, as every program that loads the model does
     model.features = None
     stage.ready()
-    strategy.finish(model)
     task = task.finish(model)
+    strategy.finish(model)
     if task.tunes and valid is not None:
         outputs = outputs_for(
             model, task, valid.rows, max_tokens=config.tokens_at_once, what="validating for thresholds", progress=progress
         )
         task = task.tune(outputs, valid)
     what = {"tuning": strategy.sentence(model), "trained_parameters": sum(p.numel() for p in trained.values()), "frozen": kept}
+    what["adapter"] = model.adapter.summary(model.own_head) if model.adapter is not None else None
     computed = (precision, f"{reason}; {engine}")
-    return _finish(config, prepared, directory, model, task, state, metric, computed, steps / config.epochs, what, None, progress)
+    per_epoch, judged = steps / config.epochs, watch is None
+    return _finish(config, prepared, directory, model, task, state, metric, computed, per_epoch, what, None, beside, judged, progress)
 
 
-def _prompt(config: Config, prepared: Prepared, directory: Path, progress: Progress) -> dict[str, Any]:
+def _prompt(config: Config, prepared: Prepared, directory: Path, beside: dict[str, Any], progress: Progress) -> dict[str, Any]:
     """Make a model of prompts or examples, test and save it; returns the report's content."""
-    task = prepared.task
-    valid = prepared.parts.get("valid")
-    metric = task.default_metric if valid is None else _computable(task.default_metric, task, valid, prepared.notes, told=False)
-    found = prompted(config, prepared, progress)
-    parameters = sum(parameter.numel() for parameter in found.model.parameters())
-    progress.say(f"model {prepared.pretrained.located.name}: {parameters / 1e6:.1f} M parameters; tuning none: {found.sentence}")
-    state, what = TrainState(stopped="nothing was trained"), {"tuning": found.sentence, "trained_parameters": 0, "frozen": ""}
-    computed = ("fp32", found.model.encoder.choose_engine(config.engine))
-    return _finish(config, prepared, directory, found.model, task, state, metric, computed, 1.0, what, found.prompting, progress)
+    task, valid = prepared.task, prepared.parts.get("valid")
+    metric = task.default_metric if valid is None else computable(task.default_metric, task, valid, prepared.notes, told=False)
+    made = prompted(config, prepared, progress)
+    parameters = sum(parameter.numel() for parameter in made.model.parameters())
+    progress.say(f"model {prepared.pretrained.located.name}: {parameters / 1e6:.1f} M parameters; tuning none: {made.sentence}")
+    state, what = (
+        TrainState(stopped="nothing was trained"),
+        {"tuning": made.sentence, "trained_parameters": 0, "frozen": "", "adapter": None},
+    )
+    computed = ("fp32", made.model.encoder.choose_engine(config.engine))
+    return _finish(
+        config, prepared, directory, made.model, task, state, metric, computed, 1.0, what, made.prompting, beside, True, progress
+    )
 
 
 def _finish(
@@ -260,11 +283,14 @@ def _finish(
     per_epoch: float,
     what: dict[str, Any],
     prompting: dict[str, Any] | None,
+    beside: dict[str, Any],
+    rivals: bool,
     progress: Progress,
 ) -> dict[str, Any]:
-    """Evaluate the finished model and write its directory; returns the report's content."""
-    evaluations = {name: _evaluation(model, task, prepared, name, config, progress) for name in ("valid", "test")}
-    result = result_of(config, prepared, model, task, state, evaluations, directory, metric, computed, per_epoch, what)
+    """Evaluate the finished model, beside yardsticks with `rivals`, and write its directory; returns the report's content."""
+    judged = "none" if not rivals else "test" if "test" in prepared.parts else "valid"
+    evaluations = {name: evaluation_of(model, task, prepared, name, config, progress, judged=name == judged) for name in ("valid", "test")}
+    result = result_of(config, prepared, model, task, state, evaluations, directory, metric, computed, per_epoch, what) | beside
     description = {
         "task": task.to_dict(),
         "schema": prepared.parts["train"].schema.to_dict(),
@@ -280,13 +306,14 @@ def _finish(
         "loads_in_transformers": model.loads_in_transformers,
         "last_token": getattr(model.head, "last", False),
         "prompting": prompting,
+        "adapter": model.adapter.describe(directory, model.own_head) if model.adapter is not None and model.apart else None,
         "seen": sketch_of(prepared.parts["train"].rows.table.text_key[prepared.parts["train"].rows.index]),
         "fingerprints": {name: part.rows.table.key for name, part in prepared.parts.items()},
         "result": result,
     }
 
     def reports(where: Path) -> None:
-        for name, content in task.extra_files(model).items():
+        for name, content in ({} if model.apart else task.extra_files(model)).items():
             write_json(where / name, content)
         write_report(result, where)
         (where / "README.md").write_text(model_card(result), encoding="utf-8")
@@ -326,7 +353,7 @@ def _validation_scores(model: TextModel, task: Task, valid: Part, precision: str
     return task.score(outputs, valid, progress)
 
 
-def _computable(metric: str, task: Task, valid: Part, notes: list[str], *, told: bool) -> str:
+def computable(metric: str, task: Task, valid: Part, notes: list[str], *, told: bool) -> str:
     """Return `metric`, or if it was not told and has no value on these validation rows, another one, which is noted.
 
     Raises `DataError` when it was told and has none, whatever is predicted, before any time is spent.
@@ -350,32 +377,3 @@ def _computable(metric: str, task: Task, valid: Part, notes: list[str], *, told:
         f"their {task.target_word}, and of {counted(len(valid.rows), 'validation row')} the {task.target_word}s are {found}. Choose other "
         f"validation rows, or another {setting('metric')}: {listing(possible, 40)}."
     )
-
-
-def _evaluation(model: TextModel, task: Task, prepared: Prepared, name: str, config: Config, progress: Progress) -> dict[str, Any] | None:
-    """Evaluate the chosen weights on one part; the yardsticks too, on the part that the report judges by."""
-    part = prepared.parts.get(name)
-    if part is None or len(part.rows) == 0:
-        return None
-    what = {"valid": "validating", "test": "testing"}[name]
-    result = assess(model, task, part, max_tokens=config.tokens_at_once, what=what, progress=progress)
-    judged = name == "test" or "test" not in prepared.parts
-    return {**result, "yardsticks": _yardsticks(task, prepared, part, config, progress) if judged else []}
-
-
-def _yardsticks(task: Task, prepared: Prepared, part: Part, config: Config, progress: Progress) -> list[dict[str, Any]]:
-    """What simple methods reach on `part` that learn from the training rows, or from a sample where these are many."""
-    train = prepared.parts["train"]
-    rows, sample = train.rows, train.rows.index
-    if len(sample) > _YARDSTICK_ROWS:
-        generator = np.random.default_rng(seed_for(config.seed, "yardstick rows"))
-        sample = np.sort(generator.choice(sample, _YARDSTICK_ROWS, replace=False))
-        train = train.with_index(sample)
-    learned, tested = (train.examples(progress), part.examples(progress)) if task.needs_texts else ([], [])
-    if learned is None or tested is None:
-        return [{"name": "yardsticks", "note": "skipped: the data have changed since the training began", "metrics": {}, "intervals": {}}]
-    found = task.yardsticks(train, learned, part, tested, prepared.pretrained, config.seed, progress)
-    if len(sample) < len(rows):
-        for yardstick in found:
-            yardstick["note"] += f"; trained on a random {len(sample):,} of the {len(rows):,} training rows"
-    return found

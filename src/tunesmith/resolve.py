@@ -17,11 +17,11 @@ from tunesmith.errors import UsageError, did_you_mean, listing, setting
 
 
 class Recipe(dict[str, Any]):
-    """The settings of a recipe file, which knows its `path` for messages."""
+    """The settings of a recipe file, which knows its `path` for messages; `search` is its table of that name, the ranges of `tune`."""
 
-    def __init__(self, path: Path, values: Mapping[str, Any]) -> None:
+    def __init__(self, path: Path, values: Mapping[str, Any], search: Mapping[str, Any] | None = None) -> None:
         super().__init__(values)
-        self.path = path
+        self.path, self.search = path, search
 
 
 def read_recipe(path: Path | str) -> Recipe:
@@ -45,7 +45,12 @@ def read_recipe(path: Path | str) -> Recipe:
     model = values.get("model")
     if isinstance(model, str) and (path.parent / model).is_dir():
         values["model"] = str(path.parent / model)
-    return Recipe(path, values)
+    search = values.pop("search", None)
+    if search is not None and not isinstance(search, dict):
+        raise UsageError(
+            f"{path}: search is a section of ranges for tunesmith tune: write [search], and below it lr = {{low = 1e-5, high = 2e-4}}."
+        )
+    return Recipe(path, values, search)
 
 
 def resolve(*layers: Mapping[str, Any]) -> Config:
@@ -109,6 +114,8 @@ def _clashes(config: Config, wrong: set[str], recipes: Mapping[str, Path]) -> It
     if wrong.isdisjoint(("stride", "max_length")) and config.truncation == "windows" and config.stride >= config.max_length - 2:
         stride, length = both("stride", "max_length")
         yield f"{stride} {config.stride} must be at least 3 below {length} {config.max_length}, or windows would not move forward"
+    if config.folds is not None and config.is_told("test_size"):
+        yield "{} changes nothing beside {}, which test on every row once; leave it out".format(*both("test_size", "folds"))
     if config.text_pair is not None and config.task == "classification":
         yield f"{_place('text_pair', recipes)} names a second text, which the task classification has no use for; take the task pair"
     if config.from_scratch and config.task not in ("auto", "masked-lm"):
@@ -131,6 +138,21 @@ def _clashes(config: Config, wrong: set[str], recipes: Mapping[str, Path]) -> It
         yield from _prompt_faults(config, recipes)
     if way in ("fewshot", "none") and config.pooling != "mean":
         yield f"{_place('pooling', recipes)} {config.pooling}: {setting('tuning', way)} compares texts by the mean of their tokens' vectors"
+    if config.ema > 0 and config.average > 1:
+        yield "{} and {} exclude each other: both say which weights are evaluated and saved".format(*both("ema", "average"))
+    if config.average > 1 and config.epochs == 1 and config.eval_steps is None:
+        yield (
+            f"{_place('average', recipes)} {config.average} needs weights of several evaluations, and there is one, at the end of the only "
+            f"epoch; set {setting('eval_steps')} or more {setting('epochs')}"
+        )
+    if config.fgm > 0 and way in ("head", "last") and config.features != "off":
+        yield (
+            f"{_place('fgm', recipes)} disturbs the embeddings, and with {setting('tuning', config.tuning)} what frozen layers make of "
+            f"them is computed once; add {setting('features', 'off')}, or leave it out"
+        )
+    for name, used in (("r_drop", config.r_drop > 0), ("multi_sample_dropout", config.multi_sample_dropout > 1)):
+        if used and config.dropout == 0 and (config.attention_dropout == 0 or name != "r_drop"):
+            yield "{} sets dropout masks against each other, and {} 0 leaves none".format(*both(name, "dropout"))
     for one, two in combinations(("text", "text_pair", "label", "group"), 2):
         column = getattr(config, one)
         if column is not None and column == getattr(config, two):
@@ -172,7 +194,12 @@ def _kinds(name: str) -> list[Any]:
     """The types and `Literal`s of a setting's values, None left out."""
     annotation = Config.model_fields[name].annotation
     several = () if get_origin(annotation) is Literal else get_args(annotation)
-    return [kind for kind in several or (annotation,) if kind is not type(None)]
+    return [getattr(kind, "__origin__", kind) if _bounds(kind) else kind for kind in several or (annotation,) if kind is not type(None)]
+
+
+def _bounds(kind: Any) -> tuple[Any, ...]:
+    """The limits in a type such as `Annotated[float, Gt(0)]`."""
+    return getattr(kind, "__metadata__", ())
 
 
 def _options(name: str) -> list[str]:
@@ -182,11 +209,15 @@ def _options(name: str) -> list[str]:
 
 def _allowed(name: str) -> str:
     """Return in words which values a setting takes."""
-    kinds, rules = _kinds(name), Config.model_fields[name].metadata
+    kinds = _kinds(name)
+    rules = [
+        *Config.model_fields[name].metadata,
+        *(rule for kind in get_args(Config.model_fields[name].annotation) for rule in _bounds(kind)),
+    ]
     words = list(map(repr, _options(name)))
     if name == "class_weights":
         words.append("weights by label, such as 'spam=5,ham=1'")
-    if words:
+    if words and float not in kinds:
         return f"{', '.join(words[:-1])} or {words[-1]}"
     if bool in kinds:
         return "true or false"
@@ -197,4 +228,6 @@ def _allowed(name: str) -> str:
     if bounds.keys() == {"ge", "le"}:
         return f"{number} from {bounds['ge']:,} to {bounds['le']:,}"
     limits = {"ge": "of at least", "gt": "above", "le": "at most", "lt": "below"}
-    return f"{number} " + " and ".join(f"{limits[key]} {bound:,}" for key, bound in bounds.items())
+    return (
+        f"{number} " + " and ".join(f"{limits[key]} {bound:,}" for key, bound in bounds.items()) + "".join(f", or {word}" for word in words)
+    )

@@ -33,9 +33,11 @@ class Tuning:
 _OF_FEATURES = frozenset({"features", "features_gb", "features_dir"})
 _OF_STEPS = frozenset({
     "lr", "epochs", "batch_size", "optimizer", "schedule", "warmup", "weight_decay", "momentum", "max_grad_norm", "dropout",
-    "attention_dropout", "precision", "patience", "eval_steps", "metric", "checkpoint_minutes", "checkpoint_steps",
+    "attention_dropout", "precision", "patience", "eval_steps", "metric", "checkpoint_minutes", "checkpoint_steps", "fgm", "ema", "average",
 })  # fmt: skip
-_OF_THE_LOSS = frozenset({"loss", "focal_gamma", "label_smoothing", "class_weights"})
+_OF_THE_LOSS = frozenset({"loss", "focal_gamma", "label_smoothing", "class_weights", "r_drop", "multi_sample_dropout"})
+_OF_LORA = frozenset({"rank", "lora_alpha", "lora_dropout", "targets", "merge"})
+_OF_PROMPTS = frozenset({"virtual_tokens"})
 
 TUNINGS: dict[str, Tuning] = {
     "full": Tuning("all weights"),
@@ -73,6 +75,33 @@ TUNINGS: dict[str, Tuning] = {
         without=_OF_THE_LOSS | _OF_STEPS,
         tasks=("classification", "pair"),
     ),
+    "lora": Tuning("updates of low rank to linear layers, and the head", {"lr": 1e-3}, _OF_LORA, "Hu et al. 2022, LoRA"),
+    "dora": Tuning(
+        "updates of low rank to the directions of linear layers' weights, their magnitudes, and the head",
+        {"lr": 1e-3},
+        _OF_LORA,
+        "Liu et al. 2024, DoRA",
+    ),
+    "ia3": Tuning(
+        "factors of keys, values and inner activations, and the head",
+        {"lr": 5e-3},
+        frozenset({"merge"}),
+        "Liu et al. 2022, Few-Shot Parameter-Efficient Fine-Tuning is Better and Cheaper than In-Context Learning",
+    ),
+    "adapter": Tuning(
+        "two small layers behind each attention and each feed-forward layer, the norms, and the head",
+        {"lr": 1e-3},
+        frozenset({"bottleneck"}),
+        "Houlsby et al. 2019, Parameter-Efficient Transfer Learning for NLP",
+    ),
+    "prompt": Tuning("vectors of virtual tokens before each text, and the head", {"lr": 5e-3}, _OF_PROMPTS, "Lester et al. 2021"),
+    "ptuning": Tuning(
+        "a small network that makes vectors of virtual tokens before each text, and the head",
+        {"lr": 1e-3},
+        _OF_PROMPTS,
+        "Liu et al. 2021, GPT Understands, Too",
+    ),
+    "prefix": Tuning("keys and values of virtual tokens in every layer, and the head", {"lr": 5e-3}, _OF_PROMPTS, "Li and Liang 2021"),
 }
 """`last` stands for `last:N`, N layers."""
 

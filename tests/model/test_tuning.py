@@ -158,6 +158,7 @@ def test_depths_of_every_architecture(architecture: str, tmp_path: Path) -> None
 def test_layers_that_share_weights_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="cannot be trained apart"):
         train(save_encoder(tmp_path / "m", "albert"), tmp_path / "out", tuning="last:1")
+    assert "computed once" in train(tmp_path / "m", tmp_path / "out", tuning="head").result["training"]["frozen"]
 
 
 # --- outputs of the frozen layers ----------------------------------------------------------------------------------------------

@@ -21,6 +21,7 @@ from tunesmith.model.masked_head import CheckpointMaskedHead
 from tunesmith.model.spec import HeadSpec
 
 if TYPE_CHECKING:
+    from tunesmith.model.adapted import Adapter
     from tunesmith.model.features import Features
 
 HEAD_FILE = "head.safetensors"
@@ -89,7 +90,7 @@ class CheckpointHead(nn.Module):
         if hasattr(hf, "head") and hasattr(hf, "drop"):  # ModernBERT
             return hf.classifier(hf.drop(hf.head(first)))
         pooler = getattr(hf, "pooler", None) or getattr(base, "pooler", None)
-        if isinstance(pooler, nn.Linear):  # ALBERT
+        if pooler is not None and hasattr(base, "pooler_activation"):  # ALBERT
             return hf.classifier(hf.dropout(base.pooler_activation(pooler(first))))
         if pooler is not None:  # BERT, DeBERTa
             return hf.classifier(hf.dropout(pooler(first[:, None])))
@@ -161,14 +162,25 @@ class TextModel(nn.Module):
         """Outputs of the lowest layers, where these are frozen and need not run again."""
         self.frozen: frozenset[str] = frozenset()
         """Names of the parameters that training never changes."""
+        self.adapter: Adapter | None = None
+        """What was trained, where that is saved apart from the encoder."""
 
     def forward(self, batch: PackedBatch) -> Tensor:
         """Return one row of outputs for each sequence, or each token, of `batch`."""
-        if self.features is not None:
-            return self._above(self.features.of(batch, self), batch, self.features.frozen.layers)
-        return self._run_head(self.encoder(batch, self.reads), batch)
+        return self.outputs(self.states(batch), batch)
 
-    def _run_head(self, hidden: Tensor, batch: PackedBatch) -> Tensor:
+    def states(self, batch: PackedBatch) -> Tensor:
+        """Return what `outputs` reads: hidden states float[T, H], or float[S, H] of each sequence."""
+        if self.features is None:
+            return self.encoder(batch, self.reads)
+        known, layers = self.features.of(batch, self), self.features.frozen.layers
+        return self.encoder.above(known, batch, layers, self.reads) if layers < self.encoder.layers else known
+
+    def outputs(self, hidden: Tensor, batch: PackedBatch) -> Tensor:
+        """Return the outputs of the head for what `states` gives."""
+        if self.features is not None and self.features.frozen.layers == self.encoder.layers and self._pooling is not None:
+            with torch.autocast("cpu", enabled=False):
+                return self._pooling.above(hidden)
         if self.in_autocast:
             return self.head(hidden, batch).float()
         # heads are small and their outputs may be values of any size, which bf16 would round to three digits
@@ -184,14 +196,6 @@ class TextModel(nn.Module):
         hidden = self.encoder(batch, self.reads)
         return hidden if self._pooling is None else self._pooling.pool(hidden.float(), batch)
 
-    def _above(self, known: Tensor, batch: PackedBatch, layers: int) -> Tensor:
-        if layers < self.encoder.layers:
-            return self._run_head(self.encoder.above(known, batch, layers, self.reads), batch)
-        if self._pooling is None:
-            return self._run_head(known, batch)
-        with torch.autocast("cpu", enabled=False):
-            return self._pooling.above(known)
-
     def reads_tokens_above(self, layers: int) -> bool:
         """Whether `below` gives a row for each token, not for each sequence."""
         return layers < self.encoder.layers or (self.reads == "all" and self._pooling is None)
@@ -204,15 +208,36 @@ class TextModel(nn.Module):
     @property
     def loads_in_transformers(self) -> bool:
         """Whether the saved directory gives the same outputs through transformers' own model for the task."""
-        return isinstance(self.head, CheckpointHead | CheckpointTokenHead | CheckpointMaskedHead | VectorHead)
+        return not self.own_head and not self.apart
+
+    @property
+    def own_head(self) -> bool:
+        """Whether the head is none of transformers'."""
+        return not isinstance(self.head, CheckpointHead | CheckpointTokenHead | CheckpointMaskedHead | VectorHead)
+
+    @property
+    def apart(self) -> bool:
+        """Whether only an adapter is saved, without the encoder that it needs."""
+        return self.adapter is not None and not self.adapter.merged
 
     def save(self, directory: Path) -> None:
-        """Write the encoder as Hugging Face would, and a head of our own beside it as `head.safetensors`."""
+        """Write the encoder as Hugging Face would, and a head of our own beside it as `head.safetensors`.
+
+        An adapter that is merged goes into a directory of its own beside them, one that is not takes the place of the encoder.
+        """
         from safetensors.torch import save_file
 
-        self.encoder.save(directory)
-        if not self.loads_in_transformers:
-            save_file({name: value.contiguous() for name, value in self.head.state_dict().items()}, directory / HEAD_FILE)
+        heads = [directory] if self.own_head else []
+        if self.adapter is not None and self.adapter.merged:
+            self.adapter.save(directory / "adapter")
+            heads += [directory / "adapter"] if self.own_head else []
+        if self.adapter is not None and not self.adapter.merged:
+            self.adapter.save(directory)
+            self.encoder.save_tokenizer(directory)
+        else:
+            self.encoder.save(directory)
+        for place in heads:
+            save_file({name: value.contiguous() for name, value in self.head.state_dict().items()}, place / HEAD_FILE)
 
 
 def build_model(encoder: Encoder, head: HeadSpec, *, pooling: str, dropout: float | None, seed: int) -> TextModel:
@@ -272,7 +297,7 @@ def set_output_bias(model: TextModel, bias: np.ndarray) -> bool:
 
     Outputs beyond C, such as those for the unused end of a vocabulary, get the least of its values.
     """
-    place: Tensor | None = _last_layer(model).bias
+    place: Tensor | None = last_layer(model).bias
     if place is None or len(place) < len(bias):
         return False
     with torch.no_grad():
@@ -283,7 +308,7 @@ def set_output_bias(model: TextModel, bias: np.ndarray) -> bool:
 
 def rescale_outputs(model: TextModel, scale: float, shift: float) -> bool:
     """Change the last layer so that every output x becomes `scale` x + `shift`; False, and no change, where it has no bias."""
-    layer = _last_layer(model)
+    layer = last_layer(model)
     bias: Tensor | None = layer.bias
     if bias is None:
         return False
@@ -293,7 +318,8 @@ def rescale_outputs(model: TextModel, scale: float, shift: float) -> bool:
     return True
 
 
-def _last_layer(model: TextModel) -> nn.Linear:
+def last_layer(model: TextModel) -> nn.Linear:
+    """Return the layer that gives the outputs."""
     body = set(model.encoder.base.modules())
     return [module for module in model.modules() if isinstance(module, nn.Linear) and module not in body][-1]
 

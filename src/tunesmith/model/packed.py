@@ -241,7 +241,10 @@ def _while_training(drop: Chance | Certainty, module: nn.Module) -> Chance | Cer
 
 def _by_modules(modules: list[Any], values: Tensor) -> Tensor:
     """Apply modules that stand in the place of linear layers, as an adapter's, by themselves, and put their outputs side by side."""
-    return torch.cat([module(values.to(torch.float32)).to(values.dtype) for module in modules], dim=1)
+    if values.dtype == torch.float32:
+        return torch.cat([module(values) for module in modules], dim=1)
+    with torch.autocast("cpu", values.dtype):
+        return torch.cat([module(values).to(values.dtype) for module in modules], dim=1)
 
 
 def _norm(module: Any, values: Tensor) -> Tensor:

@@ -38,14 +38,7 @@ class Pretrained:
     @property
     def max_length(self) -> int | None:
         """The longest sequence in tokens, None where the architecture sets no limit."""
-        limit = getattr(self.config, "max_position_embeddings", None)
-        if not isinstance(limit, int) or limit < 1:
-            return None
-        if self.config.model_type == "mpnet":  # counts from a padding index of its own, whatever the configuration says
-            return limit - 2
-        if self.config.model_type in _SHIFTED_POSITIONS:
-            return limit - (self.config.pad_token_id if self.config.pad_token_id is not None else 0) - 1
-        return limit
+        return position_limit(self.config)
 
     @property
     def fallback_token(self) -> int | None:
@@ -144,6 +137,18 @@ class Pretrained:
                 f"model {self.located.name!r}: {len(misfits)} of its weights have another shape than its config.json says: {name} is "
                 f"{found} where {wanted} is expected. Take config.json and model.safetensors from the same model."
             )
+
+
+def position_limit(config: Any) -> int | None:
+    """Return the longest sequence in tokens that a model of this configuration takes, None where the architecture sets no limit."""
+    limit = getattr(config, "max_position_embeddings", None)
+    if not isinstance(limit, int) or limit < 1:
+        return None
+    if config.model_type == "mpnet":  # counts from a padding index of its own, whatever the configuration says
+        return limit - 2
+    if config.model_type in _SHIFTED_POSITIONS:
+        return limit - (config.pad_token_id if config.pad_token_id is not None else 0) - 1
+    return limit
 
 
 def open_pretrained(name: str) -> Pretrained:

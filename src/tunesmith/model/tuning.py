@@ -5,6 +5,7 @@ A model's parameters lie at depths: 0 the embeddings, 1 to n the layers, n + 1 t
 
 from __future__ import annotations
 
+import importlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any, ClassVar
@@ -75,13 +76,13 @@ class Frozen(Strategy):
 
     def prepare(self, model: TextModel) -> None:
         """Freeze all parameters below the last layers. Raises `UsageError` for more layers than there are."""
-        layers = layers_of(model)
-        if self.trained_layers > len(layers):
+        count = model.encoder.layers if self.trained_layers == 0 else len(layers_of(model))
+        if self.trained_layers > count:
             raise UsageError(
-                f"{setting('tuning', self.config.tuning)}: the encoder has {counted(len(layers), 'layer')}. "
-                f"Take at most last:{len(layers)}, or {setting('tuning', 'full')}, which trains the embeddings, too."
+                f"{setting('tuning', self.config.tuning)}: the encoder has {counted(count, 'layer')}. "
+                f"Take at most last:{count}, or {setting('tuning', 'full')}, which trains the embeddings, too."
             )
-        self.frozen_layers = len(layers) - self.trained_layers
+        self.frozen_layers = count - self.trained_layers
         depth = depths(model)
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(depth[name] > self.frozen_layers)
@@ -95,8 +96,9 @@ class Frozen(Strategy):
         """Have dropout in the trained part only."""
         model.train()
         model.encoder.base.eval()
-        for layer in layers_of(model)[self.frozen_layers :]:
-            layer.train()
+        if self.trained_layers:
+            for layer in layers_of(model)[self.frozen_layers :]:
+                layer.train()
 
     def sentence(self, model: TextModel) -> str:
         """Return in a few words what is trained."""
@@ -126,14 +128,15 @@ class Layerwise(Strategy):
 
     def rate(self, model: TextModel) -> Callable[[str], float]:
         """Return the share of a name's layer: decay to the power of the layers above it."""
-        depth, top = depths(model), len(layers_of(model))
+        layers_of(model)  # must be apart
+        depth, top = depths(model), model.encoder.layers
         return lambda name: self.config.layer_decay ** max(top - depth[name], 0)
 
     def train_mode(self, model: TextModel, epoch: int) -> None:
         """Freeze the layers whose time has not come; `unfreeze` 0 trains all from the start."""
         model.train()
         if self.config.unfreeze:
-            depth, top = depths(model), len(layers_of(model))
+            depth, top = depths(model), model.encoder.layers
             lowest = top + 1 - epoch * self.config.unfreeze
             for name, parameter in model.named_parameters():
                 parameter.requires_grad_(depth[name] >= lowest)
@@ -156,7 +159,7 @@ class BitFit(Strategy):
 
     def prepare(self, model: TextModel) -> None:
         """Freeze everything in the encoder that is no bias. Raises `ModelError` for an encoder without biases."""
-        depth, top = depths(model), len(layers_of(model)) + 1
+        depth, top = depths(model), model.encoder.layers + 1
         biases = 0
         for name, parameter in model.named_parameters():
             bias = name.endswith("bias")
@@ -187,37 +190,56 @@ def choose_strategy(config: Config) -> Strategy:
     way, layers = strategies.parse(config.tuning)
     if way in ("head", "last"):
         return Frozen(config, 0 if layers is None else layers)
-    return _PLAIN[way](config)
+    if way in _PLAIN:
+        return _PLAIN[way](config)
+    # imported here, as they build on this module
+    module, _, name = _ADDED[way].partition(":")
+    found: Strategy = getattr(importlib.import_module(f"tunesmith.model.{module}"), name)(config)
+    return found
 
 
 _PLAIN: dict[str, type[Strategy]] = {strategy.name: strategy for strategy in (Full, Layerwise, BitFit, FewShot)}
 
+_ADDED = {
+    "lora": "adapters:LoRA",
+    "dora": "adapters:DoRA",
+    "ia3": "adapters:IA3",
+    "prompt": "adapters:Prompt",
+    "ptuning": "adapters:PTuning",
+    "prefix": "adapters:Prefix",
+    "adapter": "bottlenecks:Bottlenecks",
+}
+
 
 def layers_of(model: TextModel) -> list[nn.Module]:
     """Return the encoder's layers from the bottom. Raises `ModelError` for one whose layers cannot be told apart, as ALBERT's."""
-    base = model.encoder.base
-    count = int(base.config.num_hidden_layers)
-    for module in base.modules():
-        if isinstance(module, nn.ModuleList) and len(module) == count:
-            return list(module)
+    if (found := _find_layers(model)) is not None:
+        return found
     raise ModelError(
-        f"the layers of a model of type {base.config.model_type!r} cannot be trained apart from each other (they share weights, or are "
-        f"kept in an unknown form). Train with {setting('tuning', 'full')}."
+        f"the layers of a model of type {model.encoder.config.model_type!r} cannot be trained apart (they share weights, or "
+        f"are kept in an unknown form). Train with {setting('tuning', 'full')} or {setting('tuning', 'head')}."
     )
 
 
+def _find_layers(model: TextModel) -> list[nn.Module] | None:
+    for module in model.encoder.base.modules():
+        if isinstance(module, nn.ModuleList) and len(module) == model.encoder.layers:
+            return list(module)
+    return None
+
+
 def depths(model: TextModel) -> dict[str, int]:
-    """Return the depth of each parameter by its name in `model`."""
-    layers, base = layers_of(model), model.encoder.base
+    """Return the depth of each parameter by its name in `model`; 0 for all of an encoder whose layers share weights."""
+    top, base, layers = model.encoder.layers, model.encoder.base, _find_layers(model)
     found: dict[int, int] = {id(p): 0 for p in base.parameters()}
-    for number, layer in enumerate(layers, 1):
+    for number, layer in enumerate([] if layers is None else layers, 1):
         found |= {id(p): number for p in layer.parameters()}
     for name, module in base.named_children():
-        if name == "pooler":
-            found |= {id(p): len(layers) + 1 for p in module.parameters()}
+        if name.startswith("pooler"):
+            found |= {id(p): top + 1 for p in module.parameters()}
         elif name in _LAST_NORMS:
-            found |= {id(p): len(layers) for p in module.parameters()}
-    return {name: found.get(id(p), len(layers) + 1) for name, p in model.named_parameters()}
+            found |= {id(p): top for p in module.parameters()}
+    return {name: found.get(id(p), top + 1) for name, p in model.named_parameters()}
 
 
 _LAST_NORMS = ("final_norm", "ln_f", "norm")  # ModernBERT, GPT-2, Llama

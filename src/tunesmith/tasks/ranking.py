@@ -26,6 +26,7 @@ from tunesmith.progress import QUIET, Progress
 from tunesmith.tasks import ranking_judging as judging
 from tunesmith.tasks import ranking_losses as losses
 from tunesmith.tasks.base import Hub, Task, merge_windows
+from tunesmith.tasks.divergences import of_choices, of_flags
 from tunesmith.tasks.ranking_candidates import Candidates, Known, passage_keys, queries_of
 from tunesmith.tasks.ranking_files import sentence_transformers_files
 from tunesmith.tasks.ranking_judging import Judged, JudgedTargets
@@ -57,6 +58,7 @@ class Ranking(Task):
     ranker: cross-encoder or bi-encoder; objective: pointwise, pairwise or listwise, of a cross-encoder
     aggregation: mean or max of a cross-encoder's outputs over the windows of a pair
     temperature: of the contrastive loss; best: the highest grade, by which the pointwise loss scales grades to [0, 1]
+    label_smoothing: of the training loss
     """
 
     ranker: str = CROSS
@@ -64,6 +66,7 @@ class Ranking(Task):
     aggregation: str = "mean"
     temperature: float = 0.05
     best: float = 1.0
+    label_smoothing: float = 0.0
     name: str = field(default="ranking", init=False)
     kind: str = field(default="ranking", init=False)
     labels: list[str] = field(default_factory=list, init=False)
@@ -95,13 +98,19 @@ class Ranking(Task):
             raise UsageError(f"{setting('pooling')} {config.pooling!r} is none that a bi-encoder has: its vectors are means. Leave it out.")
         if config.ranker == CROSS and config.negatives_per_query == 0:
             raise UsageError(f"{setting('negatives_per_query')} 0 leaves a cross-encoder nothing to compare; it must be at least 1.")
+        if config.ranker == BI and config.multi_sample_dropout > 1:
+            raise UsageError(
+                f"{setting('multi_sample_dropout')} drops what the last layer reads, and a bi-encoder has no layer behind its encoder. "
+                "Leave it out."
+            )
         targets = judging.targets_of(table)
         if not (targets.grades > 0).any():
             raise DataError(
                 f"{table.name}: no passage is relevant to any query, so there is nothing to learn. Is {setting('label')} the right column? "
                 "A grade above 0 means relevant."
             )
-        return cls(config.ranker, config.ranking_loss, config.aggregation, config.temperature, float(targets.grades.max()))
+        best = float(targets.grades.max())
+        return cls(config.ranker, config.ranking_loss, config.aggregation, config.temperature, best, config.label_smoothing)
 
     def targets(self, table: TokenTable) -> JudgedTargets:
         """Return the grades of a table's rows."""
@@ -216,12 +225,27 @@ class Ranking(Task):
         assert batch.targets is not None
         targets = torch.from_numpy(batch.targets)
         if self.ranker == BI:
-            first = np.concatenate([[True], np.diff(batch.example) != 0])
-            return losses.contrastive(outputs[first], outputs[~first], targets, self.temperature)
+            queries, passages = _apart(outputs, batch)
+            return losses.contrastive(queries, passages, targets, self.temperature, self.label_smoothing)
         scale = self.best if self.objective == "pointwise" else 1.0
-        sizes = np.bincount(batch.targets[:, 1].astype(np.int64)).tolist()
+        sizes = _candidates(batch)
         scores, grades = outputs[:, 0].split(sizes), (targets[:, 0] / scale).split(sizes)
-        return torch.stack([_LOSSES[self.objective](a, b) for a, b in zip(scores, grades, strict=True)])
+        return torch.stack([_LOSSES[self.objective](a, b, self.label_smoothing) for a, b in zip(scores, grades, strict=True)])
+
+    def divergence(self, one: Tensor, other: Tensor, batch: PackedBatch) -> Tensor:
+        """Return float[Q], of the choice of a query's passage among its candidates, or with in-batch negatives among all of the step.
+
+        With the pointwise loss it is the mean over the candidates, each relevant or not.
+        """
+        assert batch.targets is not None
+        one, other = self.combine(one, batch), self.combine(other, batch)
+        if self.ranker == BI:
+            first, second = (a @ b.T / self.temperature for a, b in (_apart(one, batch), _apart(other, batch)))
+            return of_choices(first, second, torch.from_numpy(batch.targets) >= 0)
+        pairs = zip(one[:, 0].split(_candidates(batch)), other[:, 0].split(_candidates(batch)), strict=True)
+        if self.objective == "pointwise":
+            return torch.stack([of_flags(a, b).mean() for a, b in pairs])
+        return torch.stack([of_choices(a, b) for a, b in pairs])
 
     # --- judging -----------------------------------------------------------------------------------------------------------
 
@@ -325,6 +349,18 @@ class Ranking(Task):
         if values["ranker"] not in (CROSS, BI) or values["objective"] not in _LOSSES:
             raise ValueError(f"there is no ranker {values['ranker']!r} with the loss {values['objective']!r}")
         return cls(values["ranker"], values["objective"], values["aggregation"], float(values["temperature"]), float(values["best"]))
+
+
+def _apart(vectors: Tensor, batch: PackedBatch) -> tuple[Tensor, Tensor]:
+    """Return the vectors of the queries, the first of each example, and those of the passages."""
+    first = np.concatenate([[True], np.diff(batch.example) != 0])
+    return vectors[first], vectors[~first]
+
+
+def _candidates(batch: PackedBatch) -> list[int]:
+    """Return how many candidates each query of a cross-encoder's batch has."""
+    assert batch.targets is not None
+    return np.bincount(batch.targets[:, 1].astype(np.int64)).tolist()
 
 
 def _with_mined(

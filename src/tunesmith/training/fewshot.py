@@ -22,7 +22,7 @@ from tunesmith.progress import QUIET, Progress
 from tunesmith.tasks.base import Task, merge_windows
 from tunesmith.tasks.classification import Classification
 from tunesmith.tasks.rows import Rows
-from tunesmith.training.loop import Objective
+from tunesmith.training.gradients import Objective
 
 TEMPERATURE = 0.1  # Khosla et al. 2020, section 4.4
 _OF_A_LABEL = 4  # rows that a step has of each of its labels, where there are many labels

@@ -36,8 +36,8 @@ def build_optimizer(model: TextModel, config: Config, share: Callable[[str], flo
         for (share, matrices), params in parts.items()
     ]
     if config.optimizer == "sgd":
-        return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum)
-    settings: dict[str, Any] = {"lr": config.lr, "betas": (0.9, 0.999), "eps": 1e-8}
+        return torch.optim.SGD(groups, lr=config.peak_lr, momentum=config.momentum)
+    settings: dict[str, Any] = {"lr": config.peak_lr, "betas": (0.9, 0.999), "eps": 1e-8}
     words = model.encoder.words
     if words is None or not words.weight.requires_grad:
         return torch.optim.AdamW(groups, fused=True, **settings)
@@ -65,10 +65,10 @@ def lr_at(step: int, total: int, config: Config) -> float:
     """
     warm = math.ceil(config.warmup * total)
     if step < warm:
-        return config.lr * (step + 1) / warm
+        return config.peak_lr * (step + 1) / warm
     gone = (step - warm) / max(total - warm, 1)
     factor = {"constant": 1.0, "linear": 1 - gone, "cosine": (1 + math.cos(math.pi * gone)) / 2}[config.schedule]
-    return config.lr * factor
+    return config.peak_lr * factor
 
 
 def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
