@@ -61,14 +61,14 @@ def test_the_chosen_way_is_what_it_is_when_it_is_named(encoder: Path, tmp_path: 
 
 def test_test_rows_are_seen_once_at_the_end(encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tested: list[int] = []
-    original = recipe._evaluation
+    original = recipe.evaluation_of
 
     def counting(model: Any, task: Any, prepared: Any, name: str, *rest: Any, **more: Any) -> Any:
         found = original(model, task, prepared, name, *rest, **more)
         tested.extend([found["rows"]] if name == "test" and found is not None else [])
         return found
 
-    monkeypatch.setattr(recipe, "_evaluation", counting)
+    monkeypatch.setattr(recipe, "evaluation_of", counting)
     train(encoder, tmp_path / "out", test=rows(20, seed=9))
     assert tested == [20]
 
@@ -125,17 +125,17 @@ def test_a_run_cut_off_before_its_test_goes_on_with_the_way_that_was_chosen(
     encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = train(encoder, tmp_path / "whole")
-    original = recipe._evaluation
+    original = recipe.evaluation_of
 
     def failing(model: Any, task: Any, prepared: Any, name: str, *rest: Any, **more: Any) -> Any:
         if name == "test" and name in prepared.parts:
             raise KeyboardInterrupt
         return original(model, task, prepared, name, *rest, **more)
 
-    monkeypatch.setattr(recipe, "_evaluation", failing)
+    monkeypatch.setattr(recipe, "evaluation_of", failing)
     with pytest.raises(Interrupted):
         train(encoder, tmp_path / "cut")
-    monkeypatch.setattr(recipe, "_evaluation", original)
+    monkeypatch.setattr(recipe, "evaluation_of", original)
     resumed = train(encoder, tmp_path / "cut", resume=True)
     assert resumed.metrics == whole.metrics and len(resumed.result["ways"]) == len(whole.result["ways"])
     assert not (tmp_path / "cut" / "ways").exists()

@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ModelWrapValidatorHandler, fi
 
 from tunesmith import registry, strategies
 from tunesmith.errors import did_you_mean, listing, setting
+from tunesmith.prompts import parse
 
 Truncation = Literal["head", "tail", "head-tail", "windows"]
 Pooling = Literal["auto", "cls", "mean", "max", "attention"]
@@ -106,6 +107,22 @@ class Config(BaseModel):
     )
     bottleneck: int = Field(64, ge=1, le=8192, description="adapter: width between its two layers")
     virtual_tokens: int = Field(20, ge=1, le=512, description="prompt, ptuning, prefix: virtual tokens before each text")
+
+    method: Literal["labels", "cloze", "nearest"] = Field(
+        "labels",
+        description="tuning none: texts are compared with descriptions of labels (labels) or with labelled examples (nearest), or a word "
+        "of a label is put into a gap (cloze)",
+    )
+    prompts: dict[str, list[str]] | None = Field(
+        None, description="tuning none: what each label means, or its words for the gap: a TOML file, or 'label=words,label=words'"
+    )
+    template: str | None = Field(
+        None,
+        min_length=1,
+        description="tuning none: sentences in which a description stands, as 'This is about {}.', several with | between; or with cloze "
+        "one in which the text stands, as '{} It was [MASK].'",
+    )
+    neighbours: int = Field(8, ge=1, le=10000, description="tuning none: how many of the nearest examples vote")
 
     max_answer_tokens: int = Field(30, ge=1, le=512, description="longest answer to a question, in tokens of the passage")
     answer_match: Literal["auto", "words", "characters"] = Field(
@@ -232,6 +249,11 @@ class Config(BaseModel):
             except ValueError:
                 raise ValueError(f"{pair!r} is not LABEL=NUMBER. Example: 'spam=5,ham=1'") from None
         return pairs
+
+    @field_validator("prompts", mode="before")
+    @classmethod
+    def _said(cls, value: Any) -> Any:
+        return parse(value)
 
     @field_validator("class_weights")
     @classmethod

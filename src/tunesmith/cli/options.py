@@ -63,6 +63,7 @@ PANELS = {
         "bottleneck",
         "virtual_tokens",
     ),
+    "Without training": ("method", "prompts", "template", "neighbours"),
     "Training": (
         "epochs",
         "lr",

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from tunesmith import registry
+from tunesmith import registry, strategies
 from tunesmith.cli.options import check_is_no_pipe, takes_settings
 from tunesmith.config import Config
 from tunesmith.errors import UsageError
@@ -60,7 +60,7 @@ def run_training(
         )
     elif resume and out is None:
         raise UsageError("--resume needs --out DIR, the directory of the run to go on with, or the data and settings that it began with.")
-    elif not stored:
+    elif not stored and settings.get("tuning") != "none":
         raise UsageError(
             f"no data: name a file of {'raw texts' if command.endswith('pretrain') else 'labelled rows'} or a recipe. Example: "
             + (
@@ -104,7 +104,9 @@ def look_at(config: Config) -> None:
         if name is not None:
             source = open_file(name, encoding=config.encoding)
             if family is None:
-                family = registry.family(choose_task(source, config))
+                chosen = choose_task(source, config)
+                strategies.check_task(config.tuning, chosen)
+                family = registry.family(chosen)
             source = rows_of(source, family)
             guess_schema(source, **config.columns, group=config.group if name == config.train else None, family=family)
     if not config.from_scratch:

@@ -24,10 +24,9 @@ from tunesmith.model.heads import TextModel
 from tunesmith.model.tuning import Strategy
 from tunesmith.progress import Progress
 from tunesmith.seeds import seed_for
-from tunesmith.tasks.base import Task
 from tunesmith.tasks.rows import Rows
 from tunesmith.training.averaging import averaging_of
-from tunesmith.training.gradients import Gradients
+from tunesmith.training.gradients import Gradients, Objective
 from tunesmith.training.optim import bring_up, clip, lr_at, set_lr, settle
 from tunesmith.training.state import Checkpoints, TrainState
 
@@ -55,7 +54,7 @@ def steps_per_epoch(rows: Rows, config: Config) -> int:
 
 def train_steps(
     model: TextModel,
-    task: Task,
+    task: Objective,
     rows: Rows,
     optimizer: torch.optim.Optimizer,
     config: Config,
@@ -103,7 +102,7 @@ def train_steps(
 
 def run(
     model: TextModel,
-    task: Task,
+    task: Objective,
     rows: Rows,
     optimizer: torch.optim.Optimizer,
     config: Config,
