@@ -34,7 +34,7 @@ def blocks(page: str, kind: str) -> list[str]:
 SHIM = """#!{python}
 import sys
 from tunesmith.cli.app import main
-once = ["--epochs", "1"] if sys.argv[1:2] in (["train"], ["pretrain"]) else []
+once = ["--epochs", "1"] if sys.argv[1:2] in (["train"], ["pretrain"]) and "none" not in sys.argv else []
 main(sys.argv[1:] + once)
 """
 
