@@ -21,7 +21,6 @@ def test_reference_pages_are_what_the_program_says() -> None:
 
 PAGES = [
     "README.md",
-    "docs/fewshot.md",
     "docs/adapters.md",
     "docs/fewshot.md",
     "docs/regularisers.md",
