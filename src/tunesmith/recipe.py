@@ -355,6 +355,7 @@ def new_model(config: Config, prepared: Prepared) -> TextModel:
     )
     encoder.tokenizer.model_max_length = prepared.encoder.truncation.max_length
     model = build_model(encoder, task.head, pooling=config.pooling, dropout=config.dropout, seed=seed_for(config.seed, "head"))
+    model.base = prepared.pretrained.located
     bias = task.first_bias(prepared.parts["train"].rows) if encoder.fresh_head else None
     if bias is not None:
         set_output_bias(model, bias)
