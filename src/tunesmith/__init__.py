@@ -18,25 +18,35 @@ if "OMP_WAIT_POLICY" not in os.environ:
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from tunesmith.api import history as history
     from tunesmith.api import load as load
+    from tunesmith.api import rollback as rollback
     from tunesmith.api import train as train
+    from tunesmith.api import update as update
     from tunesmith.bundle import Bundle as Bundle
     from tunesmith.estimator import TextClassifier as TextClassifier
     from tunesmith.recipe import TrainResult as TrainResult
     from tunesmith.tasks.classification import Prediction as Prediction
     from tunesmith.tasks.qa import Answer as Answer
+    from tunesmith.updating import UpdateResult as UpdateResult
 
 _PLACES = {
     "train": "tunesmith.api",
     "load": "tunesmith.api",
+    "update": "tunesmith.api",
+    "history": "tunesmith.api",
+    "rollback": "tunesmith.api",
     "Bundle": "tunesmith.bundle",
     "TextClassifier": "tunesmith.estimator",
     "TrainResult": "tunesmith.recipe",
     "Prediction": "tunesmith.tasks.classification",
     "Answer": "tunesmith.tasks.qa",
+    "UpdateResult": "tunesmith.updating",
 }
 
-__all__ = ["Answer", "Bundle", "Prediction", "TextClassifier", "TrainResult", "load", "train"]
+__all__ = [
+    "Answer", "Bundle", "Prediction", "TextClassifier", "TrainResult", "UpdateResult", "history", "load", "rollback", "train", "update",
+]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:

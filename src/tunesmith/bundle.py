@@ -17,6 +17,7 @@ import numpy as np
 from tunesmith import registry
 from tunesmith.accounting import Tally, account, seen_before
 from tunesmith.config import resolve
+from tunesmith.data.kept import KEPT_FILES
 from tunesmith.data.memory import is_pair, open_data
 from tunesmith.data.schema import Example, Row, RowSource, Schema, Source, for_test, guess_schema, rows_of
 from tunesmith.data.table import open_table
@@ -257,15 +258,17 @@ def save_bundle(directory: Path, model: TextModel, description: dict[str, Any], 
             model.save(temporary)
             written_by_report(temporary)
             # from here on an earlier model in this place is no longer whole
-            for stale in (DESCRIPTION, HEAD_FILE, "modules.json"):
+            for stale in (DESCRIPTION, HEAD_FILE, "modules.json", *KEPT_FILES):
                 (directory / stale).unlink(missing_ok=True)
-            for file in sorted(path for path in temporary.rglob("*") if path.is_file()):
+            files = sorted(path for path in temporary.rglob("*") if path.is_file())
+            names = [str(file.relative_to(temporary)) for file in files]
+            for file in files:
                 place = directory / file.relative_to(temporary)
                 place.parent.mkdir(exist_ok=True)
                 sync(file)
                 file.chmod(0o644)
                 file.replace(place)
-        write_json(directory / DESCRIPTION, {"format": _FORMAT, **description})
+        write_json(directory / DESCRIPTION, {"format": _FORMAT, **description, "files": [*names, DESCRIPTION]})
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 

@@ -52,7 +52,6 @@ class Config(BaseModel):
         0.1, ge=0, lt=1, description="share of the training rows split off for the test when no file is given; 0: none"
     )
     dedupe: bool = Field(False, description="drop repeated rows from training, and training rows whose text is in validation or test")
-
     drop_unlabelled: bool = Field(False, description="leave rows without a label out instead of stopping")
 
     # model and sequences
@@ -78,7 +77,6 @@ class Config(BaseModel):
     engine: Literal["auto", "packed", "padded"] = Field(
         "auto", description="how the encoder runs: without padding (auto where its architecture allows), or as transformers runs it"
     )
-
     max_answer_tokens: int = Field(30, ge=1, le=512, description="longest answer to a question, in tokens of the passage")
     answer_match: Literal["auto", "words", "characters"] = Field(
         "auto",
@@ -143,6 +141,7 @@ class Config(BaseModel):
     # run
     seed: int = Field(0, ge=0, lt=2**63, description="seed of every random draw")
     out: str | None = Field(None, description="model directory to write")
+    replay_rows: int = Field(1000, ge=0, description="training rows kept, with test rows, for updates of the model; 0: no rows at all")
     checkpoint_minutes: float = Field(5.0, gt=0, description="time between checkpoints; one is also written at each epoch's end")
     checkpoint_steps: int | None = Field(None, ge=1, description="steps between checkpoints, besides the above")
 
@@ -223,7 +222,8 @@ class Config(BaseModel):
 
     def _content(self) -> dict[str, Any]:
         """Every setting that changes the trained weights."""
-        values = self.model_dump(mode="json", exclude={"out", "checkpoint_minutes", "checkpoint_steps", "train", "valid", "test"})
+        others = {"out", "checkpoint_minutes", "checkpoint_steps", "train", "valid", "test", "replay_rows"}
+        values = self.model_dump(mode="json", exclude=others)
         if Path(self.model).is_dir():
             values["model"] = str(Path(self.model).resolve())
         return values

@@ -24,9 +24,11 @@ from tunesmith.model.heads import TextModel, build_model, set_output_bias
 from tunesmith.model.hub import versions
 from tunesmith.prepare import Prepared, part_account, prepare
 from tunesmith.progress import QUIET, Progress
+from tunesmith.replay import check_keeping, keep_rows
 from tunesmith.report import model_card, write_report
 from tunesmith.rundir import CHECKPOINTS, check_same_settings, is_started, output_directory, resume_hint, store_settings
 from tunesmith.seeds import seed_for
+from tunesmith.start import Start
 from tunesmith.storage import sweep, write_json
 from tunesmith.tasks.base import Task
 from tunesmith.tasks.rows import Part
@@ -125,23 +127,26 @@ def train(
         if not resume or not any(checkpoint_directory.glob("step-*")):
             store_settings(directory, config)
         try:
-            result = _fit(config, prepared, directory, resume=resume, progress=progress)
+            result = fit(config, prepared, directory, resume=resume, progress=progress)
         except KeyboardInterrupt:
             raise Interrupted(f"stopped at once; what the last checkpoint holds is saved. {resume_hint(directory)}") from None
     Checkpoints(checkpoint_directory, "", []).remove()
     return TrainResult(directory, result, Bundle.load(directory))
 
 
-def _fit(config: Config, prepared: Prepared, directory: Path, *, resume: bool, progress: Progress) -> dict[str, Any]:
-    """Train, choose, test and save; returns the report's content."""
+def fit(
+    config: Config, prepared: Prepared, directory: Path, *, resume: bool, progress: Progress, start: Start | None = None
+) -> dict[str, Any]:
+    """Train, choose, test and save; returns the report's content. start: the trained model to go on from."""
     task = prepared.task
+    check_keeping(task, config)
     train_rows = task.arrange(prepared.parts["train"].rows)
     metric = config.metric if config.metric is not None else task.default_metric
     valid = prepared.parts.get("valid")
     if valid is not None:
         metric = _computable(metric, task, valid, prepared.notes, told=config.metric is not None)
     keep_freed_memory()
-    model = new_model(config, prepared)
+    model = new_model(config, prepared) if start is None else start.model
     precision, reason = choose_precision(config.precision)
     engine = model.encoder.choose_engine(config.engine)
     parameters = sum(parameter.numel() for parameter in model.parameters())
@@ -152,6 +157,7 @@ def _fit(config: Config, prepared: Prepared, directory: Path, *, resume: bool, p
         budget = token_budget(model.encoder.config, prepared.encoder.truncation.max_length, precision)
     optimizer = build_optimizer(model, config)
     rows = [part.fingerprint() for part in (train_rows, *([valid.rows] if valid is not None else []))]
+    rows += [start.identity] if start is not None else []
     checkpoints = Checkpoints(directory / CHECKPOINTS, config.content_hash(), rows)
     state = TrainState()
     if resume:
@@ -175,7 +181,7 @@ def _fit(config: Config, prepared: Prepared, directory: Path, *, resume: bool, p
     with model.encoder.attention_for_training(prepared.encoder.truncation.max_length):
         state = run(
             model,
-            task,
+            task if start is None else start.learner(task, precision),
             planned,
             optimizer,
             config.model_copy(update={"max_tokens": budget}),
@@ -186,7 +192,7 @@ def _fit(config: Config, prepared: Prepared, directory: Path, *, resume: bool, p
             kind=task.kind,
             evaluate=None if valid is None else lambda: _validation_scores(model, task, valid, precision, config, progress),
             progress=progress,
-            resume_hint=resume_hint(directory),
+            resume_hint=resume_hint(directory) if start is None else start.resume_hint,
         )
     task = task.finish(model)
     if task.tunes and valid is not None:
@@ -194,8 +200,12 @@ def _fit(config: Config, prepared: Prepared, directory: Path, *, resume: bool, p
             model, task, valid.rows, max_tokens=config.tokens_at_once, what="validating for thresholds", progress=progress
         )
         task = task.tune(outputs, valid)
-    evaluations = {name: _evaluation(model, task, prepared, name, config, progress) for name in ("valid", "test")}
+    simple = start is None  # methods that learn from rows have not got those of the former training
+    evaluations = {name: _evaluation(model, task, prepared, name, config, progress, simple=simple) for name in ("valid", "test")}
+    kept = keep_rows(prepared.parts, task, config, prepared.notes, progress) if start is None else start.kept
     result = _result(config, prepared, model, task, state, evaluations, directory, metric, (precision, f"{reason}; {engine}"), len(planned))
+    if start is not None:
+        start.judge(model, task, result)
     description = {
         "task": task.to_dict(),
         "schema": prepared.parts["train"].schema.to_dict(),
@@ -210,12 +220,15 @@ def _fit(config: Config, prepared: Prepared, directory: Path, *, resume: bool, p
         "outputs": task.head.outputs,
         "loads_in_transformers": model.loads_in_transformers,
         "last_token": getattr(model.head, "last", False),
-        "seen": sketch_of(prepared.parts["train"].rows.table.text_key[prepared.parts["train"].rows.index]),
+        "seen": sketch_of(
+            prepared.parts["train"].rows.table.text_key[prepared.parts["train"].rows.index], None if start is None else start.sketch
+        ),
         "fingerprints": {name: part.rows.table.key for name, part in prepared.parts.items()},
         "result": result,
     }
 
     def reports(where: Path) -> None:
+        result["kept"] = kept.write(where) if kept is not None else None
         for name, content in task.extra_files(model).items():
             write_json(where / name, content)
         write_report(result, where)
@@ -287,14 +300,16 @@ def _computable(metric: str, task: Task, valid: Part, notes: list[str], *, told:
     )
 
 
-def _evaluation(model: TextModel, task: Task, prepared: Prepared, name: str, config: Config, progress: Progress) -> dict[str, Any] | None:
-    """Evaluate the chosen weights on one part; the yardsticks too, on the part that the report judges by."""
+def _evaluation(
+    model: TextModel, task: Task, prepared: Prepared, name: str, config: Config, progress: Progress, *, simple: bool
+) -> dict[str, Any] | None:
+    """Evaluate the chosen weights on one part; where `simple`, the yardsticks too, on the part that the report judges by."""
     part = prepared.parts.get(name)
     if part is None or len(part.rows) == 0:
         return None
     what = {"valid": "validating", "test": "testing"}[name]
     result = assess(model, task, part, max_tokens=config.tokens_at_once, what=what, progress=progress)
-    judged = name == "test" or "test" not in prepared.parts
+    judged = simple and (name == "test" or "test" not in prepared.parts)
     return {**result, "yardsticks": _yardsticks(task, prepared, part, config, progress) if judged else []}
 
 

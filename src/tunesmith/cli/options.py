@@ -78,7 +78,7 @@ PANELS = {
         "candidates",
     ),
     "Choosing the checkpoint": ("metric", "patience", "eval_steps"),
-    "Output": ("out", "checkpoint_minutes", "checkpoint_steps"),
+    "Output": ("out", "replay_rows", "checkpoint_minutes", "checkpoint_steps"),
 }
 
 

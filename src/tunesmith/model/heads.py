@@ -230,7 +230,7 @@ def set_output_bias(model: TextModel, bias: np.ndarray) -> bool:
 
     Outputs beyond C, such as those for the unused end of a vocabulary, get the least of its values.
     """
-    place: Tensor | None = _last_layer(model).bias
+    place: Tensor | None = last_layer(model).bias
     if place is None or len(place) < len(bias):
         return False
     with torch.no_grad():
@@ -241,7 +241,7 @@ def set_output_bias(model: TextModel, bias: np.ndarray) -> bool:
 
 def rescale_outputs(model: TextModel, scale: float, shift: float) -> bool:
     """Change the last layer so that every output x becomes `scale` x + `shift`; False, and no change, where it has no bias."""
-    layer = _last_layer(model)
+    layer = last_layer(model)
     bias: Tensor | None = layer.bias
     if bias is None:
         return False
@@ -251,7 +251,8 @@ def rescale_outputs(model: TextModel, scale: float, shift: float) -> bool:
     return True
 
 
-def _last_layer(model: TextModel) -> nn.Linear:
+def last_layer(model: TextModel) -> nn.Linear:
+    """Return the layer that gives the outputs."""
     body = set(model.encoder.base.modules())
     return [module for module in model.modules() if isinstance(module, nn.Linear) and module not in body][-1]
 

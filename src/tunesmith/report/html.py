@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from tunesmith.errors import counted
-from tunesmith.report import charts, view, wording
+from tunesmith.report import changes, charts, view, wording
 from tunesmith.storage import write_text
 
 _MISTAKES = 30
@@ -71,6 +71,10 @@ def render_html(result: view.Result) -> str:
         "tag_counts": view.tag_counts(result),
         "counted_things": view.counted_things(evaluation) if evaluation else "rows",
         "notes": [y for y in evaluation.get("yardsticks", []) if y["note"]] if evaluation else [],
+        "kept": view.kept_rows(result),
+        "update_header": changes.HEADER,
+        "update_rows": changes.update_rows(result["update"]) if result.get("update") else [],
+        "update_sentences": changes.update_sentences(result["update"]) if result.get("update") else [],
         "validation": result["evaluations"]["valid"] if split == "test" else None,
     }
     if evaluation:

@@ -30,7 +30,7 @@ def render_table(result: view.Result) -> str:
             for row in view.comparison(result, evaluation)
             if row["leading"]
         ]
-        lines += _aligned([header, *rows])
+        lines += aligned([header, *rows])
         if any(row[0].endswith(" *") for row in rows):
             lines.append("* chose the checkpoint")
         lines += [f"{y['name']}: {y['note']}" for y in evaluation.get("yardsticks", []) if not y["metrics"]]
@@ -39,6 +39,8 @@ def render_table(result: view.Result) -> str:
     lines += [view.verdict(result), ""]
     lines += [f"- {sentence}" for sentence in view.limitations(result)]
     lines += account_lines(result)
+    kept = view.kept_rows(result)
+    lines += ["", kept] if kept and result["data"]["splits"]["train"] else []
     return "\n".join(lines) + "\n"
 
 
@@ -70,7 +72,7 @@ def account_lines(result: view.Result) -> list[str]:
     return lines
 
 
-def _aligned(rows: list[list[str]]) -> list[str]:
+def aligned(rows: list[list[str]]) -> list[str]:
     """Return the rows with columns aligned and a rule under the first."""
     widths = [max(wording.columns_wide(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = [

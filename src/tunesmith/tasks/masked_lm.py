@@ -103,6 +103,7 @@ class MaskedLM(Task):
     labels: list[str] = field(default_factory=list, init=False)
 
     added: ClassVar[tuple[str, ...]] = ("filled", "fill")
+    updatable: ClassVar[bool] = False
     target_word: ClassVar[str] = ""
     needs_texts: ClassVar[bool] = False
 

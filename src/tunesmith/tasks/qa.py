@@ -28,7 +28,7 @@ from tunesmith.progress import QUIET, Progress
 from tunesmith.qa_metrics import Match, averages, best_threshold, score_intervals, scores
 from tunesmith.seeds import seed_for
 from tunesmith.tasks.answer_notes import notes_on_answers
-from tunesmith.tasks.base import Hub, Task
+from tunesmith.tasks.base import Hub, Measured, Task
 from tunesmith.tasks.mistakes import worst
 from tunesmith.tasks.qa_yardsticks import simple_answers
 from tunesmith.tasks.rows import Part, Ragged, Rows
@@ -255,6 +255,18 @@ class QuestionAnswering(Task):
         withheld = np.array([self._withheld(one) for one in found], np.bool_)
         given = np.where(withheld[:, None], (~has)[:, None].astype(np.float64), each)
         return averages(given, has) | best, given
+
+    def extended(self, table: TokenTable, config: Config) -> QuestionAnswering:
+        """Take in whether the new rows have questions without an answer."""
+        targets = AnswerTargets(table.labels())
+        return replace(self, unanswerable=self.unanswerable or bool(((targets.stratum() == 0) & ~targets.labels.missing).any()))
+
+    def measured(self, outputs: Ragged, part: Part, metric: str) -> Measured | None:
+        """Return exact match and F1."""
+        found = list(self._found(outputs, part))
+        each = self._scored(found, self._best(found, part), part)[1]
+        column = {"exact_match": 0, "f1": 1}.get(metric)
+        return None if column is None else (len(each), lambda drawn: drawn @ each[:, column] / drawn.sum(1))
 
     def evaluation(self, outputs: Ragged, part: Part, progress: Progress = QUIET) -> dict[str, Any]:
         """Return metrics with intervals, how far probabilities can be believed, and the most confident mistakes."""

@@ -25,12 +25,12 @@ from tunesmith.model.spec import HeadSpec
 from tunesmith.progress import QUIET, Progress
 from tunesmith.tasks import ranking_judging as judging
 from tunesmith.tasks import ranking_losses as losses
-from tunesmith.tasks.base import Hub, Task, merge_windows
+from tunesmith.tasks.base import Hub, Measured, Task, merge_windows
 from tunesmith.tasks.ranking_candidates import Candidates, Known, passage_keys, queries_of
 from tunesmith.tasks.ranking_files import sentence_transformers_files
 from tunesmith.tasks.ranking_judging import Judged, JudgedTargets
 from tunesmith.tasks.ranking_mining import lexical_scores, mine, remembered, vector_scores, weights_stamp
-from tunesmith.tasks.rows import Part, Ragged, Rows
+from tunesmith.tasks.rows import Part, Ragged, Rows, Targets
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -248,6 +248,19 @@ class Ranking(Task):
 
     def _judge(self, outputs: Ragged, part: Part) -> Judged:
         return judging.judge_vectors(outputs, part) if self.ranker == BI else judging.judge_scores(outputs.values[:, 0], part)
+
+    def extended(self, table: TokenTable, config: Config) -> Ranking:
+        """Take in a higher grade than the known ones."""
+        return replace(self, best=max(self.best, float(np.nanmax(judging.targets_of(table).grades, initial=0))))
+
+    def kept(self, example: Example, targets: Targets, row: int) -> Example:
+        """Leave out the rank in a first stage of search, which other rows do not have."""
+        return replace(example, target=example.target[:1] if example.target is not None else None)
+
+    def measured(self, outputs: Ragged, part: Part, metric: str) -> Measured | None:
+        """Return the metrics' means over queries."""
+        values = np.array(self._judge(outputs, part).ranking.values[metric], np.float64)
+        return (len(values), lambda drawn: drawn @ values / drawn.sum(1)) if len(values) else None
 
     def yardsticks(
         self, train: Part, train_examples: list[Example], test: Part, test_examples: list[Example], pretrained: Pretrained, seed: int,

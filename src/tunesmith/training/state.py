@@ -20,7 +20,7 @@ from tunesmith.storage import new_directory, sweep, verify, write_manifest, writ
 
 RUN = "run.json"
 """Beside the checkpoints: the settings of the run that made them."""
-_LOCK = ".lock"
+LOCK = ".lock"
 _KEEP = 2
 
 
@@ -136,7 +136,7 @@ class Checkpoints:
 
     def of_a_run(self) -> bool:
         """Whether a run began in this directory and was not finished."""
-        return any((self.directory / name).is_file() for name in (RUN, _LOCK))
+        return any((self.directory / name).is_file() for name in (RUN, LOCK))
 
     def clear(self) -> None:
         """Delete all checkpoints; what else is in the directory stays."""
@@ -147,7 +147,7 @@ class Checkpoints:
         """Delete all that the run kept beside its model, once that is saved, and the directory unless other files are in it."""
         self.clear()
         with contextlib.suppress(OSError):
-            sweep(self.directory, RUN, _LOCK, ".*.tmp", ".*.old")
+            sweep(self.directory, RUN, LOCK, ".*.tmp", ".*.old")
             self.directory.rmdir()
 
     def _paths(self, kind: str) -> list[Path]:
@@ -163,7 +163,7 @@ def locked(directory: Path) -> Iterator[None]:
 
     with writing(directory):
         directory.mkdir(parents=True, exist_ok=True)
-        file = open(directory / _LOCK, "w")  # noqa: SIM115 - closed by the next statement
+        file = open(directory / LOCK, "w")  # noqa: SIM115 - closed by the next statement
     with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -171,7 +171,7 @@ def locked(directory: Path) -> Iterator[None]:
             raise StorageError(f"another run is writing into {directory}. Wait for it, or choose another {setting('out')}.") from None
         sweep(directory, ".*.tmp", ".*.old")
         yield
-    (directory / _LOCK).unlink(missing_ok=True)
+    (directory / LOCK).unlink(missing_ok=True)
 
 
 def _read(path: Path) -> dict[str, Any]:
