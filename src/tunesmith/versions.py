@@ -26,6 +26,7 @@ from tunesmith.data.kept import KEPT_FILES
 from tunesmith.errors import ModelError, StorageError, UsageError, listing, setting
 from tunesmith.model.heads import HEAD_FILE
 from tunesmith.storage import MANIFEST, checksum, new_directory, sync, verify, write_json, write_manifest, writing
+from tunesmith.training.state import locked
 
 VERSIONS = "versions"
 LINEAGE = "lineage.json"
@@ -144,10 +145,13 @@ def rollback(directory: Path, to: int | None = None) -> tuple[int, int]:
     The version that was current stays among the others. Raises `ModelError` when there is none to go back to or it is damaged,
     `UsageError` for a number that is none, `StorageError`.
     """
-    recover(directory)
-    entries = lineage(directory)["versions"]
-    if not entries:
+    if not story(directory)["versions"][1:]:
         raise ModelError(f"{directory} has one version, the current one: it was never updated, so there is nothing to go back to.")
+    with locked(directory / VERSIONS):
+        return _rolled_back(directory, to)
+
+
+def _rolled_back(directory: Path, to: int | None) -> tuple[int, int]:
     before = adopt(directory)
     entries = lineage(directory)["versions"]
     numbers = [int(entry["version"]) for entry in entries]
