@@ -14,7 +14,22 @@ from tunesmith.cli.options import PANELS, metavar
 from tunesmith.config import Config
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
-COMMANDS = ("", "train", "pretrain", "evaluate", "predict", "check", "walk", "models", "sample", "index", "search")
+COMMANDS = (
+    "",
+    "train",
+    "pretrain",
+    "evaluate",
+    "predict",
+    "update",
+    "history",
+    "rollback",
+    "check",
+    "walk",
+    "models",
+    "sample",
+    "index",
+    "search",
+)
 
 
 def command_page() -> str:

@@ -80,6 +80,7 @@ RANGES: dict[str, tuple[list[Any], list[Any]]] = {
     "patience": ([None, 1], [0, -1]),
     "eval_steps": ([None, 1], [0]),
     "seed": ([0, 2**63 - 1], [-1, 2**63, 0.5]),
+    "replay_rows": ([0, 1000, 10**7], [-1, 0.5]),
     "checkpoint_minutes": ([0.01, 1e6], [0, -1, math.inf, math.nan]),
     "checkpoint_steps": ([None, 1], [0]),
     "dedupe": ([True, False], ["perhaps"]),
@@ -291,8 +292,8 @@ def test_a_setting_is_spelled_for_those_who_read_it() -> None:
     assert setting("lr") == "lr"
 
 
-# where data lies and where results go, and how often is saved: what the table's own key or nothing at all accounts for
-PATHS = {"train", "valid", "test", "out", "checkpoint_minutes", "checkpoint_steps"}
+# where data lies, where results go, and what and how often is saved: what the table's own key or nothing at all accounts for
+PATHS = {"train", "valid", "test", "out", "replay_rows", "checkpoint_minutes", "checkpoint_steps"}
 
 
 @pytest.mark.parametrize("name", sorted(Config.model_fields))

@@ -18,9 +18,8 @@ import tiny
 import tunesmith
 from killer import Done, Server, Trap
 from tunesmith.errors import UsageError
-from tunesmith.storage import verify
+from tunesmith.storage import locked, verify
 from tunesmith.training.optim import clip
-from tunesmith.training.state import locked
 
 STATE = "tunesmith.training.state"
 LOOP = "tunesmith.training.loop"

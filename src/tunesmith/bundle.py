@@ -24,16 +24,16 @@ from tunesmith.data.table import open_table
 from tunesmith.data.tokens import Encoded, Truncation
 from tunesmith.errors import DataError, ModelError, UsageError, counted, setting
 from tunesmith.evaluate import CHUNK, outputs_for, outputs_of
-from tunesmith.model.heads import HEAD_FILE, TextModel, build_model, load_head, own_head
+from tunesmith.model.heads import TextModel, build_model, load_head, own_head
 from tunesmith.model.pretrained import load_saved
 from tunesmith.model.spec import HeadSpec
+from tunesmith.places import DESCRIPTION, HEAD_FILE
 from tunesmith.progress import QUIET, Progress
 from tunesmith.storage import sync, write_json, writing
 from tunesmith.tasks.base import Task
 from tunesmith.tasks.classification import Classification
 from tunesmith.tasks.rows import Part, Ragged, Rows
 
-DESCRIPTION = "tunesmith.json"
 _FORMAT = 2
 
 

@@ -29,12 +29,12 @@ from tunesmith.report import model_card, write_report
 from tunesmith.rundir import CHECKPOINTS, check_same_settings, is_started, output_directory, resume_hint, store_settings
 from tunesmith.seeds import seed_for
 from tunesmith.start import Start
-from tunesmith.storage import sweep, write_json
+from tunesmith.storage import locked, sweep, write_json
 from tunesmith.tasks.base import Task
 from tunesmith.tasks.rows import Part
 from tunesmith.training.loop import run, steps_per_epoch
 from tunesmith.training.optim import build_optimizer
-from tunesmith.training.state import Checkpoints, TrainState, locked
+from tunesmith.training.state import Checkpoints, TrainState
 
 _YARDSTICK_ROWS = 50_000
 _FEW_STEPS = 50

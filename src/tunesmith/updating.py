@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from tunesmith.bundle import DESCRIPTION, Bundle
+from tunesmith.bundle import Bundle
 from tunesmith.config import Config, resolve
 from tunesmith.errors import Interrupted, StorageError, UpdateRefused, UsageError, listing, setting
 from tunesmith.feedback import Feedback, feedback_of
@@ -18,16 +18,17 @@ from tunesmith.model.growth import grow_outputs
 from tunesmith.model.heads import TextModel
 from tunesmith.model.names import Located
 from tunesmith.model.pretrained import Pretrained, open_pretrained
+from tunesmith.places import DESCRIPTION
 from tunesmith.prepare import Prepared, say_data
 from tunesmith.progress import QUIET, Progress
 from tunesmith.recipe import fit
 from tunesmith.rundir import CHECKPOINTS
 from tunesmith.seeds import seed_for
 from tunesmith.start import Start
-from tunesmith.storage import checksum, new_directory, sweep
+from tunesmith.storage import LOCK, checksum, locked, new_directory, sweep
 from tunesmith.tasks.base import Task
 from tunesmith.training.distillation import Distilling
-from tunesmith.training.state import LOCK, Checkpoints, locked
+from tunesmith.training.state import Checkpoints
 from tunesmith.versions import NEXT, VERSIONS, adopt, current, next_number, note, publish, recover
 
 SETTINGS = (

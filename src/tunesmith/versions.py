@@ -21,12 +21,10 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from tunesmith.bundle import DESCRIPTION
 from tunesmith.data.kept import KEPT_FILES
 from tunesmith.errors import ModelError, StorageError, UsageError, listing, setting
-from tunesmith.model.heads import HEAD_FILE
-from tunesmith.storage import MANIFEST, checksum, new_directory, sync, verify, write_json, write_manifest, writing
-from tunesmith.training.state import locked
+from tunesmith.places import DESCRIPTION, HEAD_FILE
+from tunesmith.storage import MANIFEST, checksum, locked, new_directory, sync, verify, write_json, write_manifest, writing
 
 VERSIONS = "versions"
 LINEAGE = "lineage.json"

@@ -19,8 +19,7 @@ from tunesmith.errors import ModelError
 from tunesmith.model.encoder import Encoder
 from tunesmith.model.masked_head import CheckpointMaskedHead
 from tunesmith.model.spec import HeadSpec
-
-HEAD_FILE = "head.safetensors"
+from tunesmith.places import HEAD_FILE
 
 
 class CheckpointTokenHead(nn.Module):

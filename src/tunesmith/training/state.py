@@ -6,7 +6,6 @@ import contextlib
 import dataclasses
 import json
 import shutil
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,11 +15,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from tunesmith.errors import StorageError, setting
-from tunesmith.storage import new_directory, sweep, verify, write_manifest, writing
+from tunesmith.storage import LOCK, new_directory, sweep, verify, write_manifest
 
 RUN = "run.json"
 """Beside the checkpoints: the settings of the run that made them."""
-LOCK = ".lock"
 _KEEP = 2
 
 
@@ -154,24 +152,6 @@ class Checkpoints:
         """All checkpoints of a kind, the newest first."""
         found = [path for path in self.directory.glob(f"{kind}-*") if path.name.split("-")[1].isdigit()]
         return sorted(found, key=lambda path: -int(path.name.split("-")[1]))
-
-
-@contextlib.contextmanager
-def locked(directory: Path) -> Iterator[None]:
-    """Hold `directory` for this process alone. Raises `StorageError` when another run is writing into it."""
-    import fcntl
-
-    with writing(directory):
-        directory.mkdir(parents=True, exist_ok=True)
-        file = open(directory / LOCK, "w")  # noqa: SIM115 - closed by the next statement
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise StorageError(f"another run is writing into {directory}. Wait for it, or choose another {setting('out')}.") from None
-        sweep(directory, ".*.tmp", ".*.old")
-        yield
-    (directory / LOCK).unlink(missing_ok=True)
 
 
 def _read(path: Path) -> dict[str, Any]:
