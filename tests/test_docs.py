@@ -19,7 +19,7 @@ def test_reference_pages_are_what_the_program_says() -> None:
     assert done.returncode == 0, done.stderr
 
 
-PAGES = ["README.md", *sorted(str(page.relative_to(ROOT)) for page in ROOT.glob("docs/tasks/*.md"))]
+PAGES = ["README.md", "docs/update.md", *sorted(str(page.relative_to(ROOT)) for page in ROOT.glob("docs/tasks/*.md"))]
 
 
 def blocks(page: str, kind: str) -> list[str]:
@@ -29,7 +29,7 @@ def blocks(page: str, kind: str) -> list[str]:
 SHIM = """#!{python}
 import sys
 from tunesmith.cli.app import main
-once = ["--epochs", "1"] if sys.argv[1:2] in (["train"], ["pretrain"]) else []
+once = ["--epochs", "1"] if sys.argv[1:2] in (["train"], ["pretrain"], ["update"]) else []
 main(sys.argv[1:] + once)
 """
 
