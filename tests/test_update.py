@@ -418,6 +418,8 @@ def test_bad_rows_and_settings_change_nothing(model: Path, run: Run, tmp_path: P
         done = run("update", model, *arguments)
         assert done.code == code and says in done.err, (arguments, done.err)
         assert content(model) == before and not (model / "versions").exists(), arguments
+    with pytest.raises(tunesmith.errors.UsageError, match="model, max_length are not for an update to change"):
+        tunesmith.update(model, good, model="other", max_length=8)
     (model / "kept" / "replay.jsonl").write_text("{\n", encoding="utf-8")
     done = run("update", model, good)
     assert done.code == 3 and "replay.jsonl:1: this row, kept for updates, is damaged" in done.err and not (model / "versions").exists()

@@ -140,6 +140,15 @@ def test_files_of_the_user_stay_and_an_edited_card_is_kept(model: Path) -> None:
     assert (model / "notes.txt").read_text(encoding="utf-8") == (model / "index" / "x").read_text(encoding="utf-8") == "mine"
 
 
+def test_kept_rows_may_be_deleted(model: Path) -> None:
+    for place in (model, model / "versions" / "001", model / "versions" / "002"):
+        shutil.rmtree(place / "kept")
+    assert tunesmith.rollback(model) == (2, 1) and tunesmith.rollback(model, to=2) == (1, 2)
+    assert not list(model.rglob("*.jsonl"))
+    with pytest.raises(UsageError, match="keeps no test rows"):
+        tunesmith.update(model, tiny.rows(9))
+
+
 def test_a_new_training_in_the_same_place_is_a_version_of_its_own(model: Path, tiny_bert: Path) -> None:
     old = content(model)
     tunesmith.train(tiny.rows(40, seed=2), model=tiny_bert, out=model, overwrite=True, epochs=1, max_length=24, progress="quiet")

@@ -167,7 +167,7 @@ def _test_part(bundle: Bundle, task: Task, test: Any, config: Config, progress: 
         table = open_table(kept, columns, bundle.encoder, progress)
         if not len(table):
             return None, None
-        found = Part(Rows(table, np.arange(len(table)), task.targets(table)), kept, columns, how="kept at training")
+        found = Part(Rows(table, np.arange(len(table)), task.targets(table)), kept, columns)
         return found, kept.examples()
     encoding = config.encoding if isinstance(test, str | Path) else None
     source = rows_of(for_test(open_data(test, encoding=encoding)), bundle.family, **bundle.description["tokens"]["settings"])
@@ -283,10 +283,11 @@ def _kept_next(
     # of the new rows no more than could enter the sample are read
     told = keep_rows({"train": new, **({"test": held_out} if held_out is not None else {})}, task, config, [], progress)
     assert told is not None
-    if tests is None and gate is not None:
+    same = tests is not None or gate is None  # the test rows are those of before
+    if not same and gate is not None:
         tests = (keep_rows({"train": new, "test": gate}, task, config, [], progress) or told).test
     tests = tests if tests is not None else []
-    known = int(before.get("test_of", 0)) if gate is None or gate.how != "given" else len(gate.rows)
+    known = int(before.get("test_of", 0)) if same or gate is None else len(gate.rows)
     return Kept(
         schema,
         merged([*replay, *told.replay], config.replay_rows, schema, grouped=grouped),

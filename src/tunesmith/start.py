@@ -16,7 +16,7 @@ class Start:
     """What a training has that goes on from a trained model, in place of a pretrained encoder with a fresh head.
 
     model: with outputs for all labels of the task, which are those of the task before
-    identity: digest of that model; resume_hint: how to go on after an interruption
+    identity: what tells this training from others, beside settings and rows; resume_hint: how to go on after an interruption
     learner: the task as the loop is to see it, for the model and the precision
     judge: gets the trained model, its task and the result, to which it may add; what it raises keeps anything from being saved
     kept: the rows to keep; sketch: of the texts trained on before

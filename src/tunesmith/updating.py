@@ -176,7 +176,7 @@ class _Run:
 
         prepared = Prepared(_pretrained(bundle), bundle.encoder, task, feedback.parts, feedback.dropped, feedback.notes)
         say_data(prepared, self.progress)
-        identity = checksum(bundle.directory / DESCRIPTION)
+        identity = f"{checksum(bundle.directory / DESCRIPTION)} {weight}"
         how = f"The model in {bundle.directory} is as it was. Go on with the same command and {setting('resume', True)}."
         kept = feedback.kept
         start = Start(bundle.model, identity, how, learner, judge, kept, bundle.description.get("seen"))

@@ -32,7 +32,7 @@ NEXT = ".next"
 """In `versions`: a version that is being made."""
 _CURRENT = ".current"
 _FORMAT = 1
-_EDITED = ("README.md", "report.html")  # people may edit them; no model is damaged by it
+_FREE = ("README.md", "report.html", *KEPT_FILES)  # people may edit these, and delete the rows; no model is damaged by it
 
 
 def lineage(directory: Path) -> dict[str, Any]:
@@ -270,11 +270,11 @@ def _alike(one: Path, two: Path) -> bool:
 
 
 def _close(directory: Path) -> None:
-    """Write the manifest of a version, without the pages that people may edit."""
+    """Write the manifest of a version, without what people may edit or delete."""
     (directory / MANIFEST).unlink(missing_ok=True)
     write_manifest(directory)
     path = directory / MANIFEST
-    entries = {name: entry for name, entry in json.loads(path.read_text(encoding="utf-8")).items() if name not in _EDITED}
+    entries = {name: entry for name, entry in json.loads(path.read_text(encoding="utf-8")).items() if name not in _FREE}
     write_json(path, entries)
 
 
