@@ -19,7 +19,7 @@ INSTALL = $(PIP) $$(grep -E '^setuptools(-scm)?==' requirements.lock) && $(PIP) 
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint install bench bench-domain bench-scale bench-speed lock clean distclean
+.PHONY: help demo test lint install bench bench-ways bench-domain bench-scale bench-speed lock clean distclean
 
 help: ## this list
 	@awk -F ': .*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -49,6 +49,9 @@ bench: $(VENV)/.installed-bench ## side by side with transformers.Trainer; hours
 
 bench-speed: $(VENV)/.installed-bench ## training, prediction and tokenising beside what people use today; half an hour
 	$(BIN)/python -m bench.speed $(BENCH_FLAGS)
+
+bench-ways: $(VENV)/.installed-bench ## every way to tune on the same rows (BENCH_FLAGS="--data trec --ways full,head")
+	$(BIN)/python -m bench.ways $(BENCH_FLAGS)
 
 bench-domain: $(VENV)/.installed-bench ## fine-tuning after pretraining on a domain's own text, and without (BENCH_FLAGS="--data imdb")
 	$(BIN)/python -m bench.domain $(BENCH_FLAGS)

@@ -121,6 +121,8 @@ def command(row: Row, seed: int, variant: str, train: Path, test: Path, model: P
         values |= {"collection": train.parent / "qrels" / "train.tsv", "ranker": row.ranker}
         if row.candidates is not None:
             values["candidates"] = row.candidates
+    if row.last_layers is not None:
+        values["last-layers"] = row.last_layers
     if row.text_pair is not None and program != "retrieval":
         values["text-pair"] = "text_pair"
     if flags:

@@ -47,6 +47,7 @@ class Row:
     max_answer_tokens: int | None = None
     strip_digit: bool | None = None  # tagging: drop the digit behind each word
     ranker: Literal["cross-encoder", "bi-encoder"] | None = None  # a collection, and what is trained for it
+    last_layers: int | None = None  # train only so many of the last layers, and the head; the others are frozen in every program
     candidates: int | None = None  # passages of BM25 for each query of a collection, which a cross-encoder ranks again
 
     @property
@@ -71,6 +72,10 @@ ROWS = (
     ),
     Row("cola", "CoLA, dev set as test", "cola", "train.csv", "dev.csv", "text", "label", 3, 5e-5, 32, 256, "matthews", seeds=(0, 1, 2)),
     Row("imdb", "IMDB, 2,000 rows", "imdb", "train.csv", "test.csv", "text", "label", 1, 5e-5, 16, 256, "accuracy", sample=2_000),
+    Row(
+        "imdb-last2", "IMDB, 5,000 rows, the last 2 layers and the head", "imdb", "train.csv", "test.csv", "text", "label",
+        3, 5e-5, 16, 256, "accuracy", sample=5_000, last_layers=2, seeds=(0, 1, 2),
+    ),
     Row(
         "chnsenticorp", "ChnSentiCorp, 3,000 rows, multilingual encoder", "chnsenticorp", "train.csv", "test.csv", "text", "label",
         1, 5e-5, 16, 128, "accuracy", seeds=(0, 1, 2), encoder="multilingual", first=3_000,

@@ -135,12 +135,19 @@ def works(args: argparse.Namespace, prepared: Path) -> list[Work]:
     """Return everything that can be measured."""
     short = {"trainer-default": 6.0, "trainer-best": 2.5}
     found = [
-        Work(name, f"training, {title}", "tokens_per_s", True, aims, training(name, count, 1, prepared))
-        for name, title, count, aims in (
-            ("trec", "TREC, batch 16", 1600, short),
-            ("banking77", "BANKING77, batch 32", 2500, short),
-            ("sst2", "SST-2, batch 32", 2500, short),
-            ("imdb", "IMDB at 256 tokens, batch 16", 400, {"trainer-default": 10.0, "trainer-best": 3.0}),
+        Work(name, f"training, {title}", "tokens_per_s", True, aims, training(name, count, epochs, prepared))
+        for name, title, count, epochs, aims in (
+            ("trec", "TREC, batch 16", 1600, 1, short),
+            ("banking77", "BANKING77, batch 32", 2500, 1, short),
+            ("sst2", "SST-2, batch 32", 2500, 1, short),
+            ("imdb", "IMDB at 256 tokens, batch 16", 400, 1, {"trainer-default": 10.0, "trainer-best": 3.0}),
+            (
+                "imdb-last2",
+                "IMDB at 256 tokens, batch 16, the last 2 layers, 3 epochs",
+                800,
+                3,
+                {"trainer-default": 6.0, "trainer-best": 6.0},
+            ),
         )
     ]
     predicting = {

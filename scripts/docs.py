@@ -15,21 +15,9 @@ from tunesmith.config import Config
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 COMMANDS = (
-    "",
-    "train",
-    "pretrain",
-    "evaluate",
-    "predict",
-    "update",
-    "history",
-    "rollback",
-    "check",
-    "walk",
-    "models",
-    "sample",
-    "index",
+    "", "train", "tune", "pretrain", "evaluate", "predict", "update", "history", "rollback", "check", "walk", "models", "sample", "index",
     "search",
-)
+)  # fmt: skip
 
 
 def command_page() -> str:

@@ -38,10 +38,11 @@ class Done:
 class Server:
     """Starts command lines in forked processes, one at a time."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, *modules: str) -> None:
+        """modules: imported once, too, besides what every training needs"""
         self.directory = directory
         self.process = subprocess.Popen(
-            [sys.executable, __file__],
+            [sys.executable, __file__, *modules],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -153,7 +154,8 @@ def _child(job: dict[str, Any]) -> None:
 
 
 def _serve() -> None:
-    for name in ("tunesmith.recipe", "tunesmith.walk", "tunesmith.cli.app", "sklearn.linear_model", "pyarrow.parquet", "transformers"):
+    needed = ("tunesmith.recipe", "tunesmith.walk", "tunesmith.cli.app", "sklearn.linear_model", "pyarrow.parquet", "transformers")
+    for name in (*needed, *sys.argv[1:]):
         importlib.import_module(name)
     from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer, BertModel  # noqa: F401 - costly to import
 

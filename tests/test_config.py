@@ -11,8 +11,10 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from tunesmith.config import Config, read_recipe, resolve
+from tunesmith.config import Config
 from tunesmith.errors import UsageError, setting, speaking_flags
+from tunesmith.resolve import read_recipe, resolve
+from tunesmith.strategies import special_settings
 
 
 def faults(flags: bool = False, **settings: Any) -> tuple[str, ...]:
@@ -61,12 +63,26 @@ RANGES: dict[str, tuple[list[Any], list[Any]]] = {
     "loss": (["cross-entropy", "focal"], ["hinge"]),
     "focal_gamma": ([0, 10], [-0.1, 10.1, math.nan]),
     "label_smoothing": ([0, 0.9], [-0.1, 1]),
+    "r_drop": ([0, 5], [-0.1, 1001, math.inf, math.nan]),
+    "fgm": ([0, 1.5], [-0.1, 1001, math.nan]),
+    "multi_sample_dropout": ([1, 8], [0, 1.5]),
+    "ema": ([0, 0.999], [-0.1, 1, math.nan]),
+    "average": ([1, 5], [0, 1.5]),
     "clip": ([None, (0, 5), (-1.5, 1)], [[5, 0], [0, 0], [0], "0", "a,b", 3, [0, math.inf], [math.nan, 1]]),
     "class_weights": (
         ["none", "balanced", {"a": 0.1}, "spam=5,ham=1"],
         ["balance", {"a": 0}, {"a": -1}, {"a": math.inf}, {"a": math.nan}, {"a": "x"}, "a=x", 3],
     ),
     "optimizer": (["adamw", "sgd"], ["adam"]),
+    "tuning": (
+        ["full", "head", "last:1", "last:12", "layerwise", "bitfit"],
+        ["last", "last:0", "last:-1", "last:a", "head:1", "", "none at all"],
+    ),
+    "layer_decay": ([0.01, 1], [0, 1.1, math.nan]),
+    "unfreeze": ([0, 200], [-1, 201, 0.5]),
+    "reinit": ([0, 200], [-1, 201]),
+    "features": (["auto", "fp32", "bf16", "off"], ["on", "int8"]),
+    "features_gb": ([0.001, 1e6], [0, -1, math.inf, math.nan]),
     "lr": ([1e-9, 10], [0, -1, 10.1, math.nan, math.inf, "fast"]),
     "weight_decay": ([0, 0.99], [-0.1, 1, math.nan]),
     "momentum": ([0, 0.99], [-0.1, 1]),
@@ -87,7 +103,13 @@ RANGES: dict[str, tuple[list[Any], list[Any]]] = {
     "drop_unlabelled": ([True, False], [2]),
 }
 # names and paths, of which any will do
-FREE = {"train", "valid", "test", "text", "text_pair", "label", "group", "encoding", "out"}
+FREE = {"train", "valid", "test", "text", "text_pair", "label", "group", "encoding", "out", "features_dir"}
+
+
+def way_of(name: str) -> dict[str, str]:
+    """The way of tuning that a setting belongs to, for one that means nothing for others."""
+    ways = special_settings().get(name, [])
+    return {"tuning": "last:1" if "last" in ways else ways[0]} if ways else {}
 
 
 def test_every_setting_has_its_range_tested() -> None:
@@ -96,7 +118,7 @@ def test_every_setting_has_its_range_tested() -> None:
 
 @pytest.mark.parametrize(("name", "value"), [(name, value) for name, (good, _) in RANGES.items() for value in good], ids=str)
 def test_in_range(name: str, value: Any) -> None:
-    found = getattr(resolve({name: value}), name)
+    found = getattr(resolve({name: value, **way_of(name)}), name)
     assert found == ({"spam": 5.0, "ham": 1.0} if value == "spam=5,ham=1" else value)
 
 
@@ -110,13 +132,13 @@ def test_out_of_range(name: str, value: Any) -> None:
 
 @pytest.mark.parametrize("name", sorted(FREE))
 def test_names_and_paths(name: str) -> None:
-    assert getattr(resolve({name: "x"}), name) == "x"
-    assert getattr(resolve({name: None}), name) is None
+    assert getattr(resolve({name: "x", **way_of(name)}), name) == "x"
+    assert getattr(resolve({name: None, **way_of(name)}), name) is None
     assert faults(**{name: 3}) == (f"{name} is 3; it must be text.",)
 
 
 def test_a_fault_says_what_was_found_what_is_allowed_and_what_was_meant() -> None:
-    assert faults(pooling="men") == ("pooling is 'men'; it must be 'cls', 'mean', 'max' or 'attention'. Did you mean 'mean'?",)
+    assert faults(pooling="men") == ("pooling is 'men'; it must be 'auto', 'cls', 'mean', 'max' or 'attention'. Did you mean 'mean'?",)
     assert faults(epochs=0) == ("epochs is 0; it must be a whole number from 1 to 10,000.",)
     (fault,) = faults(metric="acuracy")
     assert "accuracy, f1_macro" in fault and fault.endswith("Did you mean 'accuracy'?")
@@ -194,6 +216,21 @@ def test_settings_that_clash() -> None:
     )
     resolve({"truncation": "windows", "max_length": 16, "stride": 13})
     resolve({"truncation": "head", "max_length": 16, "stride": 14})
+    assert faults(ema=0.9, average=3, flags=True) == (
+        "--ema and --average exclude each other: both say which weights are evaluated and saved",
+    )
+    assert faults(average=3, epochs=1) == (
+        "average 3 needs weights of several evaluations, and there is one, at the end of the only epoch; set eval_steps or more epochs",
+    )
+    resolve({"average": 3, "epochs": 1, "eval_steps": 5})
+    assert faults(r_drop=1, dropout=0, attention_dropout=0) == ("r_drop sets dropout masks against each other, and dropout 0 leaves none",)
+    assert len(faults(multi_sample_dropout=2, dropout=0)) == 1
+    resolve({"r_drop": 1, "dropout": 0, "attention_dropout": 0.1})
+    assert faults(fgm=1, tuning="last:2") == (
+        "fgm disturbs the embeddings, and with tuning='last:2' what frozen layers make of them is computed once; add features='off', or "
+        "leave it out",
+    )
+    resolve({"fgm": 1, "tuning": "last:2", "features": "off"})
     # what is wrong by itself is not blamed a second time
     assert len(faults(valid_size=1.5, test_size=0.95)) == 1
     assert len(faults(truncation="windows", max_length=2, stride=300)) == 1
@@ -293,7 +330,7 @@ def test_a_setting_is_spelled_for_those_who_read_it() -> None:
 
 
 # where data lies, where results go, and what and how often is saved: what the table's own key or nothing at all accounts for
-PATHS = {"train", "valid", "test", "out", "replay_rows", "checkpoint_minutes", "checkpoint_steps"}
+PATHS = {"features_gb", "features_dir", "train", "valid", "test", "out", "replay_rows", "checkpoint_minutes", "checkpoint_steps"}
 
 
 @pytest.mark.parametrize("name", sorted(Config.model_fields))

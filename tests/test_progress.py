@@ -12,10 +12,10 @@ import pytest
 
 import tiny
 from tunesmith import metrics, progress, yardsticks
-from tunesmith.config import resolve
 from tunesmith.data.memory import open_data
 from tunesmith.progress import Progress, Tracker
 from tunesmith.recipe import train
+from tunesmith.resolve import resolve
 
 
 class Watch(Progress):

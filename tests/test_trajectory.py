@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-import tunesmith
 from tunesmith import recipe
+from tunesmith.resolve import resolve
 from tunesmith.tasks.classification import Classification
 from tunesmith.training import loop
 
@@ -39,7 +39,7 @@ def test_losses_norms_and_weights_equal_those_of_a_plain_loop(
     monkeypatch.setattr(Classification, "batch", batch)
     monkeypatch.setattr(loop, "train_steps", train_steps)
     trained = recipe.train(
-        tunesmith.config.resolve(
+        resolve(
             {
                 "train": str(reviews),
                 "model": str(tiny_bert),

@@ -22,13 +22,13 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 def with_tunesmith(model: str, data: str, folder: str) -> Callable[[], int]:
     os.environ["TUNESMITH_CACHE"] = folder
     from tunesmith import registry
-    from tunesmith.config import resolve
     from tunesmith.data.readers import open_file
     from tunesmith.data.schema import guess_schema
     from tunesmith.data.table import open_table
     from tunesmith.model.pretrained import open_pretrained
     from tunesmith.prepare import encoder_of
     from tunesmith.progress import QUIET
+    from tunesmith.resolve import resolve
 
     config = resolve({"model": model, "text": "text", "label": "label", "max_length": 256})
     family = registry.family("classification")

@@ -27,6 +27,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--text", default="text")
     parser.add_argument("--text-pair")
     parser.add_argument("--label", default="label")
+    parser.add_argument("--last-layers", type=int, help="train only so many of the last layers, and the head with BERT's pooler")
     parser.add_argument("--sep", default="|", help="between the labels of a cell, with --kind multi")
     parser.add_argument("--kind", choices=list(PROBLEMS), default="single")
     return parser.parse_args()
@@ -70,6 +71,10 @@ def main() -> None:
         label2id={name: i for i, name in enumerate(names)},
         problem_type=PROBLEMS[args.kind],
     )
+
+    if args.last_layers is not None:
+        for part in (model.bert.embeddings, *model.bert.encoder.layer[: -args.last_layers]):
+            part.requires_grad_(False)
 
     def tokenized(rows: list[dict[str, str]], **more: list[Any]) -> Dataset:
         def tokenize(batch: dict[str, list]) -> dict[str, list]:

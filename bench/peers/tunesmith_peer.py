@@ -27,6 +27,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--sep", default="|", help="between the labels of a cell, with --kind multi")
     parser.add_argument("--kind", choices=["single", "multi", "number"], default="single")
     parser.add_argument("--task", choices=["qa", "tagging", "ranking"], help="a task that does not follow from the columns")
+    parser.add_argument("--last-layers", type=int, help="train only so many of the last layers, and the head")
     parser.add_argument("--stride", type=int, default=32)
     parser.add_argument("--max-answer-tokens", type=int, default=30)
     parser.add_argument("--collection", help="the training judgements of a BEIR directory")
@@ -90,6 +91,7 @@ def main() -> None:
             model=args.model,
             epochs=args.epochs,
             lr=args.lr,
+            tuning="full" if args.last_layers is None else f"last:{args.last_layers}",
             weight_decay=0.0,
             batch_size=args.batch_size,
             max_length=args.max_length,

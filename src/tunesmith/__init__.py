@@ -1,7 +1,7 @@
 """tunesmith: fine-tune a text encoder, from a file of labelled rows to a tested, saved model.
 
-`train` fine-tunes, `load` opens a trained model, `TextClassifier` is the scikit-learn estimator. They are imported on first
-use, since torch takes seconds to load.
+`train` fine-tunes, `tune` searches for settings, `load` opens a trained model, `TextClassifier` is the scikit-learn estimator. They are
+imported on first use, since torch takes seconds to load.
 """
 
 from __future__ import annotations
@@ -22,16 +22,19 @@ if TYPE_CHECKING:
     from tunesmith.api import load as load
     from tunesmith.api import rollback as rollback
     from tunesmith.api import train as train
+    from tunesmith.api import tune as tune
     from tunesmith.api import update as update
     from tunesmith.bundle import Bundle as Bundle
     from tunesmith.estimator import TextClassifier as TextClassifier
     from tunesmith.recipe import TrainResult as TrainResult
+    from tunesmith.study.tune import TuneResult as TuneResult
     from tunesmith.tasks.classification import Prediction as Prediction
     from tunesmith.tasks.qa import Answer as Answer
     from tunesmith.updating import UpdateResult as UpdateResult
 
 _PLACES = {
     "train": "tunesmith.api",
+    "tune": "tunesmith.api",
     "load": "tunesmith.api",
     "update": "tunesmith.api",
     "history": "tunesmith.api",
@@ -39,13 +42,15 @@ _PLACES = {
     "Bundle": "tunesmith.bundle",
     "TextClassifier": "tunesmith.estimator",
     "TrainResult": "tunesmith.recipe",
+    "TuneResult": "tunesmith.study.tune",
     "Prediction": "tunesmith.tasks.classification",
     "Answer": "tunesmith.tasks.qa",
     "UpdateResult": "tunesmith.updating",
 }
 
 __all__ = [
-    "Answer", "Bundle", "Prediction", "TextClassifier", "TrainResult", "UpdateResult", "history", "load", "rollback", "train", "update",
+    "Answer", "Bundle", "Prediction", "TextClassifier", "TrainResult", "TuneResult", "UpdateResult", "history", "load", "rollback", "train",
+    "tune", "update",
 ]  # fmt: skip
 
 

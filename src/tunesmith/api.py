@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from tunesmith.bundle import Bundle
-from tunesmith.config import resolve
 from tunesmith.data.memory import open_data
+from tunesmith.folds import cross_validate
 from tunesmith.progress import Mode, Progress
 from tunesmith.recipe import TrainResult
 from tunesmith.recipe import train as _train
+from tunesmith.resolve import resolve
+from tunesmith.study.tune import TuneResult
+from tunesmith.study.tune import tune as _tune
 from tunesmith.updating import UpdateResult
 from tunesmith.updating import update as _update
 from tunesmith.versions import rollback as _rollback
@@ -42,14 +46,55 @@ def train(
     Returns a `TrainResult` with `directory`, `metrics`, `result` (the whole report) and `bundle` (ready to predict).
     Raises `UsageError`, `DataError`, `ModelError`, `StorageError` (all `tunesmith.errors.TunesmithError`), `Interrupted`.
     """
+    files, tables, settings = _sorted(data, valid, test, settings)
+    config = resolve(settings, files)
+    run = _train if config.folds is None else cross_validate
+    return run(config, **tables, labels=labels, resume=resume, overwrite=overwrite, progress=Progress(progress))
+
+
+def tune(
+    data: Any,
+    *,
+    search: Mapping[str, Any] | None = None,
+    trials: int | None = None,
+    jobs: int = 1,
+    pruner: str | None = None,
+    labels: Any = None,
+    valid: Any = None,
+    test: Any = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    progress: Mode = "auto",
+    **settings: Any,
+) -> TuneResult:
+    """Search for settings that do best on the validation rows, train with them, test, and write the model directory.
+
+    search: what is searched: for each setting a list of values, or a dict with low, high and, where wanted, step or log; without it
+        usual ranges of lr, epochs, batch_size and warmup, but for those given in `settings`
+    trials: how many trainings are compared, 20 unless told; with `resume` how many there shall be in all
+    jobs: so many processes share the trials; above 1 the data must be files
+    pruner: how hopeless trials are stopped: "median" (unless told), "hyperband" or "none"
+    data, labels, valid, test, resume, overwrite, progress, settings: as `train` takes them
+
+    Returns a `TuneResult` with `best`, `value`, `importances`, `study` (every trial) and `trained` (what `train` returns).
+    Raises what `train` raises; after `Interrupted` and after a crash `resume` loses no trial.
+    """
+    files, tables, settings = _sorted(data, valid, test, settings)
+    return _tune(
+        resolve(settings, files), search=search, told=settings, trials=trials, jobs=jobs, pruner=pruner, **tables, labels=labels,
+        resume=resume, overwrite=overwrite, progress=Progress(progress),
+    )  # fmt: skip
+
+
+def _sorted(data: Any, valid: Any, test: Any, settings: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+    """Return the names of files, the tables in memory, and the settings as a recipe has them."""
     files = {name: str(value) for name, value in (("train", data), ("valid", valid), ("test", test)) if isinstance(value, str | Path)}
     tables = {
         f"{name}_data": value
         for name, value in (("train", data), ("valid", valid), ("test", test))
         if value is not None and name not in files
     }
-    settings = {key: str(value) if isinstance(value, Path) else value for key, value in settings.items()}
-    return _train(resolve(settings, files), **tables, labels=labels, resume=resume, overwrite=overwrite, progress=Progress(progress))
+    return files, tables, {key: str(value) if isinstance(value, Path) else value for key, value in settings.items()}
 
 
 def update(

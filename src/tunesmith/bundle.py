@@ -16,7 +16,6 @@ import numpy as np
 
 from tunesmith import registry
 from tunesmith.accounting import Tally, account, seen_before
-from tunesmith.config import resolve
 from tunesmith.data.kept import KEPT_FILES
 from tunesmith.data.memory import is_pair, open_data
 from tunesmith.data.schema import Example, Row, RowSource, Schema, Source, for_test, guess_schema, rows_of
@@ -24,11 +23,14 @@ from tunesmith.data.table import open_table
 from tunesmith.data.tokens import Encoded, Truncation
 from tunesmith.errors import DataError, ModelError, UsageError, counted, setting
 from tunesmith.evaluate import CHUNK, outputs_for, outputs_of
+from tunesmith.model.adapted import FILES as ADAPTER_FILES
+from tunesmith.model.attaching import load_adapted
 from tunesmith.model.heads import TextModel, build_model, load_head, own_head
 from tunesmith.model.pretrained import load_saved
 from tunesmith.model.spec import HeadSpec
 from tunesmith.places import DESCRIPTION, HEAD_FILE
 from tunesmith.progress import QUIET, Progress
+from tunesmith.resolve import resolve
 from tunesmith.storage import sync, write_json, writing
 from tunesmith.tasks.base import Task
 from tunesmith.tasks.classification import Classification
@@ -78,6 +80,12 @@ class Bundle:
         directory = Path(directory)
         description = _read_description(directory)
         head, pooling = HeadSpec(description["head"], int(description["outputs"])), description["pooling"]
+        apart = description.get("adapter")
+        if apart is not None:
+            model = load_adapted(directory, apart, head, pooling)
+            bundle = cls(directory, description, model)
+            bundle.task = bundle.task.adjusted(**settings)
+            return bundle
         encoder = load_saved(directory, head.kind if description["loads_in_transformers"] else None)
         if description["loads_in_transformers"]:
             model = build_model(encoder, head, pooling=pooling, dropout=0.0, seed=0)
@@ -258,7 +266,7 @@ def save_bundle(directory: Path, model: TextModel, description: dict[str, Any], 
             model.save(temporary)
             written_by_report(temporary)
             # from here on an earlier model in this place is no longer whole
-            for stale in (DESCRIPTION, HEAD_FILE, "modules.json", *KEPT_FILES):
+            for stale in (DESCRIPTION, HEAD_FILE, "modules.json", "config.json", "model.safetensors", *ADAPTER_FILES, *KEPT_FILES):
                 (directory / stale).unlink(missing_ok=True)
             files = sorted(path for path in temporary.rglob("*") if path.is_file())
             names = [str(file.relative_to(temporary)) for file in files]

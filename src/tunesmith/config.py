@@ -7,24 +7,25 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import tomllib
-from collections.abc import Iterator, Mapping
-from itertools import combinations
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from annotated_types import Gt, Le
+from pydantic import BaseModel, ConfigDict, Field, ModelWrapValidatorHandler, field_validator, model_validator
 
-from tunesmith import registry
-from tunesmith.errors import UsageError, did_you_mean, listing, setting
+from tunesmith import registry, strategies
+from tunesmith.errors import did_you_mean, listing, setting
 
 Truncation = Literal["head", "tail", "head-tail", "windows"]
-Pooling = Literal["cls", "mean", "max", "attention"]
+Pooling = Literal["auto", "cls", "mean", "max", "attention"]
 Aggregation = Literal["mean", "max"]
 Precision = Literal["auto", "fp32", "bf16"]
 LabelType = Literal["auto", "single", "multi"]
 Scheme = Literal["auto", "bio", "bioes", "bmes", "bilou", "io", "none"]
+
+_NOT_OF_THE_WEIGHTS = {
+    "out", "checkpoint_minutes", "checkpoint_steps", "train", "valid", "test", "features_gb", "features_dir", "merge", "replay_rows",
+}  # fmt: skip
 
 
 class Config(BaseModel):
@@ -69,7 +70,9 @@ class Config(BaseModel):
     context: int = Field(0, ge=0, le=4096, description="tagging: most tokens before and after, of sentences of the document, read along")
     aggregation: Aggregation = Field("mean", description="how the logits of a text's windows become one")
     pooling: Pooling = Field(
-        "cls", description="how token vectors become one; cls uses the head that transformers knows (last token for decoders)"
+        "auto",
+        description="how token vectors become one; cls uses the head that transformers knows (last token for decoders); auto: cls, mean "
+        "where the encoder is not trained",
     )
     dropout: float | None = Field(None, ge=0, lt=1, description="dropout of the encoder and head; unless told the checkpoint's own")
     attention_dropout: float | None = Field(None, ge=0, lt=1, description="dropout of attention weights; unless told the checkpoint's own")
@@ -77,6 +80,29 @@ class Config(BaseModel):
     engine: Literal["auto", "packed", "padded"] = Field(
         "auto", description="how the encoder runs: without padding (auto where its architecture allows), or as transformers runs it"
     )
+
+    # what is trained
+    tuning: str = Field("full", description="what is trained of the encoder besides the head; see docs/strategies.md")
+    layer_decay: float = Field(0.9, gt=0, le=1, description="layerwise: a layer's learning rate is this times that of the layer above")
+    unfreeze: int = Field(0, ge=0, le=200, description="layerwise: layers that begin to train in each epoch, from the top; 0: all at once")
+    reinit: int = Field(0, ge=0, le=200, description="layerwise: last layers whose weights are drawn anew before training")
+    features: Literal["auto", "fp32", "bf16", "off"] = Field(
+        "auto", description="number format in which outputs of frozen layers are kept; auto: that of training; off: computed every epoch"
+    )
+    features_gb: float = Field(20.0, gt=0, description="disk space for outputs of frozen layers; what needs more is computed every epoch")
+    features_dir: str | None = Field(None, description="where outputs of frozen layers are kept, in the cache of texts unless told")
+    rank: int = Field(8, ge=1, le=1024, description="lora, dora: rank of the update of each weight")
+    lora_alpha: int = Field(16, ge=1, le=65536, description="lora, dora: an update is scaled by this divided by the rank")
+    lora_dropout: float = Field(0.0, ge=0, lt=1, description="lora, dora: dropout before an update's first layer")
+    targets: str | None = Field(
+        None, min_length=1, description="lora, dora: names of the linear layers that get an update, such as query,value; unless told all"
+    )
+    merge: bool = Field(
+        True, description="lora, dora, ia3: save the encoder with the updates added to it; no: only the updates, which need their encoder"
+    )
+    bottleneck: int = Field(64, ge=1, le=8192, description="adapter: width between its two layers")
+    virtual_tokens: int = Field(20, ge=1, le=512, description="prompt, ptuning, prefix: virtual tokens before each text")
+
     max_answer_tokens: int = Field(30, ge=1, le=512, description="longest answer to a question, in tokens of the passage")
     answer_match: Literal["auto", "words", "characters"] = Field(
         "auto",
@@ -114,17 +140,28 @@ class Config(BaseModel):
     clip: tuple[float, float] | None = Field(None, description="least and greatest value that regression predicts, such as 0,5")
     constrain: bool = Field(True, description="tagging predicts only sequences of tags that the scheme allows")
     label_smoothing: float = Field(0.0, ge=0, lt=1, description="share of the target spread evenly over the labels")
+    r_drop: float = Field(0.0, ge=0, le=1000, description="R-Drop: weight of the divergence of two passes with other dropout masks; 0: off")
+    fgm: float = Field(0.0, ge=0, le=1000, description="FGM: length of the adversarial noise on a sequence's word embeddings; 0: off")
+    multi_sample_dropout: int = Field(1, ge=1, le=1000, description="dropout masks before the last layer, whose mean loss is taken; 1: off")
+    ema: float = Field(
+        0.0, ge=0, lt=1, description="decay of a moving average of the weights, which is evaluated and saved in their place; 0: off"
+    )
+    average: int = Field(1, ge=1, le=1000, description="so many evaluations' weights, the last ones, are averaged; 1: off")
     class_weights: Literal["none", "balanced"] | dict[str, float] = Field(
         "none", description="weight of each label in the loss; balanced: n / (labels x count)"
     )
     optimizer: Literal["adamw", "sgd"] = Field("adamw", description="AdamW with bias correction, or SGD with momentum")
-    lr: float = Field(5e-5, gt=0, le=10, description="peak learning rate")
+    lr: Annotated[float, Gt(0), Le(10)] | Literal["find"] = Field(
+        5e-5,
+        description="peak learning rate; other ways of tuning than full have their own usual one; find: a probe before the training "
+        "compares a few on the validation rows",
+    )
     weight_decay: float = Field(0.01, ge=0, lt=1, description="decoupled weight decay; norms and biases are spared")
     momentum: float = Field(0.9, ge=0, lt=1, description="momentum of SGD")
     schedule: Literal["linear", "cosine", "constant"] = Field("linear", description="how the learning rate falls after warm-up")
     warmup: float = Field(0.0, ge=0, lt=1, description="share of all steps in which the learning rate rises from zero")
     max_grad_norm: float = Field(1.0, ge=0, description="gradients are scaled down to this norm; 0: not at all")
-    epochs: int = Field(3, ge=1, le=10000, description="passes over the training rows")
+    epochs: int = Field(3, ge=1, le=10000, description="passes over the training rows; unless told 20 where only the head is trained")
     batch_size: int = Field(32, ge=1, le=65536, description="rows per optimizer step")
     max_tokens: int | None = Field(
         None,
@@ -134,6 +171,9 @@ class Config(BaseModel):
     )
 
     # choosing and stopping
+    folds: int | None = Field(
+        None, ge=2, le=1000, description="cross-validation: this many trainings first, each tested on another part of the rows"
+    )
     metric: str | None = Field(None, description="validation metric that chooses the checkpoint, such as accuracy, f1_macro, log_loss")
     patience: int | None = Field(None, ge=1, description="stop after this many evaluations without improvement")
     eval_steps: int | None = Field(None, ge=1, description="evaluate every so many steps, besides each epoch's end")
@@ -145,7 +185,16 @@ class Config(BaseModel):
     checkpoint_minutes: float = Field(5.0, gt=0, description="time between checkpoints; one is also written at each epoch's end")
     checkpoint_steps: int | None = Field(None, ge=1, description="steps between checkpoints, besides the above")
 
-    @field_validator("lr", "focal_gamma", "max_grad_norm", "weight_decay", "checkpoint_minutes", "temperature")
+    @model_validator(mode="wrap")
+    @classmethod
+    def _usual(cls, values: Any, check: ModelWrapValidatorHandler[Config]) -> Config:
+        """Take what suits the way of tuning where nothing is told."""
+        told = {name: value for name, value in values.items() if (name, value) != ("pooling", "auto")}
+        config = check({"pooling": "cls", **strategies.usual(told.get("tuning")), **told})
+        config.model_fields_set.intersection_update(told)
+        return config
+
+    @field_validator("lr", "focal_gamma", "max_grad_norm", "weight_decay", "checkpoint_minutes", "temperature", "features_gb")
     @classmethod
     def _finite(cls, value: float) -> float:
         if value != value or value in (float("inf"), float("-inf")):
@@ -206,6 +255,18 @@ class Config(BaseModel):
             raise ValueError(f"{value!r} is not one of {listing(known, 40)}.{did_you_mean(value, known)}")
         return value
 
+    @field_validator("tuning")
+    @classmethod
+    def _known_tuning(cls, value: str) -> str:
+        strategies.parse(value)
+        return value
+
+    @property
+    def peak_lr(self) -> float:
+        """The learning rate, which is a number wherever something is trained: `lr_find` has put one in the place of "find"."""
+        assert self.lr != "find", "the rate is looked for before anything is trained"
+        return float(self.lr)
+
     @property
     def tokens_at_once(self) -> int:
         """Most tokens in memory at once where nothing is trained."""
@@ -222,8 +283,7 @@ class Config(BaseModel):
 
     def _content(self) -> dict[str, Any]:
         """Every setting that changes the trained weights."""
-        others = {"out", "checkpoint_minutes", "checkpoint_steps", "train", "valid", "test", "replay_rows"}
-        values = self.model_dump(mode="json", exclude=others)
+        values = self.model_dump(mode="json", exclude=_NOT_OF_THE_WEIGHTS)
         if Path(self.model).is_dir():
             values["model"] = str(Path(self.model).resolve())
         return values
@@ -242,159 +302,3 @@ def _told(value: Any) -> str:
     if isinstance(value, dict):
         return repr(",".join(f"{label}={weight:g}" for label, weight in value.items()))
     return "not set" if value is None else repr(value)
-
-
-class Recipe(dict[str, Any]):
-    """The settings of a recipe file, which knows its `path` for messages."""
-
-    def __init__(self, path: Path, values: Mapping[str, Any]) -> None:
-        super().__init__(values)
-        self.path = path
-
-
-def read_recipe(path: Path | str) -> Recipe:
-    """Return the settings of a TOML recipe. Keys may use - or _; file names in it are relative to the recipe's directory.
-
-    Raises `UsageError` when the file is missing or is not TOML.
-    """
-    path = Path(path)
-    try:
-        raw = tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UsageError(f"recipe {path} does not exist.") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UsageError(f"recipe {path} is not valid TOML: {error}.") from None
-    except OSError as error:
-        raise UsageError(f"recipe {path} cannot be read: {error.strerror}.") from None
-    values = {key.replace("-", "_"): value for key, value in raw.items()}
-    for key in ("train", "valid", "test", "out"):
-        if isinstance(values.get(key), str):
-            values[key] = os.path.normpath(path.parent / values[key])
-    model = values.get("model")
-    if isinstance(model, str) and (path.parent / model).is_dir():
-        values["model"] = str(path.parent / model)
-    return Recipe(path, values)
-
-
-def resolve(*layers: Mapping[str, Any]) -> Config:
-    """Merge settings, later layers over earlier ones, and check them all.
-
-    Raises `UsageError` that lists every fault at once, each with the recipe that it stands in.
-    """
-    merged: dict[str, Any] = {}
-    recipes: dict[str, Path] = {}  # of the settings that a recipe decides
-    for layer in layers:
-        merged.update(layer)
-        recipes = {key: path for key, path in recipes.items() if key not in layer}
-        if isinstance(layer, Recipe):
-            recipes |= dict.fromkeys(layer, layer.path)
-    faults = []
-    for key in [key for key in merged if key not in Config.model_fields]:
-        faults.append(_unknown(key, merged.pop(key), recipes))
-    wrong: list[str] = []
-    try:
-        config = Config(**merged)
-    except ValidationError as error:
-        # a value that may be of several types is refused once for each; the one that looked deepest, else the first, says most
-        told: dict[str, Any] = {}
-        for fault in error.errors():
-            name = str(fault["loc"][0])
-            if name not in told or len(fault["loc"]) > len(told[name]["loc"]):
-                told[name] = fault
-        wrong = sorted(told, key=list(Config.model_fields).index)
-        faults.extend(_sentence(told[name], recipes) for name in wrong)
-        config = Config(**{key: value for key, value in merged.items() if key not in wrong})
-    faults.extend(_clashes(config, set(wrong), recipes))
-    if faults:
-        raise UsageError(*faults)
-    return config
-
-
-def _place(name: str, recipes: Mapping[str, Path]) -> str:
-    """Where and how the user wrote a setting: `recipe.toml: max_length`, else as `setting` spells it."""
-    return f"{recipes[name]}: {name}" if name in recipes else setting(name)
-
-
-def _unknown(name: str, value: Any, recipes: Mapping[str, Path]) -> str:
-    where = f"{recipes[name]}: " if name in recipes else ""
-    if name in recipes and isinstance(value, dict):
-        inside = f" ({listing(value)})" if value else ""
-        return f"{where}[{name}] is a section, but a recipe is flat: put what is in it{inside} above all sections, and remove this line."
-    hint = did_you_mean(name, Config.model_fields)
-    return f"{where}unknown setting {name!r}.{hint if hint else f' Known: {listing(sorted(Config.model_fields), 100)}.'}"
-
-
-def _clashes(config: Config, wrong: set[str], recipes: Mapping[str, Path]) -> Iterator[str]:
-    """Yield the faults of settings that are right one by one but not together; those in `wrong` have been named already."""
-
-    def both(one: str, two: str) -> tuple[str, str]:
-        # the recipe is named once where both are in it
-        return _place(one, recipes), two if one in recipes and two in recipes else _place(two, recipes)
-
-    sizes = (config.valid_size if config.valid is None else 0) + (config.test_size if config.test is None else 0)
-    if wrong.isdisjoint(("valid_size", "test_size")) and sizes >= 1:
-        yield "{} and {} together leave no training rows; their sum must be below 1".format(*both("valid_size", "test_size"))
-    if wrong.isdisjoint(("stride", "max_length")) and config.truncation == "windows" and config.stride >= config.max_length - 2:
-        stride, length = both("stride", "max_length")
-        yield f"{stride} {config.stride} must be at least 3 below {length} {config.max_length}, or windows would not move forward"
-    if config.text_pair is not None and config.task == "classification":
-        yield f"{_place('text_pair', recipes)} names a second text, which the task classification has no use for; take the task pair"
-    if config.from_scratch and config.task not in ("auto", "masked-lm"):
-        yield "{} makes an encoder that knows nothing yet; take {} first, and name its directory with {}".format(
-            _place("from_scratch", recipes), setting("task", "masked-lm"), setting("model")
-        )
-    if config.from_scratch and config.model != Config.model_fields["model"].default:
-        yield "{} and {} exclude each other: a new encoder, or one that is there".format(*both("from_scratch", "model"))
-    if config.from_scratch and wrong.isdisjoint(("width", "heads")) and config.width % config.heads:
-        width, heads = both("width", "heads")
-        yield f"{width} {config.width} must be a multiple of {heads} {config.heads}, which share it evenly"
-    for one, two in combinations(("text", "text_pair", "label", "group"), 2):
-        column = getattr(config, one)
-        if column is not None and column == getattr(config, two):
-            yield "{} and {} name the same column {!r}".format(*both(one, two), column)
-
-
-def _sentence(fault: Any, recipes: Mapping[str, Path]) -> str:
-    name, found = str(fault["loc"][0]), fault["input"]
-    where = _place(name, recipes)
-    if name in recipes and isinstance(found, dict):
-        return f"{where} is a section, but a recipe is flat: write {name} = VALUE above all sections, and remove the line [{name}]."
-    if fault["type"] == "value_error":
-        return f"{where}: {fault['msg'].removeprefix('Value error, ')}"
-    if len(fault["loc"]) > 2:  # one of the class_weights
-        label = fault["loc"][2]
-        return f"{where}: the weight of {label!r} is {found!r:.80}; labels must be text and weights numbers."
-    hint = did_you_mean(found, _options(name)) if isinstance(found, str) else ""
-    return f"{where} is {found!r:.80}; it must be {_allowed(name)}.{hint}"
-
-
-def _kinds(name: str) -> list[Any]:
-    """The types and `Literal`s of a setting's values, None left out."""
-    annotation = Config.model_fields[name].annotation
-    several = () if get_origin(annotation) is Literal else get_args(annotation)
-    return [kind for kind in several or (annotation,) if kind is not type(None)]
-
-
-def _options(name: str) -> list[str]:
-    """The words that a setting can be, none when it can be any."""
-    return [option for kind in _kinds(name) if get_origin(kind) is Literal for option in get_args(kind)]
-
-
-def _allowed(name: str) -> str:
-    """Return in words which values a setting takes."""
-    kinds, rules = _kinds(name), Config.model_fields[name].metadata
-    words = list(map(repr, _options(name)))
-    if name == "class_weights":
-        words.append("weights by label, such as 'spam=5,ham=1'")
-    if words:
-        return f"{', '.join(words[:-1])} or {words[-1]}"
-    if bool in kinds:
-        return "true or false"
-    if str in kinds:
-        return "text of at least one character" if rules else "text"
-    number = "a whole number" if int in kinds else "a number"
-    bounds = {key: getattr(rule, key) for rule in rules for key in ("ge", "gt", "le", "lt") if hasattr(rule, key)}
-    if bounds.keys() == {"ge", "le"}:
-        return f"{number} from {bounds['ge']:,} to {bounds['le']:,}"
-    limits = {"ge": "of at least", "gt": "above", "le": "at most", "lt": "below"}
-    return f"{number} " + " and ".join(f"{limits[key]} {bound:,}" for key, bound in bounds.items())

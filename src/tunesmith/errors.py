@@ -48,6 +48,10 @@ class ModelError(TunesmithError):
     exit_code = 4
 
 
+class Diverged(ModelError):
+    """The loss of a training is no longer a number: the learning rate is too high for what is trained."""
+
+
 class StorageError(TunesmithError):
     """Something cannot be written or read back: full disk, no permission, damaged checkpoint."""
 

@@ -13,12 +13,13 @@ from sklearn.utils.multiclass import check_classification_targets, type_of_targe
 from sklearn.utils.validation import check_is_fitted, column_or_1d
 
 from tunesmith.bundle import Bundle
-from tunesmith.config import Config, resolve
+from tunesmith.config import Config
 from tunesmith.data.memory import from_memory
-from tunesmith.errors import DataError, counted
+from tunesmith.errors import DataError, UsageError, counted
 from tunesmith.evaluate import CHUNK
 from tunesmith.progress import Progress
 from tunesmith.recipe import train
+from tunesmith.resolve import resolve
 
 
 class InvalidInput(DataError, ValueError):
@@ -40,12 +41,12 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
         self,
         model: str = "all-minilm-l6-v2",
         *,
-        epochs: int = 3,
-        lr: float = 5e-5,
+        epochs: int | None = None,
+        lr: float | None = None,
         batch_size: int = 32,
         max_length: int = 256,
         truncation: str = "head",
-        pooling: str = "cls",
+        pooling: str = "auto",
         seed: int = 0,
         out: str | None = None,
         settings: dict[str, Any] | None = None,
@@ -133,21 +134,24 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
     def _config(self, multi: bool, pairs: bool) -> Config:
         own = {
             "model": str(self.model),
-            "epochs": self.epochs,
-            "lr": self.lr,
             "batch_size": self.batch_size,
             "max_length": self.max_length,
             "truncation": self.truncation,
             "pooling": self.pooling,
             "seed": self.seed,
         }
+        # what suits the way of tuning unless told
+        own |= {name: value for name, value in (("epochs", self.epochs), ("lr", self.lr)) if value is not None}
         base = {"valid_size": 0.0, "test_size": 0.0, "text": "text", "label": "label", "label_type": "multi" if multi else "single"}
         base["task"] = "pair" if pairs else "classification"
         if pairs:
             base["text_pair"] = "text_pair"
         if self.out is not None:
             base["out"] = self.out
-        return resolve(base, own, self.settings if self.settings is not None else {})
+        settings = self.settings if self.settings is not None else {}
+        if settings.get("folds") is not None:
+            raise UsageError("folds is no setting of an estimator: sklearn.model_selection.cross_val_score makes folds from outside.")
+        return resolve(base, own, settings)
 
 
 def _texts(X: Any) -> list[tuple[str, ...]]:

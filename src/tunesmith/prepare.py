@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, replace
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,8 +13,9 @@ import numpy as np
 from tunesmith import registry
 from tunesmith.accounting import account
 from tunesmith.config import Config
+from tunesmith.data.memory import open_data
 from tunesmith.data.schema import RowSource, Schema, choose_task, guess_schema, rows_of
-from tunesmith.data.split import split_off, units_of
+from tunesmith.data.split import folds_of, split_off, units_of
 from tunesmith.data.table import TokenTable, open_table
 from tunesmith.data.text_faults import faults, script
 from tunesmith.data.tokens import ExampleEncoder, Truncation
@@ -42,12 +44,27 @@ class Prepared:
     notes: list[str]
 
 
-def prepare(config: Config, sources: dict[str, RowSource], progress: Progress) -> Prepared:
+def opened(config: Config, data: dict[str, Any]) -> dict[str, RowSource]:
+    """Return the rows by part: tables in `data` (train_data, ... and labels, as `recipe.train` has them), else the files of `config`."""
+    sources = {}
+    for name in ("train", "valid", "test"):
+        value = data[f"{name}_data"] if data[f"{name}_data"] is not None else getattr(config, name)
+        if value is not None:
+            encoding = config.encoding if isinstance(value, str | Path) else None
+            sources[name] = open_data(value, labels=data["labels"] if name == "train" else None, encoding=encoding)
+    # a collection comes with splits of its own
+    return {**getattr(sources["train"], "companions", {}), **sources}
+
+
+def prepare(config: Config, sources: dict[str, RowSource], progress: Progress, *, fold: tuple[int, int] | None = None) -> Prepared:
     """Find columns, tokenise, fit the labels, and split.
 
     sources: `train`, and `valid` and `test` where files were given for them
+    fold: (i, K) takes the i-th (from 1) of K folds of the training rows as the test
     Raises `DataError` and `UsageError`.
     """
+    if fold is not None:
+        sources = {name: source for name, source in sources.items() if name != "test"}
     chosen = choose_task(sources["train"], config)
     family = registry.family(chosen)
     if config.from_scratch and family.needs_target:
@@ -79,7 +96,7 @@ def prepare(config: Config, sources: dict[str, RowSource], progress: Progress) -
     dropped = {"dropped_empty": int(blank.sum()), "dropped_unlabelled": int((unlabelled & ~blank).sum()), "dropped_duplicates": 0}
     parts["train"] = train.with_index(train.rows.index[~blank[train.rows.index]])
     notes = task.remarks(parts["train"].rows) + remarks(pretrained, sources["train"], schema)
-    split_parts(parts, config, task, notes)
+    split_parts(parts, config, task, notes, fold)
     _dedupe(parts, config, dropped, notes)
     _note_shared_groups(parts, config, notes)
     _check_parts(parts, dropped)
@@ -139,7 +156,7 @@ def contradictions(rows: Rows) -> list[str]:
     return [f"{counted(count, 'text')} {'stands' if count == 1 else 'stand'} in training rows that disagree; tunesmith check shows them."]
 
 
-def split_parts(parts: dict[str, Part], config: Config, task: Task, notes: list[str]) -> None:
+def split_parts(parts: dict[str, Part], config: Config, task: Task, notes: list[str], fold: tuple[int, int] | None = None) -> None:
     """Split test and validation rows off the training rows where no file was given for them."""
     train, word = parts["train"], task.target_word
     rows = train.rows
@@ -150,7 +167,16 @@ def split_parts(parts: dict[str, Part], config: Config, task: Task, notes: list[
     group = rows.table.group[index] if rows.table.group is not None else own
     units = np.zeros(len(rows.table), np.int64)
     units[index] = units_of(rows.table.text_key[index], group)
-    for name, size in (("test", config.test_size), ("valid", config.valid_size)):
+    by_column = train.schema.group is not None
+    kept = f"groups of {train.schema.group!r}" if by_column else task.together if own is not None else ""
+    evenly = (f", stratified by {word}" if word else "") + (f", {kept} kept together" if kept else "")
+    if fold is not None:
+        number, count = fold
+        inside = _fold_of(stratum[index], units[index], count, config, train) == number - 1
+        parts["test"] = replace(train.with_index(index[inside]), how=f"fold {number} of {count} of {train.source.name}{evenly}")
+        index = index[~inside]
+    # in a cross-validation the folds are the test
+    for name, size in (("test", config.test_size if config.folds is None else 0), ("valid", config.valid_size)):
         if name in parts or size == 0:
             continue
         away = split_off(stratum[index], units[index], size * total / max(len(index), 1), seed=config.seed, purpose=name)
@@ -162,14 +188,21 @@ def split_parts(parts: dict[str, Part], config: Config, task: Task, notes: list[
                 f"A greater {setting(f'{name}_size')} or a file for it gives one."
             )
             continue
-        by_column = train.schema.group is not None
-        kept = f"groups of {train.schema.group!r}" if by_column else task.together if own is not None else ""
-        grouped = f", {kept} kept together" if kept else ""
-        evenly = f", stratified by {word}" if word else ""
-        how = f"split off {size:.0%} of {train.source.name}{evenly}{grouped}"
+        how = f"split off {size:.0%} of {train.source.name}{evenly}"
         parts[name] = replace(train.with_index(index[away]), how=how)
         index = index[~away]
     parts["train"] = train.with_index(index)
+
+
+def _fold_of(stratum: np.ndarray, units: np.ndarray, count: int, config: Config, train: Part) -> np.ndarray:
+    """Return int64[N], the fold from 0 of each row. Raises `DataError` when there are fewer texts or groups than folds."""
+    different = len(np.unique(units))
+    if different < count:
+        raise DataError(
+            f"{train.source.name}: {counted(count, 'fold')} cannot be made of {different:,} texts or groups that may be parted. "
+            f"Lower {setting('folds')} to at most {different:,}, or add rows."
+        )
+    return folds_of(stratum, units, count, seed=config.seed)
 
 
 def _dedupe(parts: dict[str, Part], config: Config, dropped: dict[str, int], notes: list[str]) -> None:

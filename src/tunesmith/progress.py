@@ -141,4 +141,11 @@ class Progress:
                 self._bars.remove(tracker)
 
 
+class Bars(Progress):
+    """Shows work that takes its time, and none of the lines: for a training that is one of several, which all would say the same."""
+
+    def say(self, text: str) -> None:
+        pass
+
+
 QUIET = Progress("quiet")

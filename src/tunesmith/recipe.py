@@ -2,38 +2,40 @@
 
 from __future__ import annotations
 
-import datetime
-import resource
-from dataclasses import asdict, dataclass
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
-from tunesmith import __version__
 from tunesmith.accounting import sketch_of
 from tunesmith.bundle import DESCRIPTION, Bundle, assess, save_bundle
 from tunesmith.config import Config
-from tunesmith.data.memory import open_data
 from tunesmith.errors import DataError, Interrupted, UsageError, counted, did_you_mean, listing, setting
 from tunesmith.evaluate import outputs_for
 from tunesmith.model.allocator import keep_freed_memory, token_budget
-from tunesmith.model.arithmetic import choose_precision, cpu_name
+from tunesmith.model.arithmetic import choose_precision
+from tunesmith.model.features import digest_of
 from tunesmith.model.heads import TextModel, build_model, set_output_bias
-from tunesmith.model.hub import versions
-from tunesmith.prepare import Prepared, part_account, prepare
+from tunesmith.model.tuning import choose_strategy, trained_parameters
+from tunesmith.prepare import Prepared, opened, prepare
 from tunesmith.progress import QUIET, Progress
 from tunesmith.replay import check_keeping, keep_rows
 from tunesmith.report import model_card, write_report
+from tunesmith.report.view import regularisation
+from tunesmith.result import pooling_of, result_of
 from tunesmith.rundir import CHECKPOINTS, check_same_settings, is_started, output_directory, resume_hint, store_settings
 from tunesmith.seeds import seed_for
 from tunesmith.start import Start
 from tunesmith.storage import locked, sweep, write_json
 from tunesmith.tasks.base import Task
 from tunesmith.tasks.rows import Part
-from tunesmith.training.loop import run, steps_per_epoch
+from tunesmith.training.frozen import keep_outputs
+from tunesmith.training.loop import Watch, run, steps_per_epoch
 from tunesmith.training.optim import build_optimizer
+from tunesmith.training.regularise import refuse_without_dropout
 from tunesmith.training.state import Checkpoints, TrainState
 
 _YARDSTICK_ROWS = 50_000
@@ -65,11 +67,15 @@ class TrainResult:
 
     @property
     def metrics(self) -> dict[str, float]:
-        """The test metrics; those of validation where there was no test, which are optimistic, and empty without either.
+        """The test metrics, or the means over the folds of a cross-validation; without either those of validation, which are optimistic.
+
+        Empty where nothing was evaluated.
 
         Asking for one that is not there raises `UnknownMetric`.
         """
         evaluations = self.result["evaluations"]
+        if evaluations["test"] is None and "cross_validation" in self.result:
+            return _Metrics({name: spread["mean"] for name, spread in self.result["cross_validation"]["metrics"].items()})
         chosen = evaluations["test"] if evaluations["test"] is not None else evaluations["valid"]
         return _Metrics(chosen["metrics"] if chosen is not None else {})
 
@@ -84,6 +90,9 @@ def train(
     resume: bool = False,
     overwrite: bool = False,
     progress: Progress = QUIET,
+    fold: tuple[int, int] | None = None,
+    trial: Callable[[Prepared], Watch] | None = None,
+    beside: dict[str, Any] | None = None,
 ) -> TrainResult:
     """Fine-tune, test, and write the model directory.
 
@@ -91,6 +100,10 @@ def train(
     labels: of `train_data` when that is a list of texts
     resume: go on from the newest whole checkpoint in `config.out`
     overwrite: replace what is in `config.out`
+    fold: (i, K) tests on the i-th (from 1) of K folds of the training rows
+    trial: this is one of several trainings that are compared: test rows and yardsticks are left alone; called with the data, it
+        returns what watches the validations
+    beside: plain values that go into the result, for the report
 
     Raises `UsageError`, `DataError`, `ModelError`, `StorageError`, and `Interrupted` after Ctrl-C.
     """
@@ -107,17 +120,12 @@ def train(
     if resume and (directory / DESCRIPTION).is_file() and not is_started(directory):
         progress.say(f"{directory} is finished already; nothing is left to resume.")
         return _finished(directory)
-    sources = {
-        name: open_data(
-            value, labels=labels if name == "train" else None, encoding=config.encoding if isinstance(value, str | Path) else None
-        )
-        for name, value in given.items()
-        if value is not None
-    }
-    for name, other in getattr(sources["train"], "companions", {}).items():
-        sources.setdefault(name, other)  # the splits that a collection comes with
+    sources = opened(config, {"train_data": train_data, "valid_data": valid_data, "test_data": test_data, "labels": labels})
     checkpoint_directory = directory / CHECKPOINTS
-    prepared = prepare(config, sources, progress)
+    prepared = prepare(config, sources, progress, fold=fold)
+    watch = None if trial is None else trial(prepared)
+    if trial is not None:
+        prepared = replace(prepared, parts={name: part for name, part in prepared.parts.items() if name != "test"})
     with locked(checkpoint_directory):
         if not resume:
             # a model that is to be replaced stays whole until the new one is
@@ -127,7 +135,7 @@ def train(
         if not resume or not any(checkpoint_directory.glob("step-*")):
             store_settings(directory, config)
         try:
-            result = fit(config, prepared, directory, resume=resume, progress=progress)
+            result = fit(config, prepared, directory, beside if beside is not None else {}, watch, resume=resume, progress=progress)
         except KeyboardInterrupt:
             raise Interrupted(f"stopped at once; what the last checkpoint holds is saved. {resume_hint(directory)}") from None
     Checkpoints(checkpoint_directory, "", []).remove()
@@ -135,29 +143,51 @@ def train(
 
 
 def fit(
-    config: Config, prepared: Prepared, directory: Path, *, resume: bool, progress: Progress, start: Start | None = None
+    config: Config,
+    prepared: Prepared,
+    directory: Path,
+    beside: dict[str, Any],
+    watch: Watch | None = None,
+    *,
+    resume: bool,
+    progress: Progress,
+    start: Start | None = None,
 ) -> dict[str, Any]:
-    """Train, choose, test and save; returns the report's content. start: the trained model to go on from."""
+    """Train, choose, test and save; returns the report's content. start: the trained model to go on from; the others: as in `train`."""
     task = prepared.task
     check_keeping(task, config)
     train_rows = task.arrange(prepared.parts["train"].rows)
     metric = config.metric if config.metric is not None else task.default_metric
     valid = prepared.parts.get("valid")
     if valid is not None:
-        metric = _computable(metric, task, valid, prepared.notes, told=config.metric is not None)
+        metric = computable(metric, task, valid, prepared.notes, told=config.metric is not None)
     keep_freed_memory()
     model = new_model(config, prepared) if start is None else start.model
     precision, reason = choose_precision(config.precision)
     engine = model.encoder.choose_engine(config.engine)
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    name, pooling = prepared.pretrained.located.name, "" if task.head.per_token else f" {_pooling(task, config)} pooling,"
+    name, pooling = prepared.pretrained.located.name, "" if task.head.per_token else f" {pooling_of(task, config)} pooling,"
     progress.say(f"model {name}: {parameters / 1e6:.1f} M parameters,{pooling} trained in {precision} ({reason}), {engine}")
     budget = config.max_tokens
     if budget is None:
         budget = token_budget(model.encoder.config, prepared.encoder.truncation.max_length, precision)
-    optimizer = build_optimizer(model, config)
+    strategy = choose_strategy(config)
+    strategy.prepare(model)
+    trained = trained_parameters(model)
+    optimizer = build_optimizer(model, config, strategy.rate(model))
     rows = [part.fingerprint() for part in (train_rows, *([valid.rows] if valid is not None else []))]
+    model.frozen = frozenset(name for name, _ in model.named_parameters() if name not in trained)
+    if model.frozen:
+        rows.append(digest_of(model))
     rows += [start.identity] if start is not None else []
+    progress.say(
+        f"tuning {config.tuning}: {strategy.sentence(model)}, {sum(p.numel() for p in trained.values()):,} of {parameters:,} parameters"
+    )
+    regularisers = regularisation(config.model_dump())
+    if regularisers:
+        progress.say(f"regularisation: {regularisers}")
+    strategy.train_mode(model, 0)
+    refuse_without_dropout(model, config)
     checkpoints = Checkpoints(directory / CHECKPOINTS, config.content_hash(), rows)
     state = TrainState()
     if resume:
@@ -178,6 +208,10 @@ def fit(
             f"which often is too few to learn: more epochs, a smaller {setting('batch_size')} or a higher {setting('lr')} may help."
         )
         progress.say(f"note: {prepared.notes[-1]}")
+    tables = [(part.table, part.index) for part in (planned, *([valid.rows] if valid is not None else []))]
+    began = time.monotonic()
+    kept = keep_outputs(model, task, strategy.frozen_layers, tables, config, precision, progress) if not state.over() else ""
+    state.seconds += time.monotonic() - began  # it takes the place of training steps
     with model.encoder.attention_for_training(prepared.encoder.truncation.max_length):
         state = run(
             model,
@@ -186,6 +220,7 @@ def fit(
             optimizer,
             config.model_copy(update={"max_tokens": budget}),
             state,
+            strategy=strategy,
             checkpoints=checkpoints,
             precision=precision,
             metric=metric,
@@ -193,17 +228,27 @@ def fit(
             evaluate=None if valid is None else lambda: _validation_scores(model, task, valid, precision, config, progress),
             progress=progress,
             resume_hint=resume_hint(directory) if start is None else start.resume_hint,
+            watch=watch,
         )
+    # tests run the whole encoder, as every program that loads the model does
+    model.features = None
     task = task.finish(model)
+    strategy.finish(model)
     if task.tunes and valid is not None:
         outputs = outputs_for(
             model, task, valid.rows, max_tokens=config.tokens_at_once, what="validating for thresholds", progress=progress
         )
         task = task.tune(outputs, valid)
-    simple = start is None  # methods that learn from rows have not got those of the former training
-    evaluations = {name: _evaluation(model, task, prepared, name, config, progress, simple=simple) for name in ("valid", "test")}
-    kept = keep_rows(prepared.parts, task, config, prepared.notes, progress) if start is None else start.kept
-    result = _result(config, prepared, model, task, state, evaluations, directory, metric, (precision, f"{reason}; {engine}"), len(planned))
+    # simple methods learn from rows, and an update has not got those of the training before
+    judged = "none" if watch is not None or start is not None else "test" if "test" in prepared.parts else "valid"
+    evaluations = {name: _evaluation(model, task, prepared, name, config, progress, judged=name == judged) for name in ("valid", "test")}
+    rows_kept = (
+        start.kept if start is not None else keep_rows(prepared.parts, task, config, prepared.notes, progress) if watch is None else None
+    )
+    what = {"tuning": strategy.sentence(model), "trained_parameters": sum(p.numel() for p in trained.values()), "frozen": kept}
+    what["adapter"] = model.adapter.summary(model.own_head) if model.adapter is not None else None
+    computed = (precision, f"{reason}; {engine}")
+    result = result_of(config, prepared, model, task, state, evaluations, directory, metric, computed, len(planned), what) | beside
     if start is not None:
         start.judge(model, task, result)
     description = {
@@ -215,11 +260,12 @@ def fit(
             "settings": type(task).encoding(config),
             "max_tokens": config.tokens_at_once,
         },
-        "pooling": _pooling(task, config),
+        "pooling": pooling_of(task, config),
         "head": task.head.kind,
         "outputs": task.head.outputs,
         "loads_in_transformers": model.loads_in_transformers,
         "last_token": getattr(model.head, "last", False),
+        "adapter": model.adapter.describe(directory, model.own_head) if model.adapter is not None and model.apart else None,
         "seen": sketch_of(
             prepared.parts["train"].rows.table.text_key[prepared.parts["train"].rows.index], None if start is None else start.sketch
         ),
@@ -228,19 +274,14 @@ def fit(
     }
 
     def reports(where: Path) -> None:
-        result["kept"] = kept.write(where) if kept is not None else None
-        for name, content in task.extra_files(model).items():
+        result["kept"] = rows_kept.write(where) if rows_kept is not None else None
+        for name, content in ({} if model.apart else task.extra_files(model)).items():
             write_json(where / name, content)
         write_report(result, where)
         (where / "README.md").write_text(model_card(result), encoding="utf-8")
 
     save_bundle(directory, model, description, reports)
     return result
-
-
-def _pooling(task: Task, config: Config) -> str:
-    """Return how a text's token vectors become one: that of the settings, or of the vectors that are to be learned."""
-    return "mean" if task.head.kind == "embedding" else config.pooling
 
 
 def new_model(config: Config, prepared: Prepared) -> TextModel:
@@ -274,7 +315,7 @@ def _validation_scores(model: TextModel, task: Task, valid: Part, precision: str
     return task.score(outputs, valid, progress)
 
 
-def _computable(metric: str, task: Task, valid: Part, notes: list[str], *, told: bool) -> str:
+def computable(metric: str, task: Task, valid: Part, notes: list[str], *, told: bool) -> str:
     """Return `metric`, or if it was not told and has no value on these validation rows, another one, which is noted.
 
     Raises `DataError` when it was told and has none, whatever is predicted, before any time is spent.
@@ -301,15 +342,14 @@ def _computable(metric: str, task: Task, valid: Part, notes: list[str], *, told:
 
 
 def _evaluation(
-    model: TextModel, task: Task, prepared: Prepared, name: str, config: Config, progress: Progress, *, simple: bool
+    model: TextModel, task: Task, prepared: Prepared, name: str, config: Config, progress: Progress, *, judged: bool
 ) -> dict[str, Any] | None:
-    """Evaluate the chosen weights on one part; where `simple`, the yardsticks too, on the part that the report judges by."""
+    """Evaluate the chosen weights on one part; the yardsticks too, on the part that the report judges by."""
     part = prepared.parts.get(name)
     if part is None or len(part.rows) == 0:
         return None
     what = {"valid": "validating", "test": "testing"}[name]
     result = assess(model, task, part, max_tokens=config.tokens_at_once, what=what, progress=progress)
-    judged = simple and (name == "test" or "test" not in prepared.parts)
     return {**result, "yardsticks": _yardsticks(task, prepared, part, config, progress) if judged else []}
 
 
@@ -329,67 +369,3 @@ def _yardsticks(task: Task, prepared: Prepared, part: Part, config: Config, prog
         for yardstick in found:
             yardstick["note"] += f"; trained on a random {len(sample):,} of the {len(rows):,} training rows"
     return found
-
-
-def _result(
-    config: Config,
-    prepared: Prepared,
-    model: TextModel,
-    task: Task,
-    state: TrainState,
-    evaluations: dict[str, Any],
-    directory: Path,
-    metric: str,
-    computed: tuple[str, str],
-    examples: int,
-) -> dict[str, Any]:
-    """Everything that report, model card and `tunesmith.json` say, as plain values."""
-    splits: dict[str, Any] = {"train": None, "valid": None, "test": None}
-    for name, part in prepared.parts.items():
-        splits[name] = {
-            "file": part.source.name,
-            "rows": len(part.rows),
-            "how": part.how,
-            "targets": part.rows.targets.summary(part.rows.index),
-            "account": part_account(prepared, name),
-        }
-    trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
-    return {
-        "task": task.name,
-        "kind": task.kind,
-        "name": directory.name,
-        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "base_model": prepared.pretrained.located.name,
-        "pooling": _pooling(task, config),
-        "head": task.head.kind,
-        "outputs": task.head.outputs,
-        "loads_in_transformers": model.loads_in_transformers,
-        "sentence": task.sentence(),
-        "hub": asdict(task.hub(prepared.parts["train"].schema)),
-        "labels": task.labels,
-        "thresholds": getattr(task, "thresholds", None),
-        "recipe": config.model_dump(mode="json"),
-        "versions": {"tunesmith": __version__, **versions()},
-        "machine": {"cpu": cpu_name(), "threads": torch.get_num_threads(), "precision": computed[0], "note": computed[1]},
-        "data": {
-            "columns": prepared.parts["train"].schema.roles,
-            "splits": splits,
-            "notes": prepared.notes,
-        },
-        "training": {
-            "epochs": state.step / max(-(-examples // config.batch_size), 1),
-            "steps": state.step,
-            "tokens": state.tokens,
-            "seconds": state.seconds,
-            "tokens_per_s": state.tokens / max(state.seconds, 1e-9),
-            "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
-            "parameters": sum(parameter.numel() for parameter in model.parameters()),
-            "trained_parameters": trained,
-            "best_step": state.best_step,
-            "stopped": state.stopped,
-            "history": state.history,
-            "evaluations": state.evaluations,
-        },
-        "metric": metric,
-        "evaluations": evaluations,
-    }

@@ -96,6 +96,7 @@ class Family:
 _OF_LABELS = frozenset({"label_type", "label_separator", "loss", "focal_gamma", "label_smoothing", "class_weights"})
 
 _OF_RANKING = frozenset({
+    "label_smoothing",
     "ranker", "ranking_loss", "temperature", "negatives", "negatives_per_query", "miner", "false_negative_margin", "candidates",
 })  # fmt: skip
 
@@ -122,11 +123,12 @@ TASKS: dict[str, Family] = {
     "masked-lm": Family(
         "tunesmith.tasks.masked_lm:MaskedLM", needs_target=False, values="tunesmith.data.documents:is_raw_text",
         rows="tunesmith.data.documents:documents_of",
-        settings=frozenset({"mask_share", "from_scratch", "vocab_size", "layers", "width", "heads"}),
+        settings=frozenset({"label_smoothing", "mask_share", "from_scratch", "vocab_size", "layers", "width", "heads"}),
     ),
     "qa": Family(
         "tunesmith.tasks.qa:QuestionAnswering", True, pairs=_QUESTIONS, targets=("answers", "answer"),
-        read="tunesmith.data.squad:read_question", signs=_ASKED, settings=frozenset({"max_answer_tokens", "answer_match"}),
+        read="tunesmith.data.squad:read_question", signs=_ASKED,
+        settings=frozenset({"label_smoothing", "max_answer_tokens", "answer_match"}),
     ),
     "ranking": Family(
         "tunesmith.tasks.ranking:Ranking", True, pairs=_RANKED, targets=_GRADES, read="tunesmith.data.relevance:read_judged",

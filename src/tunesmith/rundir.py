@@ -5,16 +5,21 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import shutil
 from pathlib import Path
 from typing import Any
 
 from tunesmith.bundle import DESCRIPTION
-from tunesmith.config import Config, resolve
-from tunesmith.errors import StorageError, UsageError, listing, setting
+from tunesmith.config import Config
+from tunesmith.errors import Interrupted, StorageError, UsageError, listing, setting
+from tunesmith.resolve import resolve
 from tunesmith.storage import write_json
 from tunesmith.training.state import RUN, Checkpoints
 
 CHECKPOINTS = "checkpoints"
+FOLDS = "folds"
+RECORD = "result.json"
+"""What is kept, beside its report, of a training whose model is not: that of a fold or a trial."""
 _MODEL_PLACE = "model directory"
 _FILES = ("train", "valid", "test")
 _WRITTEN = ("README.md", "report.html", "config.json", "model.safetensors", "tokenizer.json")
@@ -50,7 +55,7 @@ def output_directory(config: Config, data: Any, *, resume: bool, overwrite: bool
         )
     started = is_started(directory)
     # a run that ended before its first checkpoint left nothing worth keeping
-    taken = directory.is_dir() and any(started or path.name != CHECKPOINTS for path in directory.iterdir())
+    taken = directory.is_dir() and any(started or path.name not in (CHECKPOINTS, FOLDS) for path in directory.iterdir())
     if taken and not resume and not overwrite:
         advice = f"{setting('resume', True)} to go on with the training that was started there, " if started else ""
         raise StorageError(
@@ -98,8 +103,23 @@ def stored_settings(directory: Path) -> dict[str, Any]:
 
 
 def is_started(directory: Path) -> bool:
-    """Whether a training with checkpoints is under way in `directory`."""
-    return any((directory / CHECKPOINTS).glob("step-*"))
+    """Whether a training with checkpoints, or a cross-validation, is under way in `directory`."""
+    begun = (directory / CHECKPOINTS / RUN).is_file() and any((directory / FOLDS).glob("[0-9]*"))
+    return begun or any((directory / CHECKPOINTS).glob("step-*"))
+
+
+def keep_record(directory: Path) -> None:
+    """Leave the record and the report of a training in `directory`, and nothing else: neither its weights nor its checkpoints."""
+    for path in directory.iterdir() if directory.is_dir() else ():
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        elif path.name not in (RECORD, "report.html"):
+            path.unlink(missing_ok=True)
+
+
+def stopped_in(where: str, error: Interrupted, hint: str) -> Interrupted:
+    """Return the interruption of a training that is part of something larger, with the `hint` how to go on with that."""
+    return Interrupted(f"{f'{where}: ' if where else ''}{str(error).split(' Go on with')[0]} {hint}")
 
 
 def check_same_settings(directory: Path, config: Config) -> None:

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
+from tunesmith import strategies
 from tunesmith.bundle import Bundle
-from tunesmith.config import Config, resolve
+from tunesmith.config import Config
 from tunesmith.errors import Interrupted, StorageError, UpdateRefused, UsageError, listing, setting
 from tunesmith.feedback import Feedback, feedback_of
 from tunesmith.gate import Gate, record_of
@@ -22,6 +23,7 @@ from tunesmith.places import DESCRIPTION
 from tunesmith.prepare import Prepared, say_data
 from tunesmith.progress import QUIET, Progress
 from tunesmith.recipe import fit
+from tunesmith.resolve import resolve
 from tunesmith.rundir import CHECKPOINTS
 from tunesmith.seeds import seed_for
 from tunesmith.start import Start
@@ -38,7 +40,8 @@ SETTINGS = (
 )  # fmt: skip
 """What an update may be told; all else is as the model was trained."""
 _OF_THE_DATA = ("train", "valid", "test", "out", "text", "text_pair", "label", "group", "encoding", "drop_unlabelled", "valid_size",
-                "test_size", "dedupe")  # fmt: skip
+                "test_size", "dedupe", "folds", "reinit")  # fmt: skip
+_MERGED = ("lora", "dora", "ia3")  # ways of tuning after which the encoder has what was learned
 
 
 @dataclass(frozen=True)
@@ -91,7 +94,12 @@ def update(
             f"{directory} is a model for {bundle.task.name}, which is not updated but pretrained further: "
             f"tunesmith pretrain TEXTS --model {directory}"
         )
-    config = _config_of(bundle, data, given)
+    if bundle.model.apart:
+        raise UsageError(
+            f"{directory} holds only what was added to an encoder that others share, which an update would change. Train again on all "
+            f"rows, or with {setting('merge', True)} or {setting('tuning', 'full')}, whose models can be updated."
+        )
+    config = _config_of(bundle, data, given, progress)
     root = Path(out) if out is not None else directory
     if out is not None:
         _check_free(root)
@@ -181,7 +189,7 @@ class _Run:
         kept = feedback.kept
         start = Start(bundle.model, identity, how, learner, judge, kept, bundle.description.get("seen"))
         try:
-            return fit(config, prepared, work, resume=resume, progress=self.progress, start=start)
+            return fit(config, prepared, work, {}, resume=resume, progress=self.progress, start=start)
         except KeyboardInterrupt:
             raise Interrupted(f"stopped at once; what the last checkpoint holds is saved. {how}") from None
         except UpdateRefused:
@@ -241,9 +249,14 @@ def _check_arguments(given: dict[str, Any], margin: float, distill: float | None
         raise UsageError(*faults)
 
 
-def _config_of(bundle: Bundle, data: Any, given: dict[str, Any]) -> Config:
+def _config_of(bundle: Bundle, data: Any, given: dict[str, Any], progress: Progress) -> Config:
     """Return the settings of the update: those that the model was trained with, and those that are given."""
-    stored = bundle.description["result"]["recipe"]
+    stored = dict(bundle.description["result"]["recipe"])
+    way = str(stored.get("tuning", "full")).partition(":")[0]
+    if way in _MERGED:
+        for name in ("tuning", "lr", *strategies.special_settings()):
+            stored.pop(name, None)
+        progress.say(f"the updates of {way} are part of the encoder by now; all weights are trained, at the usual rate unless told.")
     kept = {key: value for key, value in stored.items() if value is not None and key not in _OF_THE_DATA and key in Config.model_fields}
     return resolve(kept, {"train": str(data)} if isinstance(data, str | Path) else {}, given)
 

@@ -69,7 +69,7 @@ def test_attention_pooling_survives_large_scores() -> None:
     with torch.no_grad():
         head.score.weight.fill_(1e4)
         head.project.weight.copy_(torch.eye(2))
-    pooled = head._pool(torch.tensor([[3.0, 3.0], [-3.0, -3.0], [1.0, 1.0]]), batch_of([2, 1]))
+    pooled = head.pool(torch.tensor([[3.0, 3.0], [-3.0, -3.0], [1.0, 1.0]]), batch_of([2, 1]))
     torch.testing.assert_close(pooled, torch.tensor([[3.0, 3.0], [1.0, 1.0]]))
 
 

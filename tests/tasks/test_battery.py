@@ -23,6 +23,7 @@ from tunesmith.model.pretrained import open_pretrained
 from tunesmith.prepare import encoder_of
 from tunesmith.progress import QUIET
 from tunesmith.registry import TASKS, family, load
+from tunesmith.resolve import resolve
 from tunesmith.training import loop
 
 Rows = list[dict[str, Any]]
@@ -164,7 +165,7 @@ def test_it_is_recognised_by_its_data(case: Case, data: Path) -> None:
 
 
 def test_encoding_is_deterministic(case: Case, data: Path, tiny_bert: Path) -> None:
-    config = tunesmith.config.resolve({"model": str(tiny_bert), "max_length": 48})
+    config = resolve({"model": str(tiny_bert), "max_length": 48})
     source, kind = open_data(data), load(family(case.name).task)
     schema = guess_schema(source, text=None, label=None, group=None, family=family(case.name))
     examples = [schema.parse(row, place) for row, place in source]

@@ -24,6 +24,7 @@ from tunesmith.model.heads import build_model
 from tunesmith.model.pretrained import open_pretrained
 from tunesmith.model.scratch import learn_vocabulary
 from tunesmith.model.spec import HeadSpec
+from tunesmith.resolve import resolve
 
 HEAD = HeadSpec("masked-lm", 0)
 GAPS = ["the [MASK] cat near the river", "a [MASK] and a [MASK]", "no gap here", "[MASK]"]
@@ -341,4 +342,4 @@ def test_a_new_encoder_is_the_same_every_time(tmp_path: Path, monkeypatch: pytes
 
 def test_a_new_encoder_needs_a_size_that_fits() -> None:
     with pytest.raises(UsageError, match="multiple of"):
-        tunesmith.config.resolve({"from_scratch": True, "width": 10, "heads": 4})
+        resolve({"from_scratch": True, "width": 10, "heads": 4})

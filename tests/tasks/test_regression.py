@@ -24,6 +24,7 @@ from tunesmith.data.table import open_table
 from tunesmith.data.tokens import TextEncoder, Truncation
 from tunesmith.errors import DataError, ModelError
 from tunesmith.regression_metrics import agreement_bins, regression, regression_intervals
+from tunesmith.resolve import resolve
 from tunesmith.tasks.regression import NumberTargets, Regression
 
 ROW = {"text": "red cat", "score": 1.5}
@@ -159,7 +160,7 @@ def test_measured_values_are_recognised(scores: list[Any], found: bool) -> None:
 )
 def test_which_task_is_meant(columns: dict[str, Any], settings: dict[str, Any], task: str) -> None:
     source = open_data({"text": [f"text {i}" for i in range(50)], **columns})
-    assert choose_task(source, tunesmith.config.resolve(settings)) == task
+    assert choose_task(source, resolve(settings)) == task
 
 
 @pytest.mark.parametrize(
@@ -173,7 +174,7 @@ def test_which_task_is_meant(columns: dict[str, Any], settings: dict[str, Any], 
 def test_settings_of_another_task_are_refused(task: str, settings: dict[str, Any], says: str) -> None:
     source = open_data({"text": ["a", "b"], "label": ["x", "y"]})
     with pytest.raises(tunesmith.errors.UsageError, match=says):
-        choose_task(source, tunesmith.config.resolve({"task": task, **settings}))
+        choose_task(source, resolve({"task": task, **settings}))
 
 
 def test_large_values_keep_their_digits(tiny_bert: Path, tmp_path: Path) -> None:

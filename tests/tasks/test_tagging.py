@@ -106,10 +106,10 @@ def test_the_loss_of_a_step_is_transformers(trained: tunesmith.TrainResult, data
     """One step's loss and gradient are those of transformers' own model with -100 on all but first sub-words."""
     from transformers import AutoModelForTokenClassification, AutoTokenizer
 
-    from tunesmith.config import resolve
     from tunesmith.data.memory import open_data
     from tunesmith.prepare import prepare
     from tunesmith.progress import QUIET
+    from tunesmith.resolve import resolve
 
     rows = [row | {"tokens": [word if i % 3 else word + "s" for i, word in enumerate(row["tokens"])]} for row in sentences(6, seed=3)]
     config = resolve({"model": str(trained.directory), "valid_size": 0.0, "test_size": 0.0, "max_length": 48})

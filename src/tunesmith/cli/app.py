@@ -17,6 +17,7 @@ from tunesmith.cli import pretrain as _pretrain
 from tunesmith.cli import sample as _sample
 from tunesmith.cli import search as _search
 from tunesmith.cli import train as _train
+from tunesmith.cli import tune as _tune
 from tunesmith.cli import update as _update
 from tunesmith.errors import EXIT_INTERNAL, TunesmithError, setting, speaking_flags
 
@@ -44,6 +45,7 @@ def _root(version: Annotated[bool, typer.Option("--version", callback=_version, 
 
 
 app.command("train")(_train.train)
+app.command("tune")(_tune.tune)
 app.command("pretrain")(_pretrain.pretrain)
 app.command("evaluate")(_predict.evaluate)
 app.command("predict")(_predict.predict)

@@ -11,9 +11,9 @@ import typer
 
 from tunesmith import registry
 from tunesmith.cli.options import check_is_no_pipe, takes_settings
-from tunesmith.config import resolve
 from tunesmith.errors import DataError
 from tunesmith.progress import Progress
+from tunesmith.resolve import resolve
 
 Json = Annotated[bool, typer.Option("--json", help="End with one line of JSON on stdout.")]
 _COLUMNS = ["task", "text", "text_pair", "label", "encoding", "label_type", "label_separator"]

@@ -46,6 +46,22 @@ PANELS = {
         "answer_match",
     ),
     "Pretraining": ("mask_share", "from_scratch", "vocab_size", "layers", "width", "heads"),
+    "Tuning": (
+        "tuning",
+        "layer_decay",
+        "unfreeze",
+        "reinit",
+        "features",
+        "features_gb",
+        "features_dir",
+        "rank",
+        "lora_alpha",
+        "lora_dropout",
+        "targets",
+        "merge",
+        "bottleneck",
+        "virtual_tokens",
+    ),
     "Training": (
         "epochs",
         "lr",
@@ -59,7 +75,6 @@ PANELS = {
         "max_grad_norm",
         "loss",
         "focal_gamma",
-        "label_smoothing",
         "clip",
         "constrain",
         "class_weights",
@@ -67,6 +82,7 @@ PANELS = {
         "engine",
         "max_tokens",
     ),
+    "Regularisation": ("label_smoothing", "r_drop", "fgm", "multi_sample_dropout", "ema", "average"),
     "Ranking": (
         "ranker",
         "ranking_loss",
@@ -77,7 +93,7 @@ PANELS = {
         "false_negative_margin",
         "candidates",
     ),
-    "Choosing the checkpoint": ("metric", "patience", "eval_steps"),
+    "Choosing the checkpoint": ("metric", "patience", "eval_steps", "folds"),
     "Output": ("out", "replay_rows", "checkpoint_minutes", "checkpoint_steps"),
 }
 
@@ -94,7 +110,7 @@ def check_is_no_pipe(command: str, *names: str | None) -> None:
 def takes_settings(names: list[str] | None = None) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Give a command a flag for each setting (or those in `names`); it gets the ones that were set as `settings`.
 
-    Values arrive as text and are checked all together by `config.resolve`, so that every fault is reported at once.
+    Values arrive as text and are checked all together by `resolve`, so that every fault is reported at once.
     """
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
@@ -135,8 +151,11 @@ def metavar(annotation: Any) -> str:
     if annotation is bool:
         return "true|false"
     arms = [arm for arm in (typing.get_args(annotation) or (annotation,)) if arm is not type(None)]
+    arms = [getattr(arm, "__origin__", arm) if hasattr(arm, "__metadata__") else arm for arm in arms]
     words = [word for arm in arms for word in (typing.get_args(arm) if typing.get_origin(arm) is typing.Literal else (arm,))]
     texts = [word for word in words if isinstance(word, str)]
+    if texts and float in words:
+        return "|".join(["NUMBER", *texts])
     if texts:
         return "|".join(texts) + ("|LABEL=WEIGHT,..." if len(texts) < len(words) else "")
     return {int: "NUMBER", float: "NUMBER"}.get(words[0], "TEXT")

@@ -11,9 +11,10 @@ import typer
 
 from tunesmith import registry
 from tunesmith.cli.options import check_is_no_pipe, takes_settings
-from tunesmith.config import Config, read_recipe, resolve
+from tunesmith.config import Config
 from tunesmith.errors import UsageError
 from tunesmith.progress import Progress
+from tunesmith.resolve import read_recipe, resolve
 
 Resume = Annotated[bool, typer.Option("--resume", help="Go on from the newest checkpoint in --out.", rich_help_panel="Output")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is in --out.", rich_help_panel="Output")]
@@ -68,11 +69,13 @@ def run_training(
         )
     config = resolve(*layers, settings)
     if not resume:
-        _look_at(config)
-    from tunesmith import recipe
+        look_at(config)
+    from tunesmith.folds import cross_validate
+    from tunesmith.recipe import train as train_once
     from tunesmith.report import render_table
 
-    result = recipe.train(config, resume=resume, overwrite=overwrite, progress=Progress("quiet" if quiet else "auto"))
+    run = train_once if config.folds is None else cross_validate
+    result = run(config, resume=resume, overwrite=overwrite, progress=Progress("quiet" if quiet else "auto"))
     where = f"model: {result.directory}\nreport: {result.directory / 'report.html'}"
     print("\n" + render_table(result.result) + "\n" + where, file=sys.stderr if as_json else sys.stdout)
     if as_json:
@@ -85,11 +88,12 @@ def run_training(
             "test": evaluations["test"]["metrics"] if evaluations["test"] is not None else None,
             "valid": evaluations["valid"]["metrics"] if evaluations["valid"] is not None else None,
             "training": training,
+            **({"cross_validation": result.result["cross_validation"]} if "cross_validation" in result.result else {}),
         }
         print(json.dumps(line, ensure_ascii=False))
 
 
-def _look_at(config: Config) -> None:
+def look_at(config: Config) -> None:
     """Raise for files, columns and models that are not there before torch is imported, which takes seconds."""
     from tunesmith.data.readers import open_file
     from tunesmith.data.schema import choose_task, guess_schema, rows_of

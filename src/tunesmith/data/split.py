@@ -58,6 +58,30 @@ def split_off(stratum: np.ndarray, unit: np.ndarray, share: float, *, seed: int,
     return chosen[unit]
 
 
+def folds_of(stratum: np.ndarray, unit: np.ndarray, count: int, *, seed: int) -> np.ndarray:
+    """Return int64[N], the fold in [0, count) of each row: whole units, each stratum spread evenly, and folds of like size.
+
+    stratum: int[N]; unit: int[N] from `units_of`, at least `count` different ones.
+    The units of a stratum, in random order but the largest first, go each to the fold that has the fewest rows of the stratum
+    so far, and of these to the one with the fewest rows at all. No fold is empty.
+    """
+    names, unit = np.unique(unit, return_inverse=True)
+    rows = np.bincount(unit)
+    stratum_of = _majority(stratum, unit, len(names))
+    order = np.random.default_rng(seed_for(seed, "folds")).permutation(len(names))
+    order = order[np.lexsort((-rows[order], stratum_of[order]))]
+    sizes, fold = [0] * count, np.zeros(len(names), np.int64)
+    inside, current = [0] * count, None
+    for name, size, of in zip(order.tolist(), rows[order].tolist(), stratum_of[order].tolist(), strict=True):
+        if of != current:
+            inside, current = [0] * count, of
+        chosen = min(range(count), key=lambda i: (inside[i], sizes[i], i))
+        fold[name] = chosen
+        inside[chosen] += size
+        sizes[chosen] += size
+    return fold[unit]
+
+
 def _majority(stratum: np.ndarray, unit: np.ndarray, units: int) -> np.ndarray:
     order = np.lexsort((stratum, unit))
     pairs, counts = np.unique(np.stack([unit[order], stratum[order]]), axis=1, return_counts=True)

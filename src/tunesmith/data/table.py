@@ -220,7 +220,7 @@ def open_table(source: RowSource, schema: Schema, encoder: ExampleEncoder, progr
             raise StorageError(
                 f"{error} This is the cache of tokenised texts; the environment variable TUNESMITH_CACHE names another directory for it."
             ) from error
-        _evict(path.parent, keep=path)
+        evict(path.parent, keep=path, limit=_CACHE_LIMIT_BYTES)
         table = TokenTable(path, source.name)
     return table
 
@@ -345,8 +345,8 @@ def _encoded(encoder: ExampleEncoder, examples: Iterator[Example]) -> Iterator[t
             yield former[0], former[1].result()
 
 
-def _evict(tables: Path, keep: Path) -> None:
-    """Remove the tables used longest ago until the cache is within its limit. Open maps of a removed table stay valid."""
+def evict(tables: Path, keep: Path, limit: int) -> None:
+    """Remove the directories in `tables` used longest ago until they take `limit` bytes. Open maps of a removed one stay valid."""
     sizes = {}
     for path in tables.iterdir():
         # another process may remove one at the same time
@@ -358,7 +358,7 @@ def _evict(tables: Path, keep: Path) -> None:
                 shutil.rmtree(path, ignore_errors=True)
     total = sum(size for _, size in sizes.values())
     for path, (_, size) in sorted(sizes.items(), key=lambda item: item[1][0]):
-        if total <= _CACHE_LIMIT_BYTES:
+        if total <= limit:
             break
         if path != keep:
             shutil.rmtree(path, ignore_errors=True)

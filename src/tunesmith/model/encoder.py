@@ -10,7 +10,7 @@ import functools
 import inspect
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -20,6 +20,11 @@ from tunesmith.data.batches import PackedBatch, collate
 from tunesmith.errors import ModelError, setting
 from tunesmith.model.hub import quiet
 from tunesmith.model.packed import LAYERS, Packed
+
+if TYPE_CHECKING:
+    from tunesmith.model.soft_prompts import VirtualTokens
+
+Tokens = Literal["all", "first", "last"]
 
 
 class Encoder(nn.Module):
@@ -33,12 +38,15 @@ class Encoder(nn.Module):
 
     fresh_head = True
     engine = "auto"
+    shared: Any = None
 
     def __init__(self, hf: nn.Module, tokenizer: Any, has_head: bool) -> None:
         super().__init__()
         self.hf: Any = hf
         self.tokenizer = tokenizer
         self.has_head = has_head
+        self.virtual: VirtualTokens | None = None
+        """Tokens before each sequence that no text has."""
 
     @property
     def config(self) -> Any:
@@ -81,19 +89,43 @@ class Encoder(nn.Module):
         """Return different token ids to try the model with; none is the padding."""
         return [token for token in range(min(int(self.config.vocab_size), count + 3)) if token != self.pad_id][-count:]
 
-    def forward(self, batch: PackedBatch, tokens: Literal["all", "first", "last"] = "all") -> Tensor:
+    def forward(self, batch: PackedBatch, tokens: Tokens = "all") -> Tensor:
         """Return hidden states float[T, H] for the packed tokens: by the fast forward where there is one for the architecture.
 
         tokens: `first` or `last`: only those of each sequence's first or last token, float[S, H]; the fast forward then leaves out
         what the others would need in its last layer
         """
-        if self.packed is not None and self.engine != "padded" and tokens != "last":
+        return self._run(batch, tokens) if self.virtual is None else self.virtual.run(self._run, batch, tokens)
+
+    def _run(self, batch: PackedBatch, tokens: Tokens = "all") -> Tensor:
+        if self.runs_in_parts and tokens != "last":
+            assert self.packed is not None
             return self.packed(batch, self.token_segments(batch), only_first=tokens == "first")
         hidden = self.padded(batch)
         if tokens == "all":
             return hidden
         ends = torch.from_numpy(batch.cu_seqlens.astype(np.int64))
         return hidden[ends[:-1] if tokens == "first" else ends[1:] - 1]
+
+    @property
+    def layers(self) -> int:
+        """How many layers there are."""
+        return int(self.config.num_hidden_layers)
+
+    @property
+    def runs_in_parts(self) -> bool:
+        """Whether `below` and `above` can be called: with the fast forward alone."""
+        return self.packed is not None and self.engine != "padded"
+
+    def below(self, batch: PackedBatch, layers: int) -> Tensor:
+        """Return hidden states float[T, H] behind the lowest `layers` layers, at least none and fewer than all."""
+        assert self.packed is not None
+        return self.packed(batch, self.token_segments(batch), layers=slice(layers))
+
+    def above(self, hidden: Tensor, batch: PackedBatch, layers: int, tokens: Tokens = "all") -> Tensor:
+        """Return what `forward` would with `hidden`, float[T, H] from `below`: the other layers run."""
+        assert self.packed is not None and tokens != "last"
+        return self.packed(batch, None, only_first=tokens == "first", start=hidden, layers=slice(layers, None))
 
     @functools.cached_property
     def packed(self) -> Packed | None:
@@ -168,7 +200,7 @@ class Encoder(nn.Module):
         attention runs, as in every program that loads the saved directory.
         """
         usual = getattr(self.config, "_attn_implementation", None)
-        if usual != "sdpa" or max_length > 256 or (self.packed is not None and self.engine != "padded"):
+        if usual != "sdpa" or max_length > 256 or self.runs_in_parts:
             yield
             return
         self.hf.set_attn_implementation("eager")
@@ -181,4 +213,13 @@ class Encoder(nn.Module):
         """Write configuration, safetensors weights and tokenizer files into `directory`."""
         with quiet():
             self.hf.save_pretrained(directory)
+        self.save_tokenizer(directory)
+
+    def save_tokenizer(self, directory: Path) -> None:
+        """Write the tokenizer's files into `directory`."""
+        with quiet():
             self.tokenizer.save_pretrained(directory)
+
+    def changed(self) -> None:
+        """Take note that modules of the body were put in the place of others."""
+        self.__dict__.pop("packed", None)

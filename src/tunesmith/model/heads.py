@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -20,6 +20,10 @@ from tunesmith.model.encoder import Encoder
 from tunesmith.model.masked_head import CheckpointMaskedHead
 from tunesmith.model.spec import HeadSpec
 from tunesmith.places import HEAD_FILE
+
+if TYPE_CHECKING:
+    from tunesmith.model.adapted import Adapter
+    from tunesmith.model.features import Features
 
 
 class CheckpointTokenHead(nn.Module):
@@ -85,7 +89,7 @@ class CheckpointHead(nn.Module):
         if hasattr(hf, "head") and hasattr(hf, "drop"):  # ModernBERT
             return hf.classifier(hf.drop(hf.head(first)))
         pooler = getattr(hf, "pooler", None) or getattr(base, "pooler", None)
-        if isinstance(pooler, nn.Linear):  # ALBERT
+        if pooler is not None and hasattr(base, "pooler_activation"):  # ALBERT
             return hf.classifier(hf.dropout(base.pooler_activation(pooler(first))))
         if pooler is not None:  # BERT, DeBERTa
             return hf.classifier(hf.dropout(pooler(first[:, None])))
@@ -115,9 +119,14 @@ class PooledHead(nn.Module):
 
     def forward(self, hidden: Tensor, batch: PackedBatch) -> Tensor:
         """hidden: float[T, H], float[S, H] with pooling cls -> outputs float[S, C]"""
-        return self.classifier(self.dropout(self._pool(hidden.float(), batch)))
+        return self.above(self.pool(hidden.float(), batch))
 
-    def _pool(self, hidden: Tensor, batch: PackedBatch) -> Tensor:
+    def above(self, vectors: Tensor) -> Tensor:
+        """vectors: float[S, H], from `pool` -> outputs float[S, C]"""
+        return self.classifier(self.dropout(vectors))
+
+    def pool(self, hidden: Tensor, batch: PackedBatch) -> Tensor:
+        """hidden: as `forward` takes them -> float[S, H]"""
         if self.pooling == "cls":
             return hidden
         lengths = torch.from_numpy(batch.lengths.astype(np.int64))
@@ -148,28 +157,86 @@ class TextModel(nn.Module):
         self.encoder, self.head = encoder, head
         self.in_autocast = bool(getattr(head, "in_autocast", False))
         self.reads: Literal["all", "first", "last"] = getattr(head, "reads", "all")
+        self.features: Features | None = None
+        """Outputs of the lowest layers, where these are frozen and need not run again."""
+        self.frozen: frozenset[str] = frozenset()
+        """Names of the parameters that training never changes."""
+        self.adapter: Adapter | None = None
+        """What was trained, where that is saved apart from the encoder."""
 
     def forward(self, batch: PackedBatch) -> Tensor:
         """Return one row of outputs for each sequence, or each token, of `batch`."""
-        hidden = self.encoder(batch, self.reads)
+        return self.outputs(self.states(batch), batch)
+
+    def states(self, batch: PackedBatch) -> Tensor:
+        """Return what `outputs` reads: hidden states float[T, H], or float[S, H] of each sequence."""
+        if self.features is None:
+            return self.encoder(batch, self.reads)
+        known, layers = self.features.of(batch, self), self.features.frozen.layers
+        return self.encoder.above(known, batch, layers, self.reads) if layers < self.encoder.layers else known
+
+    def outputs(self, hidden: Tensor, batch: PackedBatch) -> Tensor:
+        """Return the outputs of the head for what `states` gives."""
+        if self.features is not None and self.features.frozen.layers == self.encoder.layers and self._pooling is not None:
+            with torch.autocast("cpu", enabled=False):
+                return self._pooling.above(hidden)
         if self.in_autocast:
             return self.head(hidden, batch).float()
         # heads are small and their outputs may be values of any size, which bf16 would round to three digits
         with torch.autocast("cpu", enabled=False):
             return self.head(hidden.float(), batch)
 
+    # --- in two parts, of which the lower one is frozen -----------------------------------------------------------------------
+
+    def below(self, batch: PackedBatch, layers: int) -> Tensor:
+        """Return what the part above the lowest `layers` layers reads: float[T, H], or float[S, H] where that is a vector of each text."""
+        if layers < self.encoder.layers:
+            return self.encoder.below(batch, layers)
+        hidden = self.encoder(batch, self.reads)
+        return hidden if self._pooling is None else self._pooling.pool(hidden.float(), batch)
+
+    def reads_tokens_above(self, layers: int) -> bool:
+        """Whether `below` gives a row for each token, not for each sequence."""
+        return layers < self.encoder.layers or (self.reads == "all" and self._pooling is None)
+
+    @property
+    def _pooling(self) -> PooledHead | None:
+        """The head, where it makes one vector of a text without any weights."""
+        return self.head if isinstance(self.head, PooledHead) and self.head.pooling in ("mean", "max") else None
+
     @property
     def loads_in_transformers(self) -> bool:
         """Whether the saved directory gives the same outputs through transformers' own model for the task."""
-        return isinstance(self.head, CheckpointHead | CheckpointTokenHead | CheckpointMaskedHead | VectorHead)
+        return not self.own_head and not self.apart
+
+    @property
+    def own_head(self) -> bool:
+        """Whether the head is none of transformers'."""
+        return not isinstance(self.head, CheckpointHead | CheckpointTokenHead | CheckpointMaskedHead | VectorHead)
+
+    @property
+    def apart(self) -> bool:
+        """Whether only an adapter is saved, without the encoder that it needs."""
+        return self.adapter is not None and not self.adapter.merged
 
     def save(self, directory: Path) -> None:
-        """Write the encoder as Hugging Face would, and a head of our own beside it as `head.safetensors`."""
+        """Write the encoder as Hugging Face would, and a head of our own beside it as `head.safetensors`.
+
+        An adapter that is merged goes into a directory of its own beside them, one that is not takes the place of the encoder.
+        """
         from safetensors.torch import save_file
 
-        self.encoder.save(directory)
-        if not self.loads_in_transformers:
-            save_file({name: value.contiguous() for name, value in self.head.state_dict().items()}, directory / HEAD_FILE)
+        heads = [directory] if self.own_head else []
+        if self.adapter is not None and self.adapter.merged:
+            self.adapter.save(directory / "adapter")
+            heads += [directory / "adapter"] if self.own_head else []
+        if self.adapter is not None and not self.adapter.merged:
+            self.adapter.save(directory)
+            self.encoder.save_tokenizer(directory)
+        else:
+            self.encoder.save(directory)
+        for place in heads:
+            save_file({name: value.contiguous() for name, value in self.head.state_dict().items()}, place / HEAD_FILE)
 
 
 def build_model(encoder: Encoder, head: HeadSpec, *, pooling: str, dropout: float | None, seed: int) -> TextModel:

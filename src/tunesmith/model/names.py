@@ -20,6 +20,9 @@ BUNDLED = {
     ),
 }
 
+HUB_NAMES = {"all-minilm-l6-v2": "sentence-transformers/all-MiniLM-L6-v2"}
+"""Where the hub has the bundled encoders."""
+
 
 @dataclass(frozen=True, slots=True)
 class Located:

@@ -29,6 +29,9 @@ _ROWS = 32
 """Idle rows fill the tokens up to a multiple: oneDNN keeps a kernel for every size of a product, half a megabyte each."""
 
 
+_ALL = slice(None)
+
+
 @dataclass(frozen=True)
 class Layer:
     """The modules of a layer of the kind that BERT has: the norm stands behind the residual sum."""
@@ -105,24 +108,28 @@ class Packed:
         except AttributeError:  # modules of other names than today's
             return None
 
-    def __call__(self, batch: PackedBatch, segments: Tensor | None, only_first: bool = False) -> Tensor:
+    def __call__(
+        self, batch: PackedBatch, segments: Tensor | None, only_first: bool = False, *, start: Tensor | None = None, layers: slice = _ALL
+    ) -> Tensor:
         """Return hidden states float32[T, H]; float32[S, H] with `only_first`, those of the first token of each sequence.
 
         Matrix products and activations run in the precision of the surrounding autocast; residual sums and norms in float32.
         segments: int64[T], the segment of each token; None where all are 0
+        start: float32[T, H], what goes into the first of `layers`; None: the embeddings
+        layers: those that run
         """
-        training = self._base.training
-        drop = chance(training)
+        drop = chance(self._base.training)
         bf16 = torch.is_autocast_enabled("cpu")
         dtype = torch.get_autocast_dtype("cpu") if bf16 else torch.float32
         with torch.autocast("cpu", enabled=False):
-            hidden = self._embed(batch, segments, drop)
+            hidden = self._embed(batch, segments, drop) if start is None else start
             groups = plan(batch.cu_seqlens)
             biases = self._biases(groups, dtype)
             first = torch.from_numpy(batch.cu_seqlens[:-1].astype(np.int64)) if only_first else None
             tokens = len(hidden)
             hidden = F.pad(hidden, (0, 0, 0, -tokens % _ROWS))
-            for layer, products in zip(self._layers, self._products(dtype), strict=True):
+            run = self._layers[layers]
+            for layer, products in zip(run, self._products(dtype, run), strict=True):
                 only = first if layer is self._layers[-1] else None
                 hidden = self._layer(layer, products, hidden, dtype, groups, drop, biases, only)
         return hidden if only_first else hidden[:tokens]
@@ -139,7 +146,7 @@ class Packed:
         if kinds is not None:
             hidden = hidden + (kinds.weight[0] if segments is None else kinds(segments))
         hidden = hidden + parts.position_embeddings(torch.from_numpy(places.astype(np.int64)))
-        hidden = drop.drop(parts.LayerNorm(hidden), parts.dropout.p)
+        hidden = _while_training(drop, parts).drop(parts.LayerNorm(hidden), parts.dropout.p)
         project = getattr(self._base, "embeddings_project", None)  # ELECTRA
         return hidden if project is None else project(hidden)
 
@@ -168,11 +175,9 @@ class Packed:
 
         return [of_length(group.length) for group in groups]
 
-    def _products(self, dtype: torch.dtype) -> list[list[Product]]:
-        """Return for each layer the matrix products of queries, keys and values at once, of the output, and of the two behind it."""
-        modules = [
-            of_one for layer in self._layers for of_one in ([layer.query, layer.key, layer.value], [layer.out], [layer.up], [layer.down])
-        ]
+    def _products(self, dtype: torch.dtype, layers: list[Layer]) -> list[list[Product]]:
+        """Return for each of `layers` the matrix products of queries, keys and values at once, of the output, and of the two behind it."""
+        modules = [of_one for layer in layers for of_one in ([layer.query, layer.key, layer.value], [layer.out], [layer.up], [layer.down])]
         copied = [
             all(type(module) is nn.Linear and module.bias is not None for module in of_one)
             and (len(of_one) > 1 or of_one[0].weight.dtype != dtype)
@@ -217,6 +222,7 @@ class Packed:
     ) -> Tensor:
         """first: int64[S], the only tokens whose states are wanted; None: all"""
         joint, out, up, down = products
+        drop = _while_training(drop, layer.out)
         qkv = joint(hidden.to(dtype))
         kept = drop.factors((len(qkv), self._heads), layer.attention_rate, dtype)
         found = Attention.apply(qkv, self._heads, groups, kept, first is not None, *biases)
@@ -228,9 +234,17 @@ class Packed:
         return _norm(layer.norm, hidden + drop.drop(inner, rate))
 
 
+def _while_training(drop: Chance | Certainty, module: nn.Module) -> Chance | Certainty:
+    """Return `drop` for a module in training mode, no dropout for one that is frozen."""
+    return drop if module.training else Certainty()
+
+
 def _by_modules(modules: list[Any], values: Tensor) -> Tensor:
     """Apply modules that stand in the place of linear layers, as an adapter's, by themselves, and put their outputs side by side."""
-    return torch.cat([module(values.to(torch.float32)).to(values.dtype) for module in modules], dim=1)
+    if values.dtype == torch.float32:
+        return torch.cat([module(values) for module in modules], dim=1)
+    with torch.autocast("cpu", values.dtype):
+        return torch.cat([module(values).to(values.dtype) for module in modules], dim=1)
 
 
 def _norm(module: Any, values: Tensor) -> Tensor:

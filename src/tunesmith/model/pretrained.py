@@ -38,14 +38,7 @@ class Pretrained:
     @property
     def max_length(self) -> int | None:
         """The longest sequence in tokens, None where the architecture sets no limit."""
-        limit = getattr(self.config, "max_position_embeddings", None)
-        if not isinstance(limit, int) or limit < 1:
-            return None
-        if self.config.model_type == "mpnet":  # counts from a padding index of its own, whatever the configuration says
-            return limit - 2
-        if self.config.model_type in _SHIFTED_POSITIONS:
-            return limit - (self.config.pad_token_id if self.config.pad_token_id is not None else 0) - 1
-        return limit
+        return position_limit(self.config)
 
     @property
     def fallback_token(self) -> int | None:
@@ -110,7 +103,7 @@ class Pretrained:
                 body = {id(module) for module in encoder.base.modules()}
                 for module in hf.modules():
                     if id(module) not in body:
-                        _draw_again(module, getattr(config, "initializer_range", 0.02))
+                        draw_again(module, getattr(config, "initializer_range", 0.02))
             if encoder.has_head and head is not None and head.kind == "masked-lm":
                 own = {name for name, _ in encoder.base.named_parameters(prefix=encoder.hf.base_model_prefix)}
                 encoder.fresh_head = any(name not in own for name in report["missing_keys"])
@@ -144,6 +137,18 @@ class Pretrained:
                 f"model {self.located.name!r}: {len(misfits)} of its weights have another shape than its config.json says: {name} is "
                 f"{found} where {wanted} is expected. Take config.json and model.safetensors from the same model."
             )
+
+
+def position_limit(config: Any) -> int | None:
+    """Return the longest sequence in tokens that a model of this configuration takes, None where the architecture sets no limit."""
+    limit = getattr(config, "max_position_embeddings", None)
+    if not isinstance(limit, int) or limit < 1:
+        return None
+    if config.model_type == "mpnet":  # counts from a padding index of its own, whatever the configuration says
+        return limit - 2
+    if config.model_type in _SHIFTED_POSITIONS:
+        return limit - (config.pad_token_id if config.pad_token_id is not None else 0) - 1
+    return limit
 
 
 def open_pretrained(name: str) -> Pretrained:
@@ -203,7 +208,7 @@ def _set_dropout(config: Any, dropout: float | None, attention_dropout: float | 
                 setattr(config, name, value)
 
 
-def _draw_again(module: nn.Module, deviation: float) -> None:
+def draw_again(module: nn.Module, deviation: float) -> None:
     """Give a head's own parameters fresh values: a head left over from another task must not be taken for this one's."""
     if isinstance(module, nn.Linear):
         nn.init.normal_(module.weight, std=deviation)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tunesmith.errors import counted
-from tunesmith.report import changes, view, wording
+from tunesmith.report import changes, folds, view, wording
 
 _PER_LABEL_ROWS = 60
 
@@ -54,7 +54,7 @@ def model_card(result: view.Result) -> str:
         "result": result,
         "split": split,
         "evaluation": evaluation,
-        "verdict": view.verdict(result),
+        "verdict": folds.verdict_of(result),
         "limitations": view.limitations(result),
         "rows": view.comparison(result, evaluation) if evaluation else [],
         "yardsticks": view.computed(evaluation) if evaluation else [],

@@ -6,7 +6,7 @@ from typing import Any
 
 from tunesmith.errors import counted, listing
 from tunesmith.report import wording
-from tunesmith.report.terminal import aligned
+from tunesmith.report.wording import aligned
 
 Record = dict[str, Any]
 HEADER = ("rows", "metric", "before", "after", "difference [95% interval]")

@@ -27,7 +27,7 @@ def _isolate(text: str) -> str:
     return f"\u2068{text}\u2069"
 
 
-def _svg(width: float, height: float, title: str, body: Sequence[str], style: str) -> Markup:
+def svg(width: float, height: float, title: str, body: Sequence[str], style: str) -> Markup:
     return Markup('<svg viewBox="0 0 {:.0f} {:.0f}" role="img" aria-label="{}" style="{}">{}</svg>').format(
         width, height, title, style, Markup("".join(body))
     )
@@ -46,10 +46,18 @@ def _tick(value: float) -> str:
     return f"{value / 1000:g}k" if abs(value) >= 10_000 else f"{value:.6g}"
 
 
-class _Frame:
-    """A plot area with axes; `x` and `y` turn data into pixels."""
+class Frame:
+    """A plot area with axes; `x` and `y` turn data into pixels. marks: what stands below the x axis, unless round numbers do."""
 
-    def __init__(self, xs: tuple[float, float], ys: tuple[float, float], x_title: str, y_title: str, bottom: float = _BOTTOM) -> None:
+    def __init__(
+        self,
+        xs: tuple[float, float],
+        ys: tuple[float, float],
+        x_title: str,
+        y_title: str,
+        bottom: float = _BOTTOM,
+        marks: Sequence[tuple[float, str]] | None = None,
+    ) -> None:
         self.xs, self.ys = xs, ys
         self.floor = _HEIGHT - bottom
         self.body: list[str] = []
@@ -57,8 +65,8 @@ class _Frame:
             y = self.y(value)
             self.add(f'<path class="grid" d="M{_LEFT} {y:.1f}H{_WIDTH - _RIGHT}"/>')
             self.add(f'<text class="tick" x="{_LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{_tick(value)}</text>')
-        for value in _ticks(*xs):
-            self.add(f'<text class="tick" x="{self.x(value):.1f}" y="{self.floor + 16:.1f}" text-anchor="middle">{_tick(value)}</text>')
+        for value, words in marks if marks is not None else [(value, _tick(value)) for value in _ticks(*xs)]:
+            self.add(f'<text class="tick" x="{self.x(value):.1f}" y="{self.floor + 16:.1f}" text-anchor="middle">{escape(words)}</text>')
         self.add(f'<path class="axis" d="M{_LEFT} {_TOP}V{self.floor:.1f}H{_WIDTH - _RIGHT}"/>')
         middle = (_LEFT + _WIDTH - _RIGHT) / 2
         self.add(f'<text class="name" x="{middle}" y="{self.floor + 33:.1f}" text-anchor="middle">{escape(x_title)}</text>')
@@ -79,7 +87,7 @@ class _Frame:
         self.add(f'<path class="{css}" d="M{path}"/>')
 
     def done(self, title: str) -> Markup:
-        return _svg(_WIDTH, _HEIGHT, title, self.body, f"width:100%;max-width:{_WIDTH + 60}px")
+        return svg(_WIDTH, _HEIGHT, title, self.body, f"width:100%;max-width:{_WIDTH + 60}px")
 
 
 def _thin(points: Sequence[Point], limit: int = 300) -> list[Point]:
@@ -115,7 +123,7 @@ def curve(points: Sequence[Point], name: str, chosen: int | None, *, raw: bool =
     values = [y for _, y in points]
     low, high = (0.0 if raw else min(values)), max(values)
     margin = (high - low) * 0.08 or max(abs(high) * 0.05, 0.01)
-    frame = _Frame((0, max(points[-1][0], chosen or 0, 1)), (low if raw else low - margin, high + margin), "step", name)
+    frame = Frame((0, max(points[-1][0], chosen or 0, 1)), (low if raw else low - margin, high + margin), "step", name)
     if chosen is not None:
         x = frame.x(chosen)
         frame.add(f'<path class="mark" d="M{x:.1f} {_TOP}V{frame.floor}"/>')
@@ -142,7 +150,7 @@ def reliability(bins: Sequence[dict[str, Any]]) -> Markup | None:
     """Draw the reliability diagram of `metrics.calibration_bins`, with the number of predictions in each bin below."""
     if not bins:
         return None
-    frame = _Frame((0, 1), (0, 1), "stated probability", "share that came true", bottom=82)
+    frame = Frame((0, 1), (0, 1), "stated probability", "share that came true", bottom=82)
     frame.line([(0, 0), (1, 1)], "ideal")
     most = max(b["count"] for b in bins)
     base = _HEIGHT - 4.0
@@ -165,7 +173,7 @@ def agreement(groups: Sequence[dict[str, Any]]) -> Markup | None:
     low, high = min(ends), max(ends)
     margin = (high - low) * 0.04 or 1.0
     bounds = (low - margin, high + margin)
-    frame = _Frame(bounds, bounds, "predicted", "true value")
+    frame = Frame(bounds, bounds, "predicted", "true value")
     frame.line([(bounds[0], bounds[0]), (bounds[1], bounds[1])], "ideal")
     for g in groups:
         x, y = frame.x(g["predicted"]), frame.y(g["gold"])
@@ -228,4 +236,4 @@ def heat_map(matrix: Sequence[Sequence[int]], labels: Sequence[str]) -> Markup |
             body.append(f"<title>{escape(labels[i])} → {escape(labels[j])}: {cell:,} ({share(cell, total)})</title></g>")
     # small maps shrink with the screen as far as their text stays readable, large ones scroll
     style = f"width:{width:.0f}px;max-width:none" if n > 8 else f"width:{width:.0f}px;max-width:100%;min-width:{min(width, 320):.0f}px"
-    return _svg(width, height, "Confusion matrix, gold labels in rows", body, style)
+    return svg(width, height, "Confusion matrix, gold labels in rows", body, style)

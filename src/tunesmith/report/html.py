@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from tunesmith.errors import counted
-from tunesmith.report import changes, charts, view, wording
+from tunesmith.report import changes, charts, folds, study, view, wording
 from tunesmith.storage import write_text
 
 _MISTAKES = 30
@@ -43,6 +43,7 @@ def render_html(result: view.Result) -> str:
         "one_line": wording.one_line,
         "split_name": view.split_name,
         "unit": view.unit,
+        "value_words": study.value_words,
         "has_share_right": view.has_share_right,
     }
     found = view.judged(result)
@@ -56,7 +57,7 @@ def render_html(result: view.Result) -> str:
         "result": result,
         "split": split,
         "evaluation": evaluation,
-        "verdict": view.verdict(result),
+        "verdict": folds.verdict_of(result),
         "limitations": view.limitations(result),
         "train_counts": train_counts,
         "thresholds": thresholds,
@@ -75,6 +76,8 @@ def render_html(result: view.Result) -> str:
         "update_header": changes.HEADER,
         "update_rows": changes.update_rows(result["update"]) if result.get("update") else [],
         "update_sentences": changes.update_sentences(result["update"]) if result.get("update") else [],
+        "folds": folds.page(result["cross_validation"]) if "cross_validation" in result else None,
+        "study": study.page(result["study"]) if "study" in result else None,
         "validation": result["evaluations"]["valid"] if split == "test" else None,
     }
     if evaluation:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tunesmith.errors import counted
-from tunesmith.report import view, wording
+from tunesmith.report import folds, study, view, wording
 
 
 def render_table(result: view.Result) -> str:
@@ -12,7 +12,9 @@ def render_table(result: view.Result) -> str:
     Plain text without escape codes, so that it reads the same on a terminal, in a log and in a file.
     """
     lines: list[str] = []
-    found = view.judged(result)
+    for table in folds.tables(result["cross_validation"]) if "cross_validation" in result else []:
+        lines += [*wording.aligned(table), ""]
+    found = None if view.is_cross_validated(result) else view.judged(result)
     if found:
         split, evaluation = found
         rivals = view.computed(evaluation)
@@ -30,13 +32,15 @@ def render_table(result: view.Result) -> str:
             for row in view.comparison(result, evaluation)
             if row["leading"]
         ]
-        lines += aligned([header, *rows])
+        lines += wording.aligned([header, *rows])
         if any(row[0].endswith(" *") for row in rows):
             lines.append("* chose the checkpoint")
         lines += [f"{y['name']}: {y['note']}" for y in evaluation.get("yardsticks", []) if not y["metrics"]]
         lines += evaluation.get("remarks", [])
         lines.append("")
-    lines += [view.verdict(result), ""]
+    if "study" in result:
+        lines += study.study_lines(result["study"])
+    lines += [folds.verdict_of(result), ""]
     lines += [f"- {sentence}" for sentence in view.limitations(result)]
     lines += account_lines(result)
     kept = view.kept_rows(result)
@@ -70,13 +74,3 @@ def account_lines(result: view.Result) -> list[str]:
             said.append("none cut")
         lines.append(f"{view.split_name(split)} ({part['file']}, {part['how']}): {', '.join(said)}")
     return lines
-
-
-def aligned(rows: list[list[str]]) -> list[str]:
-    """Return the rows with columns aligned and a rule under the first."""
-    widths = [max(wording.columns_wide(row[i]) for row in rows) for i in range(len(rows[0]))]
-    lines = [
-        "  ".join(cell + " " * (width - wording.columns_wide(cell)) for cell, width in zip(row, widths, strict=True)).rstrip()
-        for row in rows
-    ]
-    return [lines[0], "  ".join("-" * width for width in widths), *lines[1:]]

@@ -6,7 +6,7 @@ builds one with every key.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tunesmith.errors import counted, listing
@@ -18,7 +18,7 @@ Evaluation = dict[str, Any]
 
 FEW_ROWS = 10  # a label with fewer test rows has scores that mean little
 MANY_LABELS = 25  # more than this do not fit a heat map with numbers
-_LEADING = (
+LEADING = (
     "f1_strict",
     "precision_strict",
     "recall_strict",
@@ -51,6 +51,11 @@ def judged(result: Result) -> tuple[str, Evaluation] | None:
     return None
 
 
+def is_cross_validated(result: Result) -> bool:
+    """Whether a cross-validation is the measure of the result, as there was no test besides."""
+    return "cross_validation" in result and not result["evaluations"].get("test")
+
+
 def unit(evaluation: Evaluation) -> str:
     """Return what the metrics are means over: rows, unless the task says otherwise."""
     found: str = evaluation.get("unit", "row")
@@ -68,14 +73,14 @@ def comparison(result: Result, evaluation: Evaluation) -> list[dict[str, Any]]:
     `others` has value and interval (both None where unknown) for each of the evaluation's yardsticks that was computed.
     """
     values = evaluation["metrics"]
-    names = sorted(values, key=lambda name: (name != result["metric"], _LEADING.index(name) if name in _LEADING else len(_LEADING)))
+    names = sorted(values, key=lambda name: (name != result["metric"], LEADING.index(name) if name in LEADING else len(LEADING)))
     return [
         {
             "name": name,
             "title": title(name),
             "chosen": name == result["metric"] and result["training"]["best_step"] is not None,
             # with one label per text, micro F1 is the accuracy
-            "leading": name == result["metric"] or (name in _LEADING and not (name == "f1_micro" and "accuracy" in values)),
+            "leading": name == result["metric"] or (name in LEADING and not (name == "f1_micro" and "accuracy" in values)),
             "lower": name in LOWER_IS_BETTER,
             "model": values[name],
             "interval": evaluation["intervals"].get(name),
@@ -160,6 +165,12 @@ def limitations(result: Result) -> list[str]:
     """Return what the evaluation and the data account show to be weak or unknown, one sentence or two each."""
     said = []
     found = judged(result)
+    if is_cross_validated(result):
+        said.append(
+            "The model was trained on all rows after the cross-validation, and no rows are left that could test it alone: what the folds "
+            "reach is what to expect of it." + (" Figures of validation rows, which chose its checkpoint, are optimistic." if found else "")
+        )
+        found = None
     if found and found[0] == "valid":
         said.append(
             "There is no test set. The figures are those of the validation set, which were also used to choose the checkpoint, "
@@ -312,6 +323,21 @@ def account_rows(result: Result) -> tuple[list[str], list[tuple[str, list[str]]]
     return list(splits), rows
 
 
+def regularisation(recipe: Mapping[str, Any]) -> str:
+    """Return what is in use beside dropout and weight decay, with its strength and source; empty when nothing is."""
+    words = {
+        "label_smoothing": "label smoothing {:g} (Szegedy et al. 2016)",
+        "r_drop": "R-Drop {:g} (Liang et al. 2021)",
+        "fgm": "adversarial noise (FGM) {:g} (Miyato et al. 2017)",
+        "multi_sample_dropout": "{} dropout masks before the last layer (Inoue 2019)",
+        "ema": "moving average of the weights, decay {:g} (Polyak and Juditsky 1992)",
+        "average": "mean of the weights at the last {} evaluations (Izmailov et al. 2018)",
+    }
+    idle = {"multi_sample_dropout": 1, "average": 1}
+    used = [name for name in words if recipe.get(name, idle.get(name, 0)) != idle.get(name, 0)]
+    return "; ".join(words[name].format(recipe[name]) for name in used)
+
+
 def training_facts(result: Result) -> list[tuple[str, str]]:
     """Return (what, value) pairs about the training and the machine."""
     training, machine = result["training"], result["machine"]
@@ -319,7 +345,12 @@ def training_facts(result: Result) -> list[tuple[str, str]]:
     return [
         ("Base model", result["base_model"]),
         *([("Pooling", result["pooling"])] if result.get("head", "sequence-classification") == "sequence-classification" else []),
+        (
+            "Tuning",
+            result["recipe"].get("tuning", "full") + "; ".join(["", *filter(None, [training.get("tuning"), training.get("frozen")])]),
+        ),
         ("Parameters trained", f"{count(trained)} of {count(parameters)} ({share(trained, parameters)})"),
+        *([("Regularisation", regularisers)] if (regularisers := regularisation(result["recipe"])) else []),
         ("Epochs", f"{training['epochs']:g}"),
         ("Steps", count(training["steps"])),
         ("Stopped", training["stopped"]),

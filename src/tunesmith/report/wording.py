@@ -130,3 +130,10 @@ def shorten(text: str, width: int) -> str:
     while columns_wide(tail) > width - 1 - columns_wide(head) or (tail and unicodedata.combining(tail[0])):
         tail = tail[1:]
     return f"{head}…{tail}"
+
+
+def aligned(rows: list[list[str]]) -> list[str]:
+    """Return the rows with columns aligned and a rule under the first."""
+    widths = [max(columns_wide(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = ["  ".join(cell + " " * (width - columns_wide(cell)) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    return [lines[0], "  ".join("-" * width for width in widths), *lines[1:]]

@@ -24,6 +24,7 @@ from tunesmith.errors import UsageError, listing, setting
 from tunesmith.metrics import METRICS
 from tunesmith.model.spec import HeadSpec
 from tunesmith.progress import QUIET, Progress
+from tunesmith.tasks.divergences import of_choices
 from tunesmith.tasks.rows import Part, Ragged, Rows, Targets
 
 if TYPE_CHECKING:
@@ -81,6 +82,8 @@ class Task(ABC):
     added: ClassVar[tuple[str, ...]]
     bulky: ClassVar[frozenset[str]] = frozenset()
     target_word: ClassVar[str] = "label"
+    fixed_sequences: ClassVar[bool] = True
+    """Whether every epoch goes through the sequences of the token tables, as they are there."""
     reads_context: ClassVar[bool] = False
     """Whether the text around an example can be read along."""
 
@@ -190,6 +193,14 @@ class Task(ABC):
     @abstractmethod
     def loss(self, outputs: Tensor, batch: PackedBatch) -> Tensor:
         """Return float[n] from combined outputs float[R, C]: values whose sum, divided by `batch.parts`, is the loss of the batch."""
+
+    def divergence(self, one: Tensor, other: Tensor, batch: PackedBatch) -> Tensor:
+        """Return float[n], how far two runs' outputs of the head lie apart: like those of `loss`, their sum is divided by `batch.parts`.
+
+        one, other: float[S, C] or float[T, C]; combined outputs of all parts of a step where `joint`
+        Unless the task says otherwise every row of combined outputs is a choice of one.
+        """
+        return of_choices(self.combine(one, batch), self.combine(other, batch))
 
     def first_bias(self, rows: Rows) -> np.ndarray | None:
         """Return float32[C], what the last layer's bias should begin with; None to leave it at 0."""

@@ -26,6 +26,7 @@ from tunesmith.metrics import Kind, evaluation, multi_label, predicted_labels, s
 from tunesmith.model.spec import HeadSpec
 from tunesmith.progress import QUIET, Progress
 from tunesmith.tasks.base import Hub, Measured, Task, merge_windows
+from tunesmith.tasks.divergences import of_choices, of_flags
 from tunesmith.tasks.labels import EMPTY_LIST, ClassTargets, class_weights, label_order, new_labels, recognise, targets_of
 from tunesmith.tasks.mistakes import worst
 from tunesmith.tasks.rows import Part, Ragged, Rows
@@ -201,6 +202,11 @@ class Classification(Task):
             p = F.softmax(outputs, 1).gather(1, targets[:, None])[:, 0]
             terms = terms * _focus(p, self.focal_gamma)
         return terms if weights is None else terms * weights[targets]
+
+    def divergence(self, one: Tensor, other: Tensor, batch: PackedBatch) -> Tensor:
+        """Return float[E]: of the choice of a label; with several labels a row the mean over labels, each there or not."""
+        one, other = self.combine(one, batch), self.combine(other, batch)
+        return of_flags(one, other).mean(1) if self.multi else of_choices(one, other)
 
     def first_bias(self, rows: Rows) -> np.ndarray | None:
         """Return float32[C], what the last layer's bias should begin with; None to leave it at 0.

@@ -29,6 +29,7 @@ from tunesmith.progress import QUIET, Progress
 from tunesmith.seeds import seed_for
 from tunesmith.tasks import masked_yardsticks
 from tunesmith.tasks.base import Hub, Task
+from tunesmith.tasks.divergences import of_choices
 from tunesmith.tasks.rows import Part, Ragged, Rows
 
 if TYPE_CHECKING:
@@ -91,17 +92,19 @@ class NoTargets:
 class MaskedLM(Task):
     """Guessing hidden words.
 
-    share: of the words that are hidden
+    share: of the words that are hidden; label_smoothing: of the training loss
     tokenizer: transformers' tokenizer of the encoder, and encoder: what made the rows' tokens of it; both given by `bind`
     """
 
     share: float = 0.15
+    label_smoothing: float = 0.0
     tokenizer: Any = field(default=None, repr=False, compare=False)
     encoded_by: WholeWordEncoder | None = field(default=None, repr=False, compare=False)
     name: str = field(default="masked-lm", init=False)
     kind: str = field(default="masked-lm", init=False)
     labels: list[str] = field(default_factory=list, init=False)
 
+    fixed_sequences: ClassVar[bool] = False
     added: ClassVar[tuple[str, ...]] = ("filled", "fill")
     updatable: ClassVar[bool] = False
     target_word: ClassVar[str] = ""
@@ -122,7 +125,7 @@ class MaskedLM(Task):
     @classmethod
     def learn(cls, table: TokenTable, config: Config) -> MaskedLM:
         """Return the task; the texts teach the network only."""
-        return cls(config.mask_share)
+        return cls(config.mask_share, config.label_smoothing)
 
     def bind(self, tokenizer: Any, encoder: Any) -> MaskedLM:
         """Return the task that knows its encoder's tokens. Raises `ModelError` for a tokenizer without a mask."""
@@ -177,7 +180,8 @@ class MaskedLM(Task):
         """Turn scores float[P, V] into what is kept of them.
 
         float[P, 4] where the hidden tokens are known: the logarithm of their probability, whether they are the most probable ones, the most
-        probable token and its probability; else float[P, 10]: the five most probable tokens' probabilities, and those tokens.
+        probable token and its probability, and with label smoothing a fifth value, the mean logarithm of all tokens' probabilities; else
+        float[P, 10]: the five most probable tokens' probabilities, and those tokens.
         """
         if batch.targets is None:
             best = torch.softmax(outputs, dim=1).topk(min(_GUESSES, outputs.shape[1]), dim=1)
@@ -189,7 +193,9 @@ class MaskedLM(Task):
             # the logarithm of the sum of all is the gold token's score less its log-probability
             total = outputs.gather(1, gold[:, None])[:, 0] - told
             others = [(top.indices == gold).float(), top.indices.float(), torch.exp(top.values - total)]
-        return torch.stack([told, *others], dim=1)
+        # what smoothing needs of the other tokens: the mean of their log-probabilities
+        smooth = [outputs.mean(dim=1) - total] if self.label_smoothing > 0 else []
+        return torch.stack([told, *others, *smooth], dim=1)
 
     def sizes(self, batch: PackedBatch) -> np.ndarray:
         """Return int[E], how many hidden tokens each example has."""
@@ -197,8 +203,17 @@ class MaskedLM(Task):
         return batch.point_counts.astype(np.int64)
 
     def loss(self, outputs: Tensor, batch: PackedBatch) -> Tensor:
-        """Return float[P], minus the logarithm of each hidden token's probability (cross-entropy)."""
-        return -outputs[:, 0]
+        """Return float[P], minus the logarithm of each hidden token's probability (cross-entropy).
+
+        Label smoothing: Szegedy et al. 2016, "Rethinking the Inception Architecture", section 7, over the vocabulary.
+        """
+        if self.label_smoothing == 0:
+            return -outputs[:, 0]
+        return -(1 - self.label_smoothing) * outputs[:, 0] - self.label_smoothing * outputs[:, 4]
+
+    def divergence(self, one: Tensor, other: Tensor, batch: PackedBatch) -> Tensor:
+        """Return float[P], of the choice of a token for each hidden place."""
+        return of_choices(one, other)
 
     def first_bias(self, rows: Rows) -> np.ndarray:
         """Return float32[V], the logarithm of each token's share in the training texts: a fresh head begins with what is frequent."""

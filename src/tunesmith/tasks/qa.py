@@ -19,7 +19,6 @@ from tunesmith.data.likeness import text_key
 from tunesmith.data.passages import PassageEncoder
 from tunesmith.data.schema import Example, RowSource, Schema
 from tunesmith.data.table import TokenTable
-from tunesmith.data.text_faults import script
 from tunesmith.data.tokens import Encoded, Truncation
 from tunesmith.errors import DataError, ModelError, setting
 from tunesmith.metrics import calibration_bins, expected_calibration_error
@@ -27,8 +26,9 @@ from tunesmith.model.spec import HeadSpec
 from tunesmith.progress import QUIET, Progress
 from tunesmith.qa_metrics import Match, averages, best_threshold, score_intervals, scores
 from tunesmith.seeds import seed_for
-from tunesmith.tasks.answer_notes import notes_on_answers
+from tunesmith.tasks.answer_notes import match_of, notes_on_answers
 from tunesmith.tasks.base import Hub, Measured, Task
+from tunesmith.tasks.divergences import of_choices
 from tunesmith.tasks.mistakes import worst
 from tunesmith.tasks.qa_yardsticks import simple_answers
 from tunesmith.tasks.rows import Part, Ragged, Rows
@@ -40,7 +40,6 @@ if TYPE_CHECKING:
 _NBEST = 20
 _CHUNK = 1024
 _SAMPLE = 200
-_CHINESE = ("Han", "Japanese")
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,12 +66,14 @@ class QuestionAnswering(Task):
     unanswerable: training had questions without an answer, so "no answer" may be predicted
     null_threshold: it is when its score is so much above that of the best span
     max_answer_tokens: longest span; answer_match: how answers are compared: words, characters, or by the script of the passages (auto)
+    label_smoothing: of the training loss
     """
 
     unanswerable: bool = False
     null_threshold: float = 0.0
     max_answer_tokens: int = 30
     answer_match: str = "auto"
+    label_smoothing: float = 0.0
     name: str = field(default="qa", init=False)
     kind: str = field(default="qa", init=False)
     labels: list[str] = field(default_factory=list, init=False)
@@ -101,7 +102,7 @@ class QuestionAnswering(Task):
             raise DataError(
                 f"{table.name}: no question has an answer, so there is nothing to learn. Is {setting('label')} the right column?"
             )
-        return cls(bool((~has & ~targets.labels.missing).any()), 0.0, config.max_answer_tokens, config.answer_match)
+        return cls(bool((~has & ~targets.labels.missing).any()), 0.0, config.max_answer_tokens, config.answer_match, config.label_smoothing)
 
     def targets(self, table: TokenTable) -> AnswerTargets:
         """Return the answers of a table's questions."""
@@ -156,25 +157,34 @@ class QuestionAnswering(Task):
         Start and end are each a softmax over the passage's tokens and the null position, which is the answer of a window without
         one. With one answer this is the mean of both cross-entropies (Devlin et al. 2019, "BERT", section 4.2), averaged over
         windows as transformers' run_qa.py does; the sum over several is the marginal likelihood of Clark and Gardner 2018,
-        "Simple and Effective Multi-Paragraph Reading Comprehension", section 2.2, on whole spans.
+        "Simple and Effective Multi-Paragraph Reading Comprehension", section 2.2, on whole spans. Label smoothing gives a share to all
+        places of the window, start and end alike (Szegedy et al. 2016, section 7).
         """
         windows, answers = batch_windows(batch), batch_answers(batch)
-        sizes = windows[:, 2] - windows[:, 1] + 1
-        number = np.repeat(np.arange(len(sizes)), sizes)
-        within = np.arange(len(number)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
-        padded = outputs.new_full((len(sizes), int(sizes.max()), 2), -torch.inf)
-        padded = padded.index_put((torch.from_numpy(number), torch.from_numpy(within)), outputs)
-        chances = torch.log_softmax(padded, 1)
+        padded, there = _by_window(outputs, windows)
+        sizes = there.sum(1)
+        chances = torch.log_softmax(padded.masked_fill(~there[:, :, None], -torch.inf), 1)
         of = np.searchsorted(batch.cu_seqlens, answers[:, 0], side="right") - 1
         first = windows[of, 1]
-        empty = np.setdiff1d(np.arange(len(sizes)), of)
+        empty = np.setdiff1d(np.arange(len(windows)), of)
         nothing = np.zeros(len(empty), np.int64)
         spans = [(of, empty), (answers[:, 0] - first + 1, nothing), (answers[:, 1] - first + 1, nothing)]
         window, start, end = (torch.from_numpy(np.concatenate(pair)) for pair in spans)
         each = chances[window, start, 0] + chances[window, end, 1]
-        top = each.new_full((len(sizes),), -torch.inf).scatter_reduce(0, window, each.detach(), "amax")
+        top = each.new_full((len(windows),), -torch.inf).scatter_reduce(0, window, each.detach(), "amax")
         total = torch.zeros_like(top).index_add(0, window, torch.exp(each - top[window]))
-        return -(torch.log(total) + top) / 2
+        terms = -(torch.log(total) + top) / 2
+        if self.label_smoothing == 0:
+            return terms
+        even = -chances.masked_fill(~there[:, :, None], 0.0).sum(1).mean(1) / sizes
+        return (1 - self.label_smoothing) * terms + self.label_smoothing * even
+
+    def divergence(self, one: Tensor, other: Tensor, batch: PackedBatch) -> Tensor:
+        """Return float[S], for each window the mean of those of its starts and of its ends."""
+        windows = batch_windows(batch)
+        first, there = _by_window(self.combine(one, batch), windows)
+        second, _ = _by_window(self.combine(other, batch), windows)
+        return of_choices(first.transpose(1, 2), second.transpose(1, 2), there[:, None].expand(-1, 2, -1)).mean(1)
 
     # --- judging -----------------------------------------------------------------------------------------------------------
 
@@ -379,11 +389,12 @@ class QuestionAnswering(Task):
         )
 
 
-def match_of(passages: Sequence[str]) -> Match:
-    """Return how answers of these passages are compared: by characters where most are Chinese or Japanese, else by words."""
-    chinese = sum(script(text) in _CHINESE for text in passages)
-    return "characters" if 2 * chinese > len(passages) else "words"
-
-
 def _margins(found: Sequence[Found]) -> np.ndarray:
     return np.array([one.margin for one in found], np.float64)
+
+
+def _by_window(outputs: Tensor, windows: np.ndarray) -> tuple[Tensor, Tensor]:
+    """Return float[S, n, 2], the start and end scores of each window's places, zeros behind them, and bool[S, n], which are places."""
+    sizes = torch.from_numpy((windows[:, 2] - windows[:, 1] + 1).astype(np.int64))
+    there = torch.arange(int(sizes.max())) < sizes[:, None]
+    return outputs.new_zeros((*there.shape, 2)).masked_scatter(there[:, :, None], outputs), there

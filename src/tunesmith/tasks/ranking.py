@@ -18,7 +18,7 @@ from tunesmith.data.ranked import JointEncoder, TwinEncoder
 from tunesmith.data.schema import Example, RowSource, Schema
 from tunesmith.data.table import TokenTable
 from tunesmith.data.tokens import Encoded, ExampleEncoder, Truncation
-from tunesmith.errors import DataError, UsageError, counted, setting
+from tunesmith.errors import DataError, UsageError, setting
 from tunesmith.metrics import METRICS
 from tunesmith.model.heads import TextModel
 from tunesmith.model.spec import HeadSpec
@@ -26,10 +26,11 @@ from tunesmith.progress import QUIET, Progress
 from tunesmith.tasks import ranking_judging as judging
 from tunesmith.tasks import ranking_losses as losses
 from tunesmith.tasks.base import Hub, Measured, Task, merge_windows
-from tunesmith.tasks.ranking_candidates import Candidates, Known, passage_keys, queries_of
+from tunesmith.tasks.divergences import of_choices, of_flags
+from tunesmith.tasks.ranking_candidates import Candidates, passage_keys, queries_of
 from tunesmith.tasks.ranking_files import sentence_transformers_files
 from tunesmith.tasks.ranking_judging import Judged, JudgedTargets
-from tunesmith.tasks.ranking_mining import lexical_scores, mine, remembered, vector_scores, weights_stamp
+from tunesmith.tasks.ranking_mining import with_mined
 from tunesmith.tasks.rows import Part, Ragged, Rows, Targets
 
 if TYPE_CHECKING:
@@ -39,8 +40,6 @@ if TYPE_CHECKING:
 
 CROSS, BI = "cross-encoder", "bi-encoder"
 _LOSSES = {"pointwise": losses.pointwise, "pairwise": losses.pairwise, "listwise": losses.listwise}
-_MINED = 4
-"""Mined passages to draw from, as a multiple of the negatives that a query gets in a step."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +56,7 @@ class Ranking(Task):
     ranker: cross-encoder or bi-encoder; objective: pointwise, pairwise or listwise, of a cross-encoder
     aggregation: mean or max of a cross-encoder's outputs over the windows of a pair
     temperature: of the contrastive loss; best: the highest grade, by which the pointwise loss scales grades to [0, 1]
+    label_smoothing: of the training loss
     """
 
     ranker: str = CROSS
@@ -64,11 +64,13 @@ class Ranking(Task):
     aggregation: str = "mean"
     temperature: float = 0.05
     best: float = 1.0
+    label_smoothing: float = 0.0
     name: str = field(default="ranking", init=False)
     kind: str = field(default="ranking", init=False)
     labels: list[str] = field(default_factory=list, init=False)
     candidates: Candidates | None = field(default=None, compare=False, repr=False)
 
+    fixed_sequences: ClassVar[bool] = False
     added: ClassVar[tuple[str, ...]] = ("score",)
     target_word: ClassVar[str] = "relevance"
 
@@ -94,13 +96,19 @@ class Ranking(Task):
             raise UsageError(f"{setting('pooling')} {config.pooling!r} is none that a bi-encoder has: its vectors are means. Leave it out.")
         if config.ranker == CROSS and config.negatives_per_query == 0:
             raise UsageError(f"{setting('negatives_per_query')} 0 leaves a cross-encoder nothing to compare; it must be at least 1.")
+        if config.ranker == BI and config.multi_sample_dropout > 1:
+            raise UsageError(
+                f"{setting('multi_sample_dropout')} drops what the last layer reads, and a bi-encoder has no layer behind its encoder. "
+                "Leave it out."
+            )
         targets = judging.targets_of(table)
         if not (targets.grades > 0).any():
             raise DataError(
                 f"{table.name}: no passage is relevant to any query, so there is nothing to learn. Is {setting('label')} the right column? "
                 "A grade above 0 means relevant."
             )
-        return cls(config.ranker, config.ranking_loss, config.aggregation, config.temperature, float(targets.grades.max()))
+        best = float(targets.grades.max())
+        return cls(config.ranker, config.ranking_loss, config.aggregation, config.temperature, best, config.label_smoothing)
 
     def targets(self, table: TokenTable) -> JudgedTargets:
         """Return the grades of a table's rows."""
@@ -162,7 +170,7 @@ class Ranking(Task):
         how = config.negatives if config.negatives != "auto" else "in-batch" if self.ranker == BI else "random"
         count = config.negatives_per_query
         if how == "hard":
-            queries = _with_mined(queries, part, pool, keys, pretrained, config, progress)
+            queries = with_mined(queries, part, pool, keys, pretrained, config, progress)
         fill = how if how == "random" or (how == "in-batch" and self.ranker == CROSS) else "none"
         if self.ranker == CROSS and fill == "none":
             lone = [row for row, known in queries.items() if not len(known.negatives)]
@@ -215,12 +223,27 @@ class Ranking(Task):
         assert batch.targets is not None
         targets = torch.from_numpy(batch.targets)
         if self.ranker == BI:
-            first = np.concatenate([[True], np.diff(batch.example) != 0])
-            return losses.contrastive(outputs[first], outputs[~first], targets, self.temperature)
+            queries, passages = _apart(outputs, batch)
+            return losses.contrastive(queries, passages, targets, self.temperature, self.label_smoothing)
         scale = self.best if self.objective == "pointwise" else 1.0
-        sizes = np.bincount(batch.targets[:, 1].astype(np.int64)).tolist()
+        sizes = _candidates(batch)
         scores, grades = outputs[:, 0].split(sizes), (targets[:, 0] / scale).split(sizes)
-        return torch.stack([_LOSSES[self.objective](a, b) for a, b in zip(scores, grades, strict=True)])
+        return torch.stack([_LOSSES[self.objective](a, b, self.label_smoothing) for a, b in zip(scores, grades, strict=True)])
+
+    def divergence(self, one: Tensor, other: Tensor, batch: PackedBatch) -> Tensor:
+        """Return float[Q], of the choice of a query's passage among its candidates, or with in-batch negatives among all of the step.
+
+        With the pointwise loss it is the mean over the candidates, each relevant or not.
+        """
+        assert batch.targets is not None
+        one, other = self.combine(one, batch), self.combine(other, batch)
+        if self.ranker == BI:
+            first, second = (a @ b.T / self.temperature for a, b in (_apart(one, batch), _apart(other, batch)))
+            return of_choices(first, second, torch.from_numpy(batch.targets) >= 0)
+        pairs = zip(one[:, 0].split(_candidates(batch)), other[:, 0].split(_candidates(batch)), strict=True)
+        if self.objective == "pointwise":
+            return torch.stack([of_flags(a, b).mean() for a, b in pairs])
+        return torch.stack([of_choices(a, b) for a, b in pairs])
 
     # --- judging -----------------------------------------------------------------------------------------------------------
 
@@ -339,29 +362,13 @@ class Ranking(Task):
         return cls(values["ranker"], values["objective"], values["aggregation"], float(values["temperature"]), float(values["best"]))
 
 
-def _with_mined(
-    queries: dict[int, Known], part: Part, pool: np.ndarray, keys: np.ndarray, pretrained: Pretrained, config: Config, progress: Progress
-) -> dict[int, Known]:
-    """Return the queries with hard negatives among their negatives."""
+def _apart(vectors: Tensor, batch: PackedBatch) -> tuple[Tensor, Tensor]:
+    """Return the vectors of the queries, the first of each example, and those of the passages."""
+    first = np.concatenate([[True], np.diff(batch.example) != 0])
+    return vectors[first], vectors[~first]
 
-    def compute() -> list[np.ndarray]:
-        wanted, place = np.unique(np.concatenate([np.array(list(queries), np.int64), pool]), return_inverse=True)
-        examples = part.with_index(wanted).examples(progress)
-        if examples is None:
-            raise DataError(f"{part.source.name}: the data changed while they were in use. Start again.")
-        asked = [examples[at].texts[0] for at in place[: len(queries)].tolist()]
-        passages = [examples[at].texts[1] for at in place[len(queries) :].tolist()]
-        scores = (
-            lexical_scores(asked, passages, progress) if config.miner == "bm25" else vector_scores(asked, passages, pretrained, progress)
-        )
-        pairs = list(zip(queries.values(), asked, strict=True))
-        return mine(pairs, pool, keys, scores, _MINED * config.negatives_per_query, config.false_negative_margin)
 
-    model = (pretrained.located.place, weights_stamp(str(pretrained.located.place))) if config.miner == "encoder" else ()
-    key = (part.rows.fingerprint(), config.miner, model, config.negatives_per_query, config.false_negative_margin)
-    found = remembered(key, compute)
-    progress.say(f"hard negatives: {counted(sum(map(len, found)), 'passage')} mined by {config.miner} for {len(queries):,} queries")
-    return {
-        row: replace(known, negatives=np.unique(np.concatenate([known.negatives, more])))
-        for (row, known), more in zip(queries.items(), found, strict=True)
-    }
+def _candidates(batch: PackedBatch) -> list[int]:
+    """Return how many candidates each query of a cross-encoder's batch has."""
+    assert batch.targets is not None
+    return np.bincount(batch.targets[:, 1].astype(np.int64)).tolist()

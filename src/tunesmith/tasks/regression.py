@@ -148,6 +148,10 @@ class Regression(Task):
         wanted = ((torch.from_numpy(batch.targets) - self.mean) / self.scale).float()
         return torch.square(outputs[:, 0] - wanted)
 
+    def divergence(self, one: Tensor, other: Tensor, batch: PackedBatch) -> Tensor:
+        """Return float[E], the squared difference, on the scale of the loss: a number has no distribution to compare."""
+        return torch.square(self.combine(one, batch) - self.combine(other, batch))[:, 0]
+
     def finish(self, model: TextModel) -> Regression:
         """Put mean and scale into the last layer, so that transformers, too, gives values in the file's units.
 

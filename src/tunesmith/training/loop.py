@@ -17,17 +17,22 @@ import numpy as np
 import torch
 
 from tunesmith.config import Config
-from tunesmith.data.batches import PackedBatch, merged, plan_batches
-from tunesmith.errors import Interrupted, ModelError, setting
+from tunesmith.data.batches import plan_batches
+from tunesmith.errors import Diverged, Interrupted, ModelError, setting
 from tunesmith.metrics import greater_is_better
-from tunesmith.model.arithmetic import arithmetic
 from tunesmith.model.heads import TextModel
+from tunesmith.model.tuning import Strategy
 from tunesmith.progress import Progress
 from tunesmith.seeds import seed_for
 from tunesmith.tasks.base import Task
 from tunesmith.tasks.rows import Rows
+from tunesmith.training.averaging import averaging_of, check_evaluations
+from tunesmith.training.gradients import Gradients
 from tunesmith.training.optim import bring_up, clip, lr_at, set_lr, settle
 from tunesmith.training.state import Checkpoints, TrainState
+
+Watch = Callable[[float, dict[str, float]], str]
+"""Is told the epochs done (a fraction) and the scores of each validation, and returns why training should end, or nothing."""
 
 
 @dataclass(frozen=True)
@@ -49,71 +54,49 @@ def steps_per_epoch(rows: Rows, config: Config) -> int:
 
 
 def train_steps(
-    model: TextModel, task: Task, rows: Rows, optimizer: torch.optim.Optimizer, config: Config, *, start: int, precision: str
+    model: TextModel,
+    task: Task,
+    rows: Rows,
+    optimizer: torch.optim.Optimizer,
+    config: Config,
+    *,
+    start: int,
+    precision: str,
+    strategy: Strategy,
 ) -> Iterator[StepRecord]:
     """Train from optimizer step `start` on, yielding after each step; endlessly correct to stop after any of them.
 
     A step's gradient is that of its mean loss, however many parts `config.max_tokens` cuts it into. What is not in a step's words may
     lag behind in the table of words until `settle` is called.
-    Raises `ModelError` when the loss is no longer a number.
+    Raises `Diverged` when the loss is no longer a number.
     """
     per_epoch = steps_per_epoch(rows, config)
     total = per_epoch * config.epochs
     plan: list[np.ndarray] = []
+    gradients = Gradients(model, task, config, precision)
     for step in range(start, total):
         epoch, position = divmod(step, per_epoch)
         if position == 0 or not plan:
             plan = plan_batches(rows.table.kept[rows.index], batch_size=config.batch_size, seed=config.seed, epoch=epoch)
         chosen = rows.index[plan[position]]
         torch.manual_seed(seed_for(config.seed, "dropout", epoch, step))
-        model.train()
+        strategy.train_mode(model, epoch)
         optimizer.zero_grad(set_to_none=True)
-        loss_sum = 0.0
-        batches = task.batches(rows, chosen, seed_for(config.seed, "batch", epoch, step), config.tokens_at_once)
+        batches = task.batches(rows, chosen, seed_for(config.seed, "batch", epoch, step), gradients.max_tokens)
         units = max(sum(batch.parts for batch in batches), 1)
         tokens = sum(len(batch.ids) for batch in batches)
         bring_up(optimizer, batches)
-        if task.joint and len(batches) > 1:
-            loss_sum, batches = _joint_step(model, task, batches, precision, units), []
-        for batch in batches:
-            with arithmetic(precision):
-                outputs = model(batch)
-            loss = task.loss(task.combine(outputs, batch), batch).sum()
-            (loss / units).backward()
-            loss_sum += float(loss.detach())
+        loss_sum = gradients.add(batches, units)
         if not np.isfinite(loss_sum):
-            raise ModelError(
+            raise Diverged(
                 f"the loss of step {step + 1} is {loss_sum}; the weights have left the range of numbers. Lower {setting('lr')} "
-                f"(it is {config.lr:g}), raise {setting('warmup')}, or train with {setting('precision', 'fp32')}."
+                f"(it is {config.peak_lr:g}), raise {setting('warmup')}, or train with {setting('precision', 'fp32')}."
             )
         norm = clip(optimizer, config.max_grad_norm)
         lr = lr_at(step, total, config)
         set_lr(optimizer, lr)
         optimizer.step()
         yield StepRecord(step + 1, (step + 1) / per_epoch, loss_sum / units, lr, norm, tokens, position + 1 == per_epoch)
-
-
-def _joint_step(model: TextModel, task: Task, batches: list[PackedBatch], precision: str, units: int) -> float:
-    """Add to the gradients those of a loss of all parts together, and return its sum; no more than one part's graph is in memory.
-
-    All parts run without a graph first; the loss gives the gradient of their outputs, with which each runs again: Gao et al. 2021,
-    "Scaling Deep Contrastive Learning Batch Size under Memory Limited Setup", section 3.2.
-    """
-    states, found = [], []
-    for batch in batches:
-        states.append(torch.get_rng_state())  # the second run must drop the same units
-        with torch.no_grad(), arithmetic(precision):
-            found.append(task.combine(model(batch), batch).float())
-    outputs = torch.cat(found).requires_grad_()
-    loss = task.loss(outputs, merged(batches)).sum()
-    (loss / units).backward()
-    assert outputs.grad is not None
-    for batch, state, gradient in zip(batches, states, outputs.grad.split(list(map(len, found))), strict=True):
-        torch.set_rng_state(state)
-        with arithmetic(precision):
-            again = model(batch)
-        task.combine(again, batch).float().backward(gradient)
-    return float(loss.detach())
 
 
 def run(
@@ -124,6 +107,7 @@ def run(
     config: Config,
     state: TrainState,
     *,
+    strategy: Strategy,
     checkpoints: Checkpoints,
     precision: str,
     metric: str,
@@ -131,25 +115,32 @@ def run(
     evaluate: Callable[[], dict[str, float]] | None,
     progress: Progress,
     resume_hint: str,
+    watch: Watch | None = None,
 ) -> TrainState:
     """Train to the end or to the early stop, with evaluations and checkpoints; leaves the chosen weights in `model`.
 
     evaluate: scores the current weights on validation rows; None without any, and then the last weights are chosen
     resume_hint: how to go on, for the message of an interruption
+    watch: may end the training after any evaluation
 
     Raises `Interrupted` after Ctrl-C (the step in progress is finished and saved), `ModelError`, `StorageError`.
     """
     per_epoch = steps_per_epoch(rows, config)
     total = per_epoch * config.epochs
     log_every = max(1, total // 200)
+    note = check_evaluations(config, per_epoch)
+    if note:
+        progress.say(f"note: {note}")
     mean_tokens = task.tokens_an_example(rows)
     saved_at = time.monotonic()
+    averaging = averaging_of(model, optimizer, config, state, checkpoints)
     with stop_on_interrupt() as stop, progress.track("training", config.epochs * mean_tokens * len(rows), "tokens") as tracker:
         tracker.skip(state.step / max(total, 1) * config.epochs * mean_tokens * len(rows))
         clock = time.monotonic()
         if not state.over():
-            for record in train_steps(model, task, rows, optimizer, config, start=state.step, precision=precision):
+            for record in train_steps(model, task, rows, optimizer, config, start=state.step, precision=precision, strategy=strategy):
                 state.step = record.step
+                averaging.follow()
                 state.tokens += record.tokens
                 state.seconds += time.monotonic() - clock
                 state.loss_sum, state.loss_steps = state.loss_sum + record.loss, state.loss_steps + 1
@@ -161,13 +152,18 @@ def run(
                 last = state.history[-1]["loss"] if state.history else record.loss
                 tracker.advance(record.tokens, f"epoch {record.epoch:.2f}/{config.epochs}, loss {last:.4f}")
                 due = record.ends_epoch or (config.eval_steps is not None and record.step % config.eval_steps == 0)
+                if due:
+                    averaging.note()
                 if evaluate is not None and due:
                     settle(optimizer)
-                    _judge(model, state, record, evaluate(), checkpoints, metric, kind, config, progress)
+                    with averaging.applied():
+                        scores = evaluate()
+                        _judge(model, state, record, scores, checkpoints, metric, kind, config, progress)
+                    state.stopped = state.stopped or ("" if watch is None else watch(record.epoch, scores))
                 at_step = config.checkpoint_steps is not None and record.step % config.checkpoint_steps == 0
                 by_time = time.monotonic() - saved_at >= 60 * config.checkpoint_minutes
                 if stop.is_set() or state.over() or at_step or by_time or (record.ends_epoch and record.step < total):
-                    checkpoints.save(state, model, optimizer)
+                    checkpoints.save(state, model, optimizer, averaging.tensors())
                     saved_at = time.monotonic()
                 if state.over():
                     break
@@ -175,10 +171,12 @@ def run(
                     raise Interrupted(f"stopped after step {record.step:,} of {total:,}; everything up to it is saved. {resume_hint}")
                 clock = time.monotonic()
             state.stopped = state.stopped or "finished"
-            checkpoints.save(state, model, optimizer)
+            checkpoints.save(state, model, optimizer, averaging.tensors())
     settle(optimizer)
     if state.best_step is not None:
         checkpoints.load_best(state.best_step, model)
+    else:
+        averaging.put()
     return state
 
 

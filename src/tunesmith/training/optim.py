@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -16,8 +16,10 @@ from tunesmith.model.heads import TextModel
 from tunesmith.training.rows import RowwiseAdamW
 
 
-def build_optimizer(model: TextModel, config: Config) -> torch.optim.Optimizer:
+def build_optimizer(model: TextModel, config: Config, share: Callable[[str], float] = lambda name: 1.0) -> torch.optim.Optimizer:
     """Return AdamW or SGD over the parameters of `model` that require gradients.
+
+    share: of the learning rate, for the parameter of a name
 
     AdamW updates the table of words by rows, and so has it give its gradient by rows, where nothing else reads that parameter.
 
@@ -25,14 +27,17 @@ def build_optimizer(model: TextModel, config: Config) -> torch.optim.Optimizer:
     AdamW: Loshchilov and Hutter 2019, "Decoupled Weight Decay Regularization", algorithm 2, with bias correction
     (Mosbach et al. 2021, "On the Stability of Fine-tuning BERT", section 5: without it small data sets often fail to train).
     """
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    parts: dict[tuple[float, bool], list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            parts.setdefault((share(name), parameter.ndim >= 2), []).append(parameter)
     groups: list[dict[str, Any]] = [
-        {"params": [p for p in trained if p.ndim >= 2], "weight_decay": config.weight_decay},
-        {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
+        {"params": params, "weight_decay": config.weight_decay if matrices else 0.0, "share": share}
+        for (share, matrices), params in parts.items()
     ]
     if config.optimizer == "sgd":
-        return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum)
-    settings: dict[str, Any] = {"lr": config.lr, "betas": (0.9, 0.999), "eps": 1e-8}
+        return torch.optim.SGD(groups, lr=config.peak_lr, momentum=config.momentum)
+    settings: dict[str, Any] = {"lr": config.peak_lr, "betas": (0.9, 0.999), "eps": 1e-8}
     words = model.encoder.words
     if words is None or not words.weight.requires_grad:
         return torch.optim.AdamW(groups, fused=True, **settings)
@@ -60,16 +65,16 @@ def lr_at(step: int, total: int, config: Config) -> float:
     """
     warm = math.ceil(config.warmup * total)
     if step < warm:
-        return config.lr * (step + 1) / warm
+        return config.peak_lr * (step + 1) / warm
     gone = (step - warm) / max(total - warm, 1)
     factor = {"constant": 1.0, "linear": 1 - gone, "cosine": (1 + math.cos(math.pi * gone)) / 2}[config.schedule]
-    return config.lr * factor
+    return config.peak_lr * factor
 
 
 def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
-    """Set the learning rate of every group."""
+    """Set the learning rate of every group, its share of `lr`."""
     for group in optimizer.param_groups:
-        group["lr"] = lr
+        group["lr"] = lr * group["share"]
 
 
 def clip(optimizer: torch.optim.Optimizer, max_norm: float) -> float:

@@ -6,11 +6,13 @@ import contextlib
 import dataclasses
 import json
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -19,6 +21,7 @@ from tunesmith.storage import LOCK, new_directory, sweep, verify, write_manifest
 
 RUN = "run.json"
 """Beside the checkpoints: the settings of the run that made them."""
+_AVERAGES = "average.safetensors"
 _KEEP = 2
 
 
@@ -32,6 +35,7 @@ class TrainState:
     stopped: why training ended, empty while it goes on
     history: mean loss and rate of stretches of steps; loss_sum, loss_steps: of the stretch that is not full yet
     tokens, seconds: trained on so far
+    averaged: steps whose weights are in the average, where weights are averaged over evaluations
     """
 
     step: int = 0
@@ -44,6 +48,7 @@ class TrainState:
     loss_steps: int = 0
     tokens: int = 0
     seconds: float = 0.0
+    averaged: list[int] = field(default_factory=list)
     history: list[dict[str, float]] = field(default_factory=list)
     evaluations: list[dict[str, Any]] = field(default_factory=list)
 
@@ -57,7 +62,7 @@ class Checkpoints:
 
     Each is a directory `step-N` with weights, optimizer state and `state.json`, closed by a manifest of checksums, and put in
     place by one rename. The newest two are kept, so that a damaged one has a whole one before it. Weights of the best
-    evaluation are in `best-N`.
+    evaluation are in `best-N`, those that an average is made of in `weights-N`.
 
     config_hash, rows: what the run depends on: its settings, and the fingerprints of the rows that it trains on and chooses by
     (which of them those are can depend on a test file); a checkpoint of others is refused
@@ -67,28 +72,48 @@ class Checkpoints:
         self.directory = directory
         self.identity = {"config": config_hash, "rows": rows}
 
-    def save(self, state: TrainState, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-        """Write a checkpoint and remove what is no longer needed. Raises `StorageError`; the ones before stay whole."""
+    def save(
+        self, state: TrainState, model: nn.Module, optimizer: torch.optim.Optimizer, averages: Mapping[str, Tensor] | None = None
+    ) -> None:
+        """Write a checkpoint and remove what is no longer needed. Raises `StorageError`; the ones before stay whole.
+
+        averages: of the weights, by the names of parameters, as `averages` returns them again
+        """
         path = self.directory / f"step-{state.step}"
         with new_directory(path) as temporary:
             save_file(_weights(model), temporary / "model.safetensors")
             save_file(_optimizer_tensors(model, optimizer), temporary / "optimizer.safetensors")
+            if averages:
+                save_file(dict(averages), temporary / _AVERAGES)
             content = {"identity": self.identity, "state": dataclasses.asdict(state)}
             (temporary / "state.json").write_text(json.dumps(content, indent=1), encoding="utf-8")
             write_manifest(temporary)
         kept = self._paths("step")[:_KEEP]
         for old in self._paths("step")[_KEEP:]:
             shutil.rmtree(old, ignore_errors=True)
-        needed = {_read(path)["state"]["best_step"] for path in kept}
-        for old in self._paths("best"):
-            if int(old.name.split("-")[1]) not in needed:
+        needed = {name for path in kept for name in _named(_read(path))}
+        for old in (*self._paths("best"), *self._paths("weights")):
+            if old.name not in needed:
                 shutil.rmtree(old, ignore_errors=True)
 
     def save_best(self, step: int, model: nn.Module) -> None:
         """Write the weights of the best evaluation, made at `step`."""
-        with new_directory(self.directory / f"best-{step}") as temporary:
-            save_file(_weights(model), temporary / "model.safetensors")
+        self.save_weights("best", step, _weights(model))
+
+    def save_weights(self, kind: str, step: int, tensors: Mapping[str, Tensor]) -> None:
+        """Write weights of `step` as `KIND-STEP`. Raises `StorageError`."""
+        with new_directory(self.directory / f"{kind}-{step}") as temporary:
+            save_file({name: value.detach().contiguous() for name, value in tensors.items()}, temporary / "model.safetensors")
             write_manifest(temporary)
+
+    def weights(self, step: int) -> Any:
+        """Return the open file of the weights written for `step`, a context whose `get_tensor` reads one of them."""
+        return safe_open(self.directory / f"weights-{step}" / "model.safetensors", framework="pt")
+
+    def averages(self, step: int) -> dict[str, Tensor]:
+        """Return the averages that were given to `save` at `step`; nothing where there was no checkpoint then."""
+        path = self.directory / f"step-{step}" / _AVERAGES
+        return load_file(path) if path.is_file() else {}
 
     def load_best(self, step: int, model: nn.Module) -> None:
         """Put the weights written by `save_best` into `model`. Raises `StorageError` when they are damaged."""
@@ -109,9 +134,9 @@ class Checkpoints:
         for path in self._paths("step"):
             fault = verify(path)
             content = _read(path) if fault is None else {}
-            best = content["state"]["best_step"] if content else None
-            if best is not None and fault is None and (best_fault := verify(self.directory / f"best-{best}")) is not None:
-                fault = f"the best weights it names (best-{best}) are damaged: {best_fault}"
+            for name in _named(content) if fault is None else []:
+                if fault is None and (its := verify(self.directory / name)) is not None:
+                    fault = f"the weights it names ({name}) are damaged: {its}"
             if fault is not None:
                 notes.append(f"checkpoint {path} is damaged ({fault}); going back to the one before.")
                 damaged.append(path)
@@ -138,7 +163,7 @@ class Checkpoints:
 
     def clear(self) -> None:
         """Delete all checkpoints; what else is in the directory stays."""
-        for path in (*self._paths("step"), *self._paths("best")):
+        for path in (path for kind in ("step", "best", "weights") for path in self._paths(kind)):
             shutil.rmtree(path, ignore_errors=True)
 
     def remove(self) -> None:
@@ -154,21 +179,33 @@ class Checkpoints:
         return sorted(found, key=lambda path: -int(path.name.split("-")[1]))
 
 
+def _named(content: dict[str, Any]) -> list[str]:
+    """Return the names of the weights that a checkpoint with this content needs beside its own."""
+    best = content["state"]["best_step"]
+    return [*([] if best is None else [f"best-{best}"]), *(f"weights-{step}" for step in content["state"].get("averaged", []))]
+
+
 def _read(path: Path) -> dict[str, Any]:
     return json.loads((path / "state.json").read_text(encoding="utf-8"))
 
 
 def _weights(model: nn.Module) -> dict[str, Tensor]:
     # named_parameters names a shared parameter once, which safetensors demands; clones are needed for none of them
-    tensors = {name: value.detach().contiguous() for name, value in model.named_parameters()}
+    tensors = {name: value.detach().contiguous() for name, value in model.named_parameters() if name not in _frozen(model)}
     tensors.update({f"buffer:{name}": value.detach().clone() for name, value in model.named_buffers()})
     return tensors
+
+
+def _frozen(model: nn.Module) -> frozenset[str]:
+    """The names of parameters that stay as the encoder's files have them, so that no checkpoint need hold them."""
+    return getattr(model, "frozen", frozenset())
 
 
 def _put_weights(model: nn.Module, tensors: dict[str, Tensor]) -> None:
     with torch.no_grad():
         for name, value in model.named_parameters():
-            value.copy_(tensors[name])
+            if name not in _frozen(model):
+                value.copy_(tensors[name])
         for name, buffer in model.named_buffers():
             buffer.copy_(tensors[f"buffer:{name}"])
 

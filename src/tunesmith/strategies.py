@@ -1,0 +1,112 @@
+"""The ways to tune an encoder, by name: what each is for, and the settings that suit it. `model.tuning` carries them out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any
+
+from tunesmith.errors import did_you_mean, listing
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """One way to tune.
+
+    trains: what is trained, for help texts and messages
+    usual: values of settings unless they are told; those that suit full fine-tuning stand in `Config`
+    settings: those that mean something for this way and not for all others
+    source: where it comes from
+    """
+
+    trains: str
+    usual: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+    settings: frozenset[str] = frozenset()
+    source: str = ""
+
+
+_OF_FEATURES = frozenset({"features", "features_gb", "features_dir"})
+_OF_LORA = frozenset({"rank", "lora_alpha", "lora_dropout", "targets", "merge"})
+_OF_PROMPTS = frozenset({"virtual_tokens"})
+
+TUNINGS: dict[str, Tuning] = {
+    "full": Tuning("all weights"),
+    "head": Tuning(
+        "the head, on outputs of the encoder that are computed once",
+        {"lr": 5e-3, "epochs": 20, "pooling": "mean"},
+        _OF_FEATURES,
+        "Peters et al. 2019, To Tune or Not to Tune?",
+    ),
+    "last": Tuning(
+        "the last N layers and the head, on outputs of the layers below that are computed once",
+        {"lr": 1e-4},
+        _OF_FEATURES,
+        "Lee et al. 2019, What Would Elsa Do?",
+    ),
+    "layerwise": Tuning(
+        "all weights, those of lower layers at lower rates",
+        {"lr": 1e-4},
+        frozenset({"layer_decay", "unfreeze", "reinit"}),
+        "Howard and Ruder 2018, ULMFiT, sections 3.2 and 3.3; Sun et al. 2019; Zhang et al. 2021",
+    ),
+    "bitfit": Tuning("biases and the head", {"lr": 1e-3}, source="Ben Zaken et al. 2022, BitFit"),
+    "lora": Tuning("updates of low rank to linear layers, and the head", {"lr": 1e-3}, _OF_LORA, "Hu et al. 2022, LoRA"),
+    "dora": Tuning(
+        "updates of low rank to the directions of linear layers' weights, their magnitudes, and the head",
+        {"lr": 1e-3},
+        _OF_LORA,
+        "Liu et al. 2024, DoRA",
+    ),
+    "ia3": Tuning(
+        "factors of keys, values and inner activations, and the head",
+        {"lr": 5e-3},
+        frozenset({"merge"}),
+        "Liu et al. 2022, Few-Shot Parameter-Efficient Fine-Tuning is Better and Cheaper than In-Context Learning",
+    ),
+    "adapter": Tuning(
+        "two small layers behind each attention and each feed-forward layer, the norms, and the head",
+        {"lr": 1e-3},
+        frozenset({"bottleneck"}),
+        "Houlsby et al. 2019, Parameter-Efficient Transfer Learning for NLP",
+    ),
+    "prompt": Tuning("vectors of virtual tokens before each text, and the head", {"lr": 5e-3}, _OF_PROMPTS, "Lester et al. 2021"),
+    "ptuning": Tuning(
+        "a small network that makes vectors of virtual tokens before each text, and the head",
+        {"lr": 1e-3},
+        _OF_PROMPTS,
+        "Liu et al. 2021, GPT Understands, Too",
+    ),
+    "prefix": Tuning("keys and values of virtual tokens in every layer, and the head", {"lr": 5e-3}, _OF_PROMPTS, "Li and Liang 2021"),
+}
+"""`last` stands for `last:N`, N layers."""
+
+
+def parse(name: str) -> tuple[str, int | None]:
+    """Return the way to tune that `name` means, and N of `last:N`. Raises `ValueError` that says what is allowed."""
+    way, colon, number = name.partition(":")
+    known = ["last:N" if known == "last" else known for known in TUNINGS]
+    if way not in TUNINGS:
+        raise ValueError(f"{name!r} is not one of {listing(known, 40)}.{did_you_mean(way, list(TUNINGS))}")
+    if way != "last":
+        if colon:
+            raise ValueError(f"{name!r}: only last takes a number of layers, as last:2. Write {way!r}.")
+        return way, None
+    if not number.isdecimal() or int(number) < 1:
+        raise ValueError(f"{name!r} does not say how many of the last layers are trained. Example: 'last:2'")
+    return way, int(number)
+
+
+def usual(name: Any) -> Mapping[str, Any]:
+    """Return the values of settings that suit the way `name` unless they are told; none for what is no way to tune."""
+    found = TUNINGS.get(name.partition(":")[0]) if isinstance(name, str) else None
+    return found.usual if found is not None else {}
+
+
+def special_settings() -> dict[str, list[str]]:
+    """Return the settings that mean nothing for some ways to tune, each with the ways that it belongs to."""
+    found: dict[str, list[str]] = {}
+    for way, tuning in TUNINGS.items():
+        for name in tuning.settings:
+            found.setdefault(name, []).append(way)
+    return found

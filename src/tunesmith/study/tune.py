@@ -1,0 +1,307 @@
+"""`tunesmith tune`: searches, then trains with the best settings that were found."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import shlex
+import shutil
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tunesmith import recipe
+from tunesmith.bundle import DESCRIPTION
+from tunesmith.config import Config
+from tunesmith.errors import Interrupted, ModelError, StorageError, UsageError, counted, listing, setting
+from tunesmith.metrics import greater_is_better
+from tunesmith.model.names import locate
+from tunesmith.prepare import opened, prepare
+from tunesmith.progress import QUIET, Progress
+from tunesmith.rundir import CHECKPOINTS, is_started, keep_record, output_directory, stopped_in
+from tunesmith.storage import sweep, writing
+from tunesmith.study.best import summary, write_recipe
+from tunesmith.study.plan import BEST, DATABASE, LOCK, PLAN, TRIALS, Plan, Pruner, absolute, digest_of
+from tunesmith.study.space import default_space, read_space, written
+from tunesmith.study.trial import run_trials
+from tunesmith.study.trials import Trials
+from tunesmith.study.workers import threads_each, work
+
+PRUNERS = ("median", "hyperband", "none")
+USUAL_TRIALS = 20
+
+
+@dataclass(frozen=True)
+class TuneResult:
+    """A finished search: the model trained with the best settings, and the study as plain values.
+
+    best: the settings that were searched, as the best trial had them; value: its validation score
+    study: every trial, its settings, score and end, and what mattered; see `tunesmith.study.best.summary`
+    """
+
+    directory: Path
+    best: dict[str, Any]
+    value: float
+    study: dict[str, Any]
+    trained: recipe.TrainResult
+
+    @property
+    def importances(self) -> dict[str, float]:
+        """The share of each setting in how the trials' scores differ, greatest first; empty where the trials were too few."""
+        found: dict[str, float] | None = self.study["importances"]
+        return {} if found is None else found
+
+
+def tune(
+    config: Config,
+    *,
+    search: Mapping[str, Any] | None = None,
+    where: str = "search:",
+    told: Collection[str] = (),
+    trials: int | None = None,
+    jobs: int = 1,
+    pruner: str | None = None,
+    train_data: Any = None,
+    valid_data: Any = None,
+    test_data: Any = None,
+    labels: Any = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    progress: Progress = QUIET,
+) -> TuneResult:
+    """Search for settings that do best on the validation rows, train with them, test, and write the model directory.
+
+    search: what is searched, as in a recipe's [search]; None: usual ranges around the settings at hand
+    where: how messages name the place of `search`
+    told: settings that the usual ranges leave as they are
+    trials: how many trainings are compared, 20 unless told; on a resume: how many there shall be in all
+    jobs: so many processes share the trials, and the processors
+    pruner: "median" (unless told), "hyperband" or "none"
+    train_data, valid_data, test_data, labels, resume, overwrite: as `recipe.train` takes them
+
+    Raises what a training raises, and `Interrupted` after Ctrl-C: then, and after a crash, `resume` loses no trial.
+    """
+    _check_arguments(trials, jobs, pruner, resume, overwrite)
+    data = {"train_data": train_data, "valid_data": valid_data, "test_data": test_data, "labels": labels}
+    given = train_data if train_data is not None else config.train
+    directory = _directory(config, given, resume=resume, overwrite=overwrite)
+    if jobs > 1 and any(value is not None for value in data.values()):
+        raise UsageError(
+            f"{setting('jobs')} above 1 needs data in files, which each process opens; tables in memory need {setting('jobs', 1)}."
+        )
+    if resume:
+        plan = Plan.read(directory)
+        plan.check_same(directory, config, None if search is None else dict(search), pruner)
+        plan.check_rows(prepare(plan.config(), opened(plan.config(), data), progress))
+    else:
+        if given is None:
+            raise UsageError("no training data: name a file of labelled rows.")
+        plan = _plan(config, search, where, told, trials, pruner, data, progress)
+    with _held(directory) as lock:
+        if overwrite:
+            _clear(directory)
+        if not resume:
+            plan.write(directory)
+        elif trials is not None and trials != plan.trials:
+            plan = Plan(**{**vars(plan), "trials": trials})
+            plan.write(directory)
+        return _run(directory, plan, jobs, data, lock, progress)
+
+
+def _run(directory: Path, plan: Plan, jobs: int, data: dict[str, Any], lock: int, progress: Progress) -> TuneResult:
+    hint = _hint(directory)
+    trials = Trials(directory, plan, jobs=jobs)
+    left = trials.unfinished()
+    done = sum(trial.state.is_finished() for trial in trials.all())
+    if done or left:
+        begun = f"; {counted(len(left), 'trial')} that began will go on" if left else ""
+        progress.say(f"resuming the study after {counted(done, 'finished trial')}{begun}.")
+    for number in range(done + len(left)):  # a process killed between the end of a trial and this
+        if number not in left:
+            keep_record(trials.place(number))
+    _say_plan(trials, progress)
+    try:
+        if jobs == 1:
+            run_trials(trials, left, hint, progress, **data)
+        elif done + len(left) < plan.trials or left:
+            progress.say(f"{jobs} processes with {counted(threads_each(jobs), 'thread')} each")
+            work(directory, jobs, left, hint, progress, lock)
+            if still := trials.unfinished():
+                raise ModelError(f"{listing([f'trial {number + 1}' for number in still])} did not end. {hint}")
+        found = summary(trials)
+        best = trials.best()
+        if best is None:
+            why = listing(dict.fromkeys(trial["outcome"] for trial in found["trials"]), 3)
+            raise ModelError(
+                f"none of {counted(len(found['trials']), 'trial')} ran to its end ({why}). Lower the range of {setting('lr')}."
+            )
+        values = {range_.name: best.params[range_.name] for range_ in trials.ranges}
+        config = plan.config(**values)
+        said = f"trial {best.number + 1} of {len(found['trials'])}, the best: validation {plan.metric} {best.value:.4f}"
+        write_recipe(directory / BEST, config, f"Written by tunesmith tune: {said}.")
+        trained = _train_best(directory, plan, config, found, data, progress)
+    except KeyboardInterrupt:
+        raise Interrupted(f"stopped at once; all trials are saved as far as they went. {hint}") from None
+    return TuneResult(directory, values, float(best.value), found, trained)
+
+
+def _train_best(
+    directory: Path, plan: Plan, config: Config, found: dict[str, Any], data: dict[str, Any], progress: Progress
+) -> recipe.TrainResult:
+    """Train once more with the best settings, test, and write the model directory."""
+    config = config.model_copy(update={"out": str(directory)})
+    started = is_started(directory)
+    if (directory / DESCRIPTION).is_file() and not started:
+        kept = recipe.train(config, resume=True, **data) if _same(directory, found) else None
+        if kept is not None:
+            progress.say(f"{directory} is finished already; {setting('trials')} above {plan.trials:,} would go on searching.")
+            return kept
+    progress.say("training with the best settings anew, and testing:")
+    try:
+        return recipe.train(config, resume=started, overwrite=not started, progress=progress, beside={"study": found}, **data)
+    except Interrupted as error:
+        raise stopped_in("", error, _hint(directory)) from None
+
+
+def _same(directory: Path, found: dict[str, Any]) -> bool:
+    """Whether the model in `directory` is that of the study as it stands."""
+    import json
+
+    try:
+        return bool(json.loads((directory / DESCRIPTION).read_text(encoding="utf-8"))["result"]["study"]["trials"] == found["trials"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def _plan(
+    config: Config,
+    search: Mapping[str, Any] | None,
+    where: str,
+    told: Collection[str],
+    trials: int | None,
+    pruner: str | None,
+    data: dict[str, Any],
+    progress: Progress,
+) -> Plan:
+    """Check ranges and data, and return what the study is begun with."""
+    if config.lr == "find":
+        raise UsageError(
+            f"{setting('lr', 'find')} and tune both look for the rate. Leave it out; lr is searched unless ranges without it are declared."
+        )
+    if config.folds is not None:
+        raise UsageError(f"{setting('folds')} and tune exclude each other: trials are compared on the validation rows. Leave it out.")
+    both = [name for name in told if search is not None and name in {key.replace("-", "_") for key in search}]
+    if both:
+        raise UsageError(f"{listing(map(setting, both))}: set and searched at once. Leave the setting or its range out.")
+    specs = dict(search) if search is not None else default_space(config, told)
+    ranges = read_space(specs, config, where)
+    for range_ in ranges:
+        if range_.name == "model":
+            for name in range_.values:
+                locate(name)
+    prepared = prepare(config, opened(config, data), progress)
+    valid, task = prepared.parts.get("valid"), prepared.task
+    if valid is None:
+        raise UsageError(
+            f"there are no validation rows to compare trials on. Raise {setting('valid_size')}, or name a file of them with "
+            f"{setting('valid')}."
+        )
+    if task.name == "masked-lm" and any(range_.name == "model" for range_ in ranges):
+        raise UsageError("model cannot be searched for masked-lm: perplexities of encoders with other vocabularies cannot be compared.")
+    metric = recipe.computable(
+        config.metric if config.metric is not None else task.default_metric, task, valid, [], told=config.metric is not None
+    )
+    return Plan(
+        settings=absolute(config.model_copy(update={"metric": metric})),
+        search={range_.name: range_.spec() for range_ in ranges},
+        metric=metric,
+        greater=greater_is_better(metric, task.kind),
+        trials=trials if trials is not None else USUAL_TRIALS,
+        pruner=_pruner(pruner),
+        usual=all(range_.holds(getattr(config, range_.name)) for range_ in ranges),
+        data=digest_of(prepared),
+    )
+
+
+def _pruner(name: str | None) -> Pruner:
+    return {"median": "median", "hyperband": "hyperband", "none": "none"}[name if name is not None else "median"]  # type: ignore[return-value]
+
+
+def _say_plan(trials: Trials, progress: Progress) -> None:
+    progress.say(f"searching, {counted(trials.plan.trials, 'trial')} by validation {trials.plan.metric}:")
+    for range_ in trials.ranges:
+        progress.say(f"  {range_}")
+    kind = {"median": "median of the others after as many epochs", "hyperband": "Hyperband", "none": "none"}[trials.plan.pruner]
+    first = ""
+    if trials.plan.usual:
+        base = trials.plan.config()
+        first = f"; trial 1 has the settings at hand ({listing(f'{r.name} {written(getattr(base, r.name))}' for r in trials.ranges)})"
+    progress.say(f"  early stop: {kind}{first}")
+
+
+def _check_arguments(trials: int | None, jobs: int, pruner: str | None, resume: bool, overwrite: bool) -> None:
+    if resume and overwrite:
+        both = f"{setting('resume')} and {setting('overwrite')}"
+        raise UsageError(f"{both} exclude each other: go on with what is in the directory, or replace it.")
+    faults = [
+        f"{setting(name)} is {value}; it must be a whole number from 1 to {most:,}."
+        for name, value, most in (("trials", trials, 100_000), ("jobs", jobs, 1000))
+        if value is not None and not 1 <= value <= most
+    ]
+    if pruner is not None and pruner not in PRUNERS:
+        faults.append(f"{setting('pruner')} is {pruner!r}; it must be {listing(map(repr, PRUNERS))}.")
+    if faults:
+        raise UsageError(*faults)
+
+
+def _directory(config: Config, data: Any, *, resume: bool, overwrite: bool) -> Path:
+    """Return where the study and its model go. Raises `StorageError` when something is there that may not be replaced."""
+    if resume:
+        if config.out is not None:
+            return Path(config.out)
+        stem = Path(data).name.split(".")[0] if isinstance(data, str | Path) else "model"
+        found = sorted(Path("runs").glob(f"{stem}*/{PLAN}"), key=lambda path: path.stat().st_mtime)
+        if not found:
+            raise UsageError(f"there is no study of {stem} in runs/ to resume. Name its directory with {setting('out')}.")
+        return found[-1].parent
+    if config.out is not None and (Path(config.out) / PLAN).is_file() and not overwrite:
+        raise StorageError(
+            f"{config.out} holds a study. Use {setting('resume', True)} to go on with it, {setting('overwrite', True)} to replace it, "
+            f"or another {setting('out')}."
+        )
+    if config.out is not None and overwrite and (Path(config.out) / PLAN).is_file():
+        return Path(config.out)
+    return output_directory(config, data, resume=False, overwrite=overwrite)
+
+
+def _clear(directory: Path) -> None:
+    """Delete a former study in `directory`; a model in it stays whole until the new one is."""
+    shutil.rmtree(directory / TRIALS, ignore_errors=True)
+    shutil.rmtree(directory / CHECKPOINTS, ignore_errors=True)
+    sweep(directory, PLAN, f"{DATABASE}*", BEST)
+
+
+def _hint(directory: Path) -> str:
+    how = setting("resume", True)
+    if how.startswith("--"):
+        return f"Go on with: tunesmith tune {how} --out {shlex.quote(str(directory))}"
+    return f"Go on with the same call and {how}, {setting('out', str(directory))}."
+
+
+@contextlib.contextmanager
+def _held(directory: Path) -> Iterator[int]:
+    """Hold the study in `directory` for this process and those it starts; yields the lock's handle."""
+    with writing(directory):
+        directory.mkdir(parents=True, exist_ok=True)
+        handle = os.open(directory / LOCK, os.O_WRONLY | os.O_CREAT, 0o644)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise StorageError(f"another search is writing into {directory}. Wait for it, or choose another {setting('out')}.") from None
+        sweep(directory, f".{PLAN}.*.tmp", f".{BEST}.*.tmp")
+        yield handle
+    finally:
+        os.close(handle)

@@ -1,0 +1,120 @@
+"""The gradient of one optimizer step: of its mean loss, however many parts it is worked off in, and of what is added to that loss.
+
+R rows of combined outputs, C outputs, K samples of the head.
+"""
+
+from __future__ import annotations
+
+import contextlib
+
+import torch
+from torch import Tensor
+
+from tunesmith.config import Config
+from tunesmith.data.batches import PackedBatch, merged
+from tunesmith.model.arithmetic import arithmetic
+from tunesmith.model.heads import TextModel
+from tunesmith.tasks.base import Task
+from tunesmith.training.regularise import AdversarialNoise, masks_before_the_last_layer
+
+
+class Gradients:
+    """Adds the gradient of a step's mean loss to those of the parameters.
+
+    R-Drop (Liang et al. 2021, "R-Drop: Regularized Dropout for Neural Networks", equation 4): the batch goes through the network twice,
+    with other dropout masks, and alpha times the divergence of both outputs joins the sum of both losses. Here all of it is halved, so that
+    learning rate and the limit of the gradient mean what they mean without.
+
+    Multi-sample dropout (Inoue 2019, "Multi-Sample Dropout for Accelerated Training and Better Generalization"): the head runs K times
+    on the same hidden states, each time with another mask; the loss is the mean.
+
+    Adversarial noise: see `AdversarialNoise`. The loss is the mean of that without and with noise, under the same dropout masks.
+    """
+
+    def __init__(self, model: TextModel, task: Task, config: Config, precision: str) -> None:
+        self._model, self._task, self._precision = model, task, precision
+        self._alpha, self._samples = config.r_drop, config.multi_sample_dropout
+        self._passes = 2 if config.r_drop > 0 else 1
+        self._noise = AdversarialNoise(model, config.fgm) if config.fgm > 0 else None
+        self.max_tokens = max(config.tokens_at_once // self._passes, 1)
+        """Most tokens of a part: those of all passes over it are in memory at once."""
+
+    def add(self, batches: list[PackedBatch], units: int) -> float:
+        """Add the gradient of the step that `batches` are the parts of; units: in how many parts its loss is averaged.
+
+        Returns the sum of the task's own loss, without noise.
+        """
+        with masks_before_the_last_layer(self._model) if self._samples > 1 else contextlib.nullcontext():
+            if self._noise is None:
+                return self._add(batches, units)
+            state = torch.get_rng_state()
+            with self._noise.measured():
+                loss = self._add(batches, 2 * units)
+            torch.set_rng_state(state)  # the noise is the worst for the network with these masks, and no other
+            with self._noise.added():
+                self._add(batches, 2 * units)
+            return loss
+
+    def _add(self, batches: list[PackedBatch], units: int) -> float:
+        if self._task.joint and len(batches) > 1:
+            return self._add_jointly(batches, units)
+        loss_sum = 0.0
+        for number, batch in enumerate(batches):
+            outputs = [self._outputs(batch, (number, turn)) for turn in range(self._passes)]
+            values = [[self._task.combine(sample, batch) for sample in samples] for samples in outputs]
+            loss, whole = self._loss(outputs, values, batch)
+            (whole / units).backward()
+            loss_sum += float(loss.detach())
+        return loss_sum
+
+    def _outputs(self, batch: PackedBatch, key: tuple[int, int]) -> list[Tensor]:
+        """Return the head's outputs, one for each sample."""
+        with arithmetic(self._precision), self._noise.at(key, batch) if self._noise is not None else contextlib.nullcontext():
+            if self._samples == 1:
+                return [self._model(batch)]
+            hidden = self._model.states(batch)
+            return [self._model.outputs(hidden, batch) for _ in range(self._samples)]
+
+    def _loss(self, outputs: list[list[Tensor]], values: list[list[Tensor]], batch: PackedBatch) -> tuple[Tensor, Tensor]:
+        """Return the sum of the task's own loss, and that with what is added to it.
+
+        outputs, values: of the head, and what `Task.combine` made of them, for each pass and sample
+        """
+        losses = [self._task.loss(value, batch).sum() for samples in values for value in samples]
+        loss = losses[0] if len(losses) == 1 else torch.stack(losses).mean()
+        if self._passes == 1:
+            return loss, loss
+        apart = [self._task.divergence(one, other, batch).sum() for one, other in zip(*outputs, strict=True)]
+        return loss, loss + self._alpha / 2 * torch.stack(apart).mean()
+
+    def _add_jointly(self, batches: list[PackedBatch], units: int) -> float:
+        """Add the gradient of a loss of all parts together; no more than one part's graph is in memory.
+
+        All parts run without a graph first; the loss gives the gradient of their outputs, with which each runs again: Gao et al. 2021,
+        "Scaling Deep Contrastive Learning Batch Size under Memory Limited Setup", section 3.2.
+        """
+        states: dict[tuple[int, int], Tensor] = {}
+
+        def combined(number: int, turn: int) -> Tensor:
+            """Return float[K, R, C]."""
+            samples = self._outputs(batches[number], (number, turn))
+            return torch.stack([self._task.combine(sample, batches[number]).float() for sample in samples])
+
+        found = []
+        for turn in range(self._passes):
+            parts = []
+            for number in range(len(batches)):
+                states[number, turn] = torch.get_rng_state()  # the second run must drop the same units
+                with torch.no_grad():
+                    parts.append(combined(number, turn))
+            found.append(torch.cat(parts, dim=1).requires_grad_())
+        sizes = [part.shape[1] for part in parts]
+        values = [list(outputs.unbind(0)) for outputs in found]
+        loss, whole = self._loss(values, values, merged(batches))
+        (whole / units).backward()
+        for turn, outputs in enumerate(found):
+            assert outputs.grad is not None
+            for number, gradient in enumerate(outputs.grad.split(sizes, dim=1)):
+                torch.set_rng_state(states[number, turn])
+                combined(number, turn).backward(gradient)
+        return float(loss.detach())

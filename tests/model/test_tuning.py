@@ -1,0 +1,345 @@
+"""Ways to tune: what is trained, at which rate, and that outputs of frozen layers may be kept."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import tunesmith
+from tiny import rows, save_encoder
+from tunesmith import recipe
+from tunesmith.errors import ModelError, UsageError
+from tunesmith.model import features
+from tunesmith.model.heads import TextModel
+from tunesmith.model.tuning import choose_strategy, depths, layers_of
+from tunesmith.progress import Progress
+from tunesmith.resolve import resolve
+from tunesmith.training import loop
+
+TABLE = rows(60, seed=1)
+QUICK: dict[str, Any] = {"epochs": 2, "batch_size": 8, "max_length": 48, "precision": "fp32", "valid_size": 0.2, "test_size": 0.2}
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TUNESMITH_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture(scope="module")
+def four_layers(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from tiny import ARCHITECTURES
+
+    ARCHITECTURES["bert"], former = {**ARCHITECTURES["bert"], "num_hidden_layers": 4}, ARCHITECTURES["bert"]
+    try:
+        return save_encoder(tmp_path_factory.mktemp("four"), "bert")
+    finally:
+        ARCHITECTURES["bert"] = former
+
+
+def train(model: Path, out: Path, **settings: Any) -> tunesmith.TrainResult:
+    return tunesmith.train(TABLE, model=str(model), out=str(out), **{**QUICK, **settings})
+
+
+def model_of(directory: Path, **settings: Any) -> tuple[TextModel, Any]:
+    """Return a model with a fresh head, prepared for tuning, and its strategy."""
+    from tunesmith.data.memory import open_data
+    from tunesmith.prepare import prepare
+    from tunesmith.progress import QUIET
+
+    config = resolve({"model": str(directory), "label": "label", "text": "text", **QUICK, **settings})
+    model = recipe.new_model(config, prepare(config, {"train": open_data(TABLE)}, QUIET))
+    strategy = choose_strategy(config)
+    strategy.prepare(model)
+    return model, strategy
+
+
+def weights(directory: Path) -> dict[str, torch.Tensor]:
+    from safetensors.torch import load_file
+
+    found = load_file(directory / "model.safetensors")
+    return {name.removeprefix("bert."): value for name, value in found.items()}
+
+
+def changed(before: Path, after: Path) -> set[str]:
+    """Return the names of the encoder's weights that training changed."""
+    one, two = weights(before), weights(after)
+    return {name for name in one if not torch.equal(one[name], two[name])}
+
+
+# --- what is trained --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("features", ["auto", "off"])
+@pytest.mark.parametrize(
+    ("tuning", "trained"), [("head", {"pooler."}), ("last:1", {"encoder.layer.3.", "pooler."}), ("last:4", {"encoder.layer.", "pooler."})]
+)
+def test_what_is_frozen_stays_as_it_is(four_layers: Path, tmp_path: Path, tuning: str, trained: set[str], features: str) -> None:
+    result = train(four_layers, tmp_path / "out", tuning=tuning, features=features, pooling="cls")
+    names = changed(four_layers, tmp_path / "out")
+    assert names and all(any(name.startswith(part) for part in trained) for name in names)
+    assert {part for part in trained if any(name.startswith(part) for name in names)} == trained
+    said = result.result["training"]
+    assert said["trained_parameters"] < said["parameters"]
+    assert ("computed once" in said["frozen"]) == (features == "auto")
+
+
+def test_bitfit_changes_biases_and_the_head_alone(four_layers: Path, tmp_path: Path) -> None:
+    train(four_layers, tmp_path / "out", tuning="bitfit")
+    names = changed(four_layers, tmp_path / "out")
+    assert any(name.startswith("encoder.layer.0") for name in names)
+    assert all(name.endswith("bias") or name.startswith("pooler.") for name in names)
+
+
+def test_bitfit_needs_biases(tmp_path: Path) -> None:
+    model, strategy = model_of(save_encoder(tmp_path / "m", "modernbert"))
+    strategy = choose_strategy(resolve({"tuning": "bitfit"}))
+    for name, _ in list(model.encoder.base.named_parameters()):
+        if name.endswith("bias"):
+            pytest.fail(f"this test wants an encoder without biases, and there is {name}")
+    with pytest.raises(ModelError, match="no biases"):
+        strategy.prepare(model)
+
+
+def test_layers_share_the_rate_by_their_depth(four_layers: Path) -> None:
+    model, strategy = model_of(four_layers, tuning="layerwise", layer_decay=0.5)
+    share = strategy.rate(model)
+    names = dict(model.named_parameters())
+    of = {part: next(share(name) for name in names if part in name) for part in ("word_embeddings", "layer.0.", "layer.3.", "pooler")}
+    assert of == {"word_embeddings": 0.5**4, "layer.0.": 0.5**3, "layer.3.": 1.0, "pooler": 1.0}
+    assert [share(name) for name in names if "classifier" in name] == [1.0, 1.0]
+
+
+def test_a_rate_of_one_for_all_layers_is_full_tuning(four_layers: Path, tmp_path: Path) -> None:
+    same = {"lr": 1e-3}
+    one = train(four_layers, tmp_path / "one", tuning="layerwise", layer_decay=1.0, **same)
+    two = train(four_layers, tmp_path / "two", tuning="full", **same)
+    assert one.result["training"]["history"] == two.result["training"]["history"]
+    assert not changed(tmp_path / "one", tmp_path / "two")
+
+
+def test_layers_join_from_the_top(four_layers: Path) -> None:
+    model, strategy = model_of(four_layers, tuning="layerwise", unfreeze=2)
+    depth = depths(model)
+    found = []
+    for epoch in range(4):
+        strategy.train_mode(model, epoch)
+        found.append(min(depth[name] for name, parameter in model.named_parameters() if parameter.requires_grad))
+    assert found == [5, 3, 1, 0]
+    strategy.finish(model)
+    assert all(parameter.requires_grad for parameter in model.parameters())
+
+
+def test_fresh_layers_differ_from_the_checkpoint_and_not_between_runs(four_layers: Path) -> None:
+    one, two = (model_of(four_layers, tuning="layerwise", reinit=1)[0] for _ in range(2))
+    before = model_of(four_layers)[0]
+    for layer in range(4):
+        kept = [torch.equal(x, y) for x, y in zip(layers_of(one)[layer].parameters(), layers_of(before)[layer].parameters(), strict=True)]
+        same = [torch.equal(x, y) for x, y in zip(layers_of(one)[layer].parameters(), layers_of(two)[layer].parameters(), strict=True)]
+        assert all(same)
+        assert all(kept) if layer < 3 else not all(kept)
+
+
+@pytest.mark.parametrize("architecture", ["roberta", "distilbert", "electra", "deberta-v2", "modernbert", "mpnet", "gpt2"])
+def test_depths_of_every_architecture(architecture: str, tmp_path: Path) -> None:
+    model, _ = model_of(save_encoder(tmp_path / "m", architecture))
+    depth = depths(model)
+    assert set(depth.values()) == {0, 1, 2, 3}
+    for name, number in depth.items():
+        assert (number == 3) == (not any(p is dict(model.named_parameters())[name] for p in model.encoder.base.parameters())) or (
+            "pooler" in name
+        )
+
+
+def test_layers_that_share_weights_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="cannot be trained apart"):
+        train(save_encoder(tmp_path / "m", "albert"), tmp_path / "out", tuning="last:1")
+    assert "computed once" in train(tmp_path / "m", tmp_path / "out", tuning="head").result["training"]["frozen"]
+
+
+# --- outputs of the frozen layers ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("pooling", ["cls", "mean"])
+@pytest.mark.parametrize("tuning", ["head", "last:2"])
+def test_kept_outputs_train_as_computed_ones(four_layers: Path, tmp_path: Path, tuning: str, pooling: str) -> None:
+    same = {"tuning": tuning, "pooling": pooling, "lr": 1e-3, "dropout": 0.0, "attention_dropout": 0.0}
+    kept = train(four_layers, tmp_path / "kept", **same)
+    computed = train(four_layers, tmp_path / "computed", features="off", **same)
+    losses = [[entry["loss"] for entry in one.result["training"]["history"]] for one in (kept, computed)]
+    np.testing.assert_allclose(losses[0], losses[1], rtol=1e-5)
+    for name, value in weights(tmp_path / "kept").items():
+        torch.testing.assert_close(value, weights(tmp_path / "computed")[name], rtol=1e-3, atol=1e-5)
+
+
+def test_dropout_is_in_the_trained_layers_only(four_layers: Path) -> None:
+    model, strategy = model_of(four_layers, tuning="last:2")
+    strategy.train_mode(model, 0)
+    assert [layer.training for layer in layers_of(model)] == [False, False, True, True]
+    assert not model.encoder.base.embeddings.training and model.head.training
+
+
+@pytest.mark.parametrize("tuning", ["head", "last:2"])
+def test_the_frozen_layers_run_once(four_layers: Path, tmp_path: Path, tuning: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = 0
+    original = TextModel.below
+
+    def counting(self: TextModel, *given: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        return original(self, *given)
+
+    monkeypatch.setattr(TextModel, "below", counting)
+    train(four_layers, tmp_path / "out", tuning=tuning, epochs=1)
+    once = calls
+    # another run on the same rows with the same frozen layers finds them
+    train(four_layers, tmp_path / "again", tuning=tuning, epochs=5, lr=1e-2)
+    assert once > 0 and calls == once
+
+
+def test_bf16_outputs_take_half_the_space_and_train_alike(four_layers: Path, tmp_path: Path) -> None:
+    same = {"tuning": "last:1", "dropout": 0.0, "attention_dropout": 0.0}
+    losses, sizes = [], []
+    for kind in ("fp32", "bf16"):
+        result = train(four_layers, tmp_path / kind, features=kind, features_dir=str(tmp_path / f"{kind}-features"), **same)
+        losses.append(result.result["training"]["history"][-1]["loss"])
+        sizes.append(sum(file.stat().st_size for file in (tmp_path / f"{kind}-features").rglob("rows.bin")))
+    assert sizes[0] == 2 * sizes[1] > 0
+    assert losses[0] == pytest.approx(losses[1], rel=2e-2)
+
+
+def test_a_limit_is_kept_and_said(four_layers: Path, tmp_path: Path) -> None:
+    result = train(four_layers, tmp_path / "out", tuning="last:1", features_gb=1e-6)
+    assert "more than features_gb 1e-06 allows" in result.result["training"]["frozen"]
+    assert not list((tmp_path / "cache" / "features").glob("*/rows.bin"))
+
+
+def test_too_little_disk_is_seen_before_anything_is_written(four_layers: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import shutil
+    from types import SimpleNamespace
+
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
+    result = train(four_layers, tmp_path / "out", tuning="last:1")
+    assert "features_dir names another place" in result.result["training"]["frozen"]
+
+
+@pytest.mark.parametrize("damage", ["rows.bin", "index.npz"])
+def test_damaged_outputs_are_computed_again(four_layers: Path, tmp_path: Path, damage: str) -> None:
+    one = train(four_layers, tmp_path / "one", tuning="last:1")
+    (file,) = (tmp_path / "cache" / "features").glob(f"*/{damage}")
+    file.write_bytes(file.read_bytes()[:100])
+    two = train(four_layers, tmp_path / "two", tuning="last:1")
+    assert one.result["training"]["history"] == two.result["training"]["history"]
+
+
+def test_other_weights_below_have_other_outputs(four_layers: Path, tmp_path: Path) -> None:
+    train(four_layers, tmp_path / "one", tuning="last:1")
+    train(save_encoder(tmp_path / "other", "bert", seed=5), tmp_path / "two", tuning="last:1")
+    assert len(list((tmp_path / "cache" / "features").glob("*/rows.bin"))) == 2
+
+
+def test_encoders_without_a_packed_forward_run_their_frozen_layers_again_and_say_so(tmp_path: Path) -> None:
+    encoder = save_encoder(tmp_path / "m", "modernbert")
+    assert "only with the packed engine" in train(encoder, tmp_path / "out", tuning="last:1").result["training"]["frozen"]
+    assert "computed once" in train(encoder, tmp_path / "head", tuning="head").result["training"]["frozen"]
+
+
+def test_what_is_not_kept_is_computed(four_layers: Path, tmp_path: Path) -> None:
+    from tunesmith.data.batches import collate
+
+    model, _ = model_of(four_layers, tuning="last:1", dropout=0.0)
+    model.eval()
+    frozen = features.Frozen(3, "fp32", "fp32")
+    model.features = features.open_features(model, frozen, [], tmp_path / "features", 2**30, Progress("quiet"))
+    batch = collate([np.array([2, 7, 9, 3], np.int32), np.array([2, 8, 3], np.int32)], np.arange(2))
+    with torch.no_grad():
+        found = model(batch)
+        model.features = None
+        torch.testing.assert_close(found, model(batch), rtol=1e-5, atol=1e-6)
+
+
+# --- resume ------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("gone", [False, True])
+@pytest.mark.parametrize("tuning", ["head", "last:1", "bitfit", "layerwise"])
+def test_a_resumed_run_ends_as_an_uninterrupted_one(
+    four_layers: Path, tmp_path: Path, tuning: str, gone: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import shutil
+
+    settings = {"tuning": tuning, "lr": 1e-3, "epochs": 3, "checkpoint_steps": 2, **({"unfreeze": 2} if tuning == "layerwise" else {})}
+    whole = train(four_layers, tmp_path / "whole", **settings)
+    original = loop.lr_at
+
+    def failing(step: int, *rest: Any) -> float:
+        if step == 7:
+            raise KeyboardInterrupt
+        return original(step, *rest)
+
+    monkeypatch.setattr(loop, "lr_at", failing)
+    with pytest.raises(tunesmith.errors.Interrupted):
+        train(four_layers, tmp_path / "cut", **settings)
+    monkeypatch.setattr(loop, "lr_at", original)
+    saved = next((tmp_path / "cut" / "checkpoints").glob("step-*/model.safetensors"))
+    if tuning in ("head", "last:1"):
+        assert saved.stat().st_size < (four_layers / "model.safetensors").stat().st_size / 2
+    if gone:
+        shutil.rmtree(tmp_path / "cache" / "features", ignore_errors=True)
+    cut = train(four_layers, tmp_path / "cut", resume=True, **settings)
+    assert cut.result["training"]["history"] == whole.result["training"]["history"]
+    assert not changed(tmp_path / "whole", tmp_path / "cut")
+
+
+# --- wrong use ---------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"tuning": "lats:2"}, "Did you mean 'last'"),
+        ({"tuning": "last"}, "Example: 'last:2'"),
+        ({"tuning": "last:0"}, "Example: 'last:2'"),
+        ({"tuning": "last:x"}, "Example: 'last:2'"),
+        ({"tuning": "head:2"}, "only last takes a number"),
+        ({"tuning": "full", "layer_decay": 0.5}, "it belongs to layerwise"),
+        ({"tuning": "layerwise", "features": "off"}, "it belongs to head, last"),
+        ({"layer_decay": 0.0}, "above 0"),
+        ({"features_gb": float("inf")}, "finite"),
+    ],
+)
+def test_wrong_settings_are_refused_with_what_is_allowed(settings: dict[str, Any], words: str) -> None:
+    with pytest.raises(UsageError, match=words):
+        resolve(settings)
+
+
+@pytest.mark.parametrize(("settings", "words"), [({"tuning": "last:5"}, "last:4"), ({"tuning": "layerwise", "reinit": 5}, "4 layers")])
+def test_more_layers_than_there_are(four_layers: Path, tmp_path: Path, settings: dict[str, Any], words: str) -> None:
+    with pytest.raises(UsageError, match=words):
+        train(four_layers, tmp_path / "out", **settings)
+
+
+def test_a_model_without_a_head_cannot_train_it(four_layers: Path, tmp_path: Path) -> None:
+    table = [{"query": f"{r['text']} {i}", "passage": r["text"], "label": i % 2} for i, r in enumerate(rows(24))]
+    with pytest.raises(UsageError, match="nothing to train"):
+        tunesmith.train(table, model=str(four_layers), out=str(tmp_path / "o"), ranker="bi-encoder", tuning="head", max_length=48)
+
+
+def test_usual_values_give_way_to_told_ones() -> None:
+    assert (resolve({"tuning": "head"}).pooling, resolve({"tuning": "head"}).epochs) == ("mean", 20)
+    told = resolve({"tuning": "head", "pooling": "cls", "epochs": 2, "lr": 0.5})
+    assert (told.pooling, told.epochs, told.lr) == ("cls", 2, 0.5)
+    assert (resolve({}).pooling, resolve({}).epochs, resolve({}).lr) == ("cls", 3, 5e-5)
+    assert resolve({"tuning": "head"}).model_fields_set == {"tuning"}
+
+
+def test_the_report_says_what_was_trained(four_layers: Path, tmp_path: Path) -> None:
+    train(four_layers, tmp_path / "out", tuning="last:2")
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "last:2; the last 2 layers and the head; outputs of the frozen layers computed once and kept in fp32" in page
+    stored = json.loads((tmp_path / "out" / "tunesmith.json").read_text())
+    assert stored["result"]["recipe"]["tuning"] == "last:2"
