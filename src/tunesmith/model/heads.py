@@ -19,13 +19,12 @@ from tunesmith.errors import ModelError
 from tunesmith.model.encoder import Encoder
 from tunesmith.model.masked_head import CheckpointMaskedHead
 from tunesmith.model.spec import HeadSpec
+from tunesmith.places import HEAD_FILE
 
 if TYPE_CHECKING:
     from tunesmith.model.adapted import Adapter
     from tunesmith.model.features import Features
     from tunesmith.model.names import Located
-
-HEAD_FILE = "head.safetensors"
 
 
 class CheckpointTokenHead(nn.Module):
