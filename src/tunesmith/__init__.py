@@ -18,6 +18,7 @@ if "OMP_WAIT_POLICY" not in os.environ:
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from tunesmith.api import add_examples as add_examples
     from tunesmith.api import load as load
     from tunesmith.api import train as train
     from tunesmith.api import tune as tune
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from tunesmith.tasks.qa import Answer as Answer
 
 _PLACES = {
+    "add_examples": "tunesmith.api",
     "train": "tunesmith.api",
     "tune": "tunesmith.api",
     "load": "tunesmith.api",
@@ -40,7 +42,7 @@ _PLACES = {
     "Answer": "tunesmith.tasks.qa",
 }
 
-__all__ = ["Answer", "Bundle", "Prediction", "TextClassifier", "TrainResult", "TuneResult", "load", "train", "tune"]
+__all__ = ["Answer", "Bundle", "Prediction", "TextClassifier", "TrainResult", "TuneResult", "add_examples", "load", "train", "tune"]
 
 
 def __getattr__(name: str) -> Any:

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from tunesmith import __version__
+from tunesmith.cli import examples as _examples
 from tunesmith.cli import inspect as _inspect
 from tunesmith.cli import predict as _predict
 from tunesmith.cli import pretrain as _pretrain
@@ -48,6 +49,7 @@ app.command("tune")(_tune.tune)
 app.command("pretrain")(_pretrain.pretrain)
 app.command("evaluate")(_predict.evaluate)
 app.command("predict")(_predict.predict)
+app.command("add-examples")(_examples.add_examples)
 app.command("check")(_inspect.check)
 app.command("walk")(_inspect.walk)
 app.command("models")(_inspect.models)

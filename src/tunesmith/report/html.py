@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from tunesmith.errors import counted
-from tunesmith.report import charts, folds, study, view, wording
+from tunesmith.report import charts, folds, lr_find, study, view, wording
 from tunesmith.storage import write_text
 
 _MISTAKES = 30
@@ -73,6 +73,7 @@ def render_html(result: view.Result) -> str:
         "counted_things": view.counted_things(evaluation) if evaluation else "rows",
         "notes": [y for y in evaluation.get("yardsticks", []) if y["note"]] if evaluation else [],
         "folds": folds.page(result["cross_validation"]) if "cross_validation" in result else None,
+        "probe": lr_find.page(result["lr_find"]) if "lr_find" in result else None,
         "study": study.page(result["study"]) if "study" in result else None,
         "validation": result["evaluations"]["valid"] if split == "test" else None,
     }

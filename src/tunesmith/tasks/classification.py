@@ -16,14 +16,17 @@ from tunesmith import yardsticks
 from tunesmith.config import Config
 from tunesmith.data.audit_labels import PLACEHOLDERS, spellings
 from tunesmith.data.batches import PackedBatch
+from tunesmith.data.cloze import ClozeEncoder
 from tunesmith.data.joined import parts
 from tunesmith.data.schema import Example, Schema
 from tunesmith.data.table import Labels, TokenTable
-from tunesmith.data.tokens import Encoded
+from tunesmith.data.text_faults import script
+from tunesmith.data.tokens import Encoded, ExampleEncoder, TextEncoder, Truncation
 from tunesmith.errors import DataError, counted, listing, setting
 from tunesmith.metrics import Kind, evaluation, multi_label, predicted_labels, scoring_steps, single_label, tune_thresholds
 from tunesmith.model.spec import HeadSpec
 from tunesmith.progress import QUIET, Progress
+from tunesmith.prompts import templates_of
 from tunesmith.tasks.base import Hub, Task, merge_windows
 from tunesmith.tasks.divergences import of_choices, of_flags
 from tunesmith.tasks.labels import EMPTY_LIST, ClassTargets, class_weights, label_order, recognise, targets_of
@@ -31,6 +34,8 @@ from tunesmith.tasks.mistakes import worst
 from tunesmith.tasks.rows import Part, Ragged, Rows
 
 if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
     from tunesmith.model.pretrained import Pretrained
 
 
@@ -93,6 +98,23 @@ class Classification(Task):
     def multi(self) -> bool:
         """Whether a row may have any number of labels."""
         return self.kind == "multi"
+
+    @classmethod
+    def encoding(cls, config: Config) -> dict[str, Any]:
+        """Return the template that texts stand in, where a gap in it is filled."""
+        if config.tuning != "none" or config.method != "cloze":
+            return {}
+        words = " ".join(word for several in (config.prompts or {}).values() for word in several)
+        return {"template": templates_of(config.template, "cloze", script(words))[0]}
+
+    @classmethod
+    def encoder(
+        cls, tokenizer: Tokenizer, truncation: Truncation, fallback_token: int | None, schema: Schema, **settings: Any
+    ) -> ExampleEncoder:
+        """Return what turns examples into token sequences, in the template of `encoding` where there is one."""
+        if "template" in settings and not schema.pair:
+            return ClozeEncoder(tokenizer, truncation, settings["template"], fallback_token)
+        return TextEncoder(tokenizer, truncation, fallback_token, pairs=schema.pair)
 
     @classmethod
     def fit(cls, labels: Labels, *, label_type: str = "auto", separator: str | None = None, **settings: Any) -> Classification:
