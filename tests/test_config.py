@@ -79,10 +79,10 @@ RANGES: dict[str, tuple[list[Any], list[Any]]] = {
         ["last", "last:0", "last:-1", "last:a", "head:1", "", "none at all"],
     ),
     "budget": ([None, "90s", "5m", "0.5h"], ["5", "m", "0m", "-1m", "five", "5 m", ""]),
-    "method": (["labels"], ["embedding", None]),
-    "prompts": ([None, {"a": "b"}, {"a": ["b", "c"]}, "a=b,c=d"], ["", "no-such-file.toml", {}, {"a": ""}, {"a": []}, 3]),
-    "template": ([None, "{}", "{}|about {}", "about {label}"], ["", "about", "{} {}"]),
-    "neighbours": ([8], [0, 10001, 1.5]),
+    "method": (["labels", "nearest"], ["embedding", None]),
+    "prompts": ([None, {"a": ["b", "c"]}], ["", "no-such-file.toml", {}, {"a": ""}, {"a": []}, 3]),
+    "template": ([None, "{}", "{}|about {}", "about {label}"], [""]),
+    "neighbours": ([8, 1], [0, 10001, 1.5]),
     "layer_decay": ([0.01, 1], [0, 1.1, math.nan]),
     "unfreeze": ([0, 200], [-1, 201, 0.5]),
     "reinit": ([0, 200], [-1, 201]),
@@ -102,6 +102,7 @@ RANGES: dict[str, tuple[list[Any], list[Any]]] = {
     "folds": ([None, 2, 1000], [0, 1, 1001]),
     "eval_steps": ([None, 1], [0]),
     "seed": ([0, 2**63 - 1], [-1, 2**63, 0.5]),
+    "replay_rows": ([0, 1000, 10**7], [-1, 0.5]),
     "checkpoint_minutes": ([0.01, 1e6], [0, -1, math.inf, math.nan]),
     "checkpoint_steps": ([None, 1], [0]),
     "dedupe": ([True, False], ["perhaps"]),
@@ -113,6 +114,8 @@ FREE = {"train", "valid", "test", "text", "text_pair", "label", "group", "encodi
 
 def way_of(name: str) -> dict[str, str]:
     """The way of tuning that a setting belongs to, for one that means nothing for others."""
+    if name == "neighbours":
+        return {"tuning": "none", "method": "nearest"}
     ways = special_settings().get(name, [])
     return {"tuning": "last:1" if "last" in ways else ways[0]} if ways else {}
 
@@ -334,8 +337,10 @@ def test_a_setting_is_spelled_for_those_who_read_it() -> None:
     assert setting("lr") == "lr"
 
 
-# where data lies and where results go, and how often is saved: what the table's own key or nothing at all accounts for
-PATHS = {"budget", "features_gb", "features_dir", "train", "valid", "test", "out", "checkpoint_minutes", "checkpoint_steps"}
+# where data lies, where results go, and what and how often is saved: what the table's own key or nothing at all accounts for
+PATHS = {
+    "budget", "features_gb", "features_dir", "train", "valid", "test", "out", "replay_rows", "checkpoint_minutes", "checkpoint_steps",
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", sorted(Config.model_fields))
