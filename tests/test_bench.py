@@ -12,7 +12,7 @@ from seqeval.metrics import f1_score as seqeval_f1
 from seqeval.scheme import IOB2, IOBES
 from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 
-from bench import domain, run, speed, table
+from bench import domain, fewshot, run, speed, table
 from bench.data import balanced_sample, prepare, read
 from bench.judging import judged
 from bench.lists import judged_lists
@@ -401,3 +401,14 @@ def test_work_counted_for_a_token_is_six_operations_a_weight_and_the_attention()
     whole, done = speed.work_per_token(0.0)
     assert whole == 6 * 6 * (4 * 384**2 + 2 * 384 * 1536) and 0.87 * whole < done < 0.88 * whole
     assert speed.work_per_token(250.0)[0] - whole == 6 * 6 * 2 * 250 * 384
+
+
+def test_the_few_shot_table_compares_seeds_that_both_programs_ran():
+    runs = [("fewshot", 0, 0.8, 10), ("fewshot", 1, 0.6, 20), ("fewshot", 2, 0.1, 99), ("setfit", 0, 0.7, 90), ("setfit", 1, 0.5, 110)]
+    records = [
+        {"row": "trec", "shots": 8, "program": program, "seed": seed, "accuracy": accuracy, "process_s": seconds}
+        for program, seed, accuracy, seconds in runs
+    ]
+    lines = fewshot.rendered(records).splitlines()
+    assert lines[2] == "| trec | 8 | 2 | 0.700 ± 0.141 | 0.600 ± 0.141 | 15 | 100 | 6.7 |"
+    assert lines[3] == "| mean | | | 0.700 | 0.600 | 15 | 100 | 6.7 |"
