@@ -15,6 +15,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 from bench.data import data_folder, read
 from bench.run import bundled_encoder
@@ -58,7 +59,12 @@ def ours(texts: list[str], said: dict[str, list[str]]) -> list[str]:
     import tunesmith
 
     with tempfile.TemporaryDirectory() as directory:
-        settings = {"tuning": "none", "prompts": said, "model": str(bundled_encoder()), "out": str(Path(directory) / "model")}
+        settings: dict[str, Any] = {
+            "tuning": "none",
+            "prompts": said,
+            "model": str(bundled_encoder()),
+            "out": str(Path(directory) / "model"),
+        }
         made = tunesmith.train(**settings, progress="quiet")
         return [prediction.label for prediction in made.bundle.predict(texts)]
 
