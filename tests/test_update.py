@@ -248,7 +248,7 @@ def test_distillation_keeps_more_of_what_was_known(model: Path, tmp_path: Path) 
         )
         return float(done.record["scores"]["test"]["metrics_after"]["log_loss"])
 
-    assert loss(5.0) < loss(0.0) - 0.1
+    assert loss(20.0) < loss(0.0) - 0.1
 
 
 def test_the_term_of_distillation() -> None:
@@ -266,7 +266,7 @@ def test_the_term_of_distillation() -> None:
         assert term.abs().max() < 1e-6 and same.grad is not None and same.grad.abs().max() < 1e-6
         assert (drift(task, other, wanted) > 0).all()  # type: ignore[arg-type]
     soft = torch.softmax(wanted / 2, 1)
-    expected = 4 * (soft * (torch.log_softmax(wanted / 2, 1) - torch.log_softmax(other / 2, 1))).sum(1)
+    expected = (soft * (torch.log_softmax(wanted / 2, 1) - torch.log_softmax(other / 2, 1))).sum(1)
     assert torch.allclose(drift(Task(["a", "b", "c"], False), other, wanted), expected, atol=1e-6)  # type: ignore[arg-type]
 
 
