@@ -15,8 +15,8 @@ from tunesmith.config import Config
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 COMMANDS = (
-    "", "train", "tune", "pretrain", "evaluate", "predict", "update", "history", "rollback", "check", "walk", "models", "sample", "index",
-    "search",
+    "", "train", "tune", "pretrain", "evaluate", "predict", "update", "history", "rollback", "add-examples", "check", "walk", "models",
+    "sample", "index", "search",
 )  # fmt: skip
 
 

@@ -78,12 +78,13 @@ RANGES: dict[str, tuple[list[Any], list[Any]]] = {
         ["full", "head", "last:1", "last:12", "layerwise", "bitfit"],
         ["last", "last:0", "last:-1", "last:a", "head:1", "", "none at all"],
     ),
+    "budget": ([None, "90s", "5m", "0.5h"], ["5", "m", "0m", "-1m", "five", "5 m", ""]),
     "layer_decay": ([0.01, 1], [0, 1.1, math.nan]),
     "unfreeze": ([0, 200], [-1, 201, 0.5]),
     "reinit": ([0, 200], [-1, 201]),
     "features": (["auto", "fp32", "bf16", "off"], ["on", "int8"]),
     "features_gb": ([0.001, 1e6], [0, -1, math.inf, math.nan]),
-    "lr": ([1e-9, 10], [0, -1, 10.1, math.nan, math.inf, "fast"]),
+    "lr": ([1e-9, 10, "find"], [0, -1, 10.1, math.nan, math.inf, "fast"]),
     "weight_decay": ([0, 0.99], [-0.1, 1, math.nan]),
     "momentum": ([0, 0.99], [-0.1, 1]),
     "schedule": (["linear", "cosine", "constant"], ["step"]),
@@ -94,6 +95,7 @@ RANGES: dict[str, tuple[list[Any], list[Any]]] = {
     "max_tokens": ([1], [0]),
     "metric": ([None, "accuracy", "f1_macro", "log_loss", "lrap"], ["acuracy", ""]),
     "patience": ([None, 1], [0, -1]),
+    "folds": ([None, 2, 1000], [0, 1, 1001]),
     "eval_steps": ([None, 1], [0]),
     "seed": ([0, 2**63 - 1], [-1, 2**63, 0.5]),
     "replay_rows": ([0, 1000, 10**7], [-1, 0.5]),
@@ -148,7 +150,7 @@ def test_a_fault_says_what_was_found_what_is_allowed_and_what_was_meant() -> Non
 def test_faults_are_told_in_plain_words() -> None:
     assert faults(epochs="many") == ("epochs is 'many'; it must be a whole number from 1 to 10,000.",)
     assert faults(stride=0.5) == ("stride is 0.5; it must be a whole number of at least 0.",)
-    assert faults(lr="fast") == ("lr is 'fast'; it must be a number above 0 and at most 10.",)
+    assert faults(lr="fast") == ("lr is 'fast'; it must be a number above 0 and at most 10, or 'find'.",)
     assert faults(warmup=1) == ("warmup is 1; it must be a number of at least 0 and below 1.",)
     assert faults(dedupe="perhaps") == ("dedupe is 'perhaps'; it must be true or false.",)
     assert faults(clip="5,0") == ("clip: '5,0' is not two numbers, the lesser first. Example: '0,5'",)
@@ -330,7 +332,7 @@ def test_a_setting_is_spelled_for_those_who_read_it() -> None:
 
 
 # where data lies, where results go, and what and how often is saved: what the table's own key or nothing at all accounts for
-PATHS = {"features_gb", "features_dir", "train", "valid", "test", "out", "replay_rows", "checkpoint_minutes", "checkpoint_steps"}
+PATHS = {"budget", "features_gb", "features_dir", "train", "valid", "test", "out", "replay_rows", "checkpoint_minutes", "checkpoint_steps"}
 
 
 @pytest.mark.parametrize("name", sorted(Config.model_fields))

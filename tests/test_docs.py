@@ -19,10 +19,10 @@ def test_reference_pages_are_what_the_program_says() -> None:
     assert done.returncode == 0, done.stderr
 
 
+OF_COMMANDS = ("adapters", "fewshot", "regularisers", "strategies", "tune", "update")
 PAGES = [
     "README.md",
-    "docs/regularisers.md",
-    "docs/update.md",
+    *(f"docs/{name}.md" for name in OF_COMMANDS),
     *sorted(str(page.relative_to(ROOT)) for page in ROOT.glob("docs/tasks/*.md")),
 ]
 
@@ -34,7 +34,8 @@ def blocks(page: str, kind: str) -> list[str]:
 SHIM = """#!{python}
 import sys
 from tunesmith.cli.app import main
-once = ["--epochs", "1"] if sys.argv[1:2] in (["train"], ["pretrain"], ["update"]) else []
+short = dict.fromkeys(("train", "pretrain", "update"), ["--epochs", "1"]) | {{"tune": ["--trials", "1"]}}
+once = short.get(sys.argv[1], [])
 main(sys.argv[1:] + once)
 """
 

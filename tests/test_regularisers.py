@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import errno
 import functools
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,19 +19,23 @@ from torch import Tensor
 import tasks.test_battery as battery
 import tiny
 import tunesmith
+from running import Run
 from tasks.test_battery import CASES, Case
 from test_rowwise_adamw import SETTINGS, Table, drawn
 from test_trajectory import padded
 from tunesmith.data.batches import PackedBatch, merged
 from tunesmith.data.memory import open_data
-from tunesmith.errors import Interrupted, UsageError
+from tunesmith.errors import Interrupted, StorageError, UsageError
 from tunesmith.model.heads import TextModel
 from tunesmith.prepare import prepare
 from tunesmith.progress import QUIET
 from tunesmith.recipe import new_model
+from tunesmith.tasks import divergences
 from tunesmith.tasks.base import Task
+from tunesmith.tasks.classification import Classification
+from tunesmith.tasks.regression import Regression
 from tunesmith.tasks.rows import Rows
-from tunesmith.training import averaging, loop
+from tunesmith.training import averaging, loop, state
 from tunesmith.training.gradients import Gradients
 from tunesmith.training.optim import settle
 from tunesmith.training.regularise import refuse_without_dropout
@@ -188,8 +193,9 @@ def whole_and_cut(
     return whole, resumed
 
 
-def weights(directory: Path) -> bytes:
-    return (directory / "model.safetensors").read_bytes()
+def weights(directory: Path) -> list[bytes]:
+    """What the model's files of weights hold: encoder or adapter, and head."""
+    return [file.read_bytes() for file in sorted(directory.glob("*.safetensors"))]
 
 
 @pytest.mark.parametrize("settings", [
@@ -198,13 +204,18 @@ def weights(directory: Path) -> bytes:
     {"tuning": "head", "multi_sample_dropout": 3, "epochs": 3, "ema": 0.8, "dropout": 0.1},
     {"tuning": "layerwise", "unfreeze": 1, "epochs": 4, "fgm": 0.5, "ema": 0.8},
     {"tuning": "bitfit", "r_drop": 1.0, "average": 2},
+    {"tuning": "lora", "r_drop": 1.0, "fgm": 0.5, "multi_sample_dropout": 2, "ema": 0.8},
+    {"tuning": "adapter", "r_drop": 1.0, "fgm": 0.5, "multi_sample_dropout": 2, "average": 2},
+    {"tuning": "prompt", "virtual_tokens": 4, "r_drop": 1.0, "fgm": 0.5, "ema": 0.8},
+    {"tuning": "ptuning", "virtual_tokens": 4, "fgm": 0.5, "engine": "padded"},
+    {"tuning": "prefix", "virtual_tokens": 4, "r_drop": 1.0, "fgm": 0.5, "average": 2},
 ], ids=lambda settings: settings["tuning"])  # fmt: skip
 def test_with_other_ways_of_tuning(settings: dict[str, Any], tiny_bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole, cut = whole_and_cut(classification, settings, tiny_bert, tmp_path, monkeypatch)
     assert weights(cut.directory) == weights(whole.directory)
-    plain = battery.train(classification, classification.rows(30, 0), tmp_path / "plain", tiny_bert, tuning=settings["tuning"], epochs=2)
-    files = {directory: (directory / "head.safetensors") for directory in (plain.directory, whole.directory)}
-    assert weights(plain.directory) != weights(whole.directory) or len({file.read_bytes() for file in files.values()}) == 2
+    others = {name: value for name, value in settings.items() if name not in (*STEP, "ema", "average")}
+    plain = battery.train(classification, classification.rows(30, 0), tmp_path / "plain", tiny_bert, **{"epochs": 2, **others})
+    assert weights(plain.directory) != weights(whole.directory)
 
 
 # --- by the formula ---------------------------------------------------------------------------------------------------------------------
@@ -277,6 +288,39 @@ def test_multi_sample_dropout_gives_masks_to_a_head_without(ready: Callable[...,
     outputs = [hf.qa_outputs(F.dropout(hidden, 0.1)) for _ in range(2)]
     losses = [found.task.loss(found.task.combine(one, batch), batch).mean() for one in outputs]
     same(mine, reference(found, torch.stack(losses).mean()))
+
+
+def test_divergences_are_those_of_the_distributions() -> None:
+    """Equation 2 of Liang et al. 2021, by torch.distributions."""
+    one, two = (3 * torch.randn(5, 4, generator=torch.Generator().manual_seed(seed)) for seed in (0, 1))
+
+    def both(of: Callable[..., torch.distributions.Distribution], a: Tensor, b: Tensor) -> Tensor:
+        p, q = of(logits=a), of(logits=b)
+        return (torch.distributions.kl_divergence(p, q) + torch.distributions.kl_divergence(q, p)) / 2
+
+    torch.testing.assert_close(divergences.of_choices(one, two), both(torch.distributions.Categorical, one, two))
+    torch.testing.assert_close(divergences.of_flags(one, two), both(torch.distributions.Bernoulli, one, two))
+    counted = torch.tensor([True, False, True, True]).expand(5, 4)
+    found = divergences.of_choices(one.requires_grad_(), two, counted)
+    torch.testing.assert_close(found, both(torch.distributions.Categorical, one[:, [0, 2, 3]], two[:, [0, 2, 3]]))
+    found.sum().backward()
+    assert one.grad is not None and one.grad.isfinite().all() and (one.grad[:, 1] == 0).all()
+
+    batch = tiny.targets_only(torch.zeros(5, 4))
+    several = Classification(list("abcd"), "multi")
+    torch.testing.assert_close(several.divergence(one, two, batch), divergences.of_flags(one, two).mean(1))
+    torch.testing.assert_close(Regression().divergence(one[:, :1], two[:, :1], batch), (one - two)[:, 0] ** 2)
+
+
+@pytest.mark.parametrize("objective", ["pointwise", "pairwise", "listwise"])
+def test_divergence_of_a_querys_candidates(ready: Callable[..., Ready], objective: str) -> None:
+    found = ready(CASES[IDS.index("ranking")], ranking_loss=objective)
+    (batch,) = found.batches(count=3)
+    one, two = (torch.randn(batch.size, 1, generator=torch.Generator().manual_seed(seed)) for seed in (0, 1))
+    pieces = [np.flatnonzero(batch.targets[:, 1] == query) for query in range(3)]
+    each = (lambda a, b: divergences.of_flags(a, b).mean()) if objective == "pointwise" else divergences.of_choices
+    expected = torch.stack([each(one[rows, 0], two[rows, 0]) for rows in pieces])
+    torch.testing.assert_close(found.task.divergence(one, two, batch), expected)
 
 
 @pytest.fixture
@@ -422,6 +466,26 @@ def test_the_average_of_a_table_that_is_updated_by_rows_equals_that_of_every_ste
     torch.testing.assert_close(mine.average(), expected, atol=1e-5, rtol=0)
 
 
+def test_a_full_disk_while_weights_of_an_average_are_kept(tiny_bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data, settings = classification.rows(40, 0), {"average": 3, "eval_steps": 2, "checkpoint_steps": 1}
+    whole = battery.train(classification, data, tmp_path / "whole", tiny_bert, **settings)
+    save, kept = state.Checkpoints.save_weights, []
+
+    def full(self: state.Checkpoints, kind: str, step: int, *rest: Any) -> None:
+        kept.append(kind)
+        if kept.count("weights") == 3:
+            with state.new_directory(self.directory / f"{kind}-{step}"):
+                raise OSError(errno.ENOSPC, "No space left on device")
+        save(self, kind, step, *rest)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(state.Checkpoints, "save_weights", full)
+        with pytest.raises(StorageError, match="the disk is full"):
+            battery.train(classification, data, tmp_path / "cut", tiny_bert, **settings)
+    resumed = battery.train(classification, data, tmp_path / "cut", tiny_bert, resume=True, **settings)
+    assert weights(resumed.directory) == weights(whole.directory)
+
+
 # --- label smoothing --------------------------------------------------------------------------------------------------------------------
 
 
@@ -518,6 +582,21 @@ def test_what_is_in_use_is_said_in_the_report(tiny_bert: Path, tmp_path: Path) -
         page = (found.directory / name).read_text(encoding="utf-8")
         assert all(words in page for words in said), name
         assert "Regularisation" not in (plain.directory / name).read_text(encoding="utf-8")
+
+
+def test_on_the_command_line(run: Run, tiny_bert: Path, reviews: Path, tmp_path: Path) -> None:
+    flags = ("--model", tiny_bert, "--max-length", 24, "--epochs", 1, "--batch-size", 16, "--precision", "fp32")
+    done = run("train", reviews, *flags, "--out", "m", "--r-drop", 0.5, "--eval-steps", 3, "--average", 9)
+    assert done.code == 0, done.err
+    assert "regularisation: R-Drop 0.5 (Liang et al. 2021); mean of the weights at the last 9 evaluations" in done.err
+    assert "note: the weights of all 2 evaluations are averaged; for average 9 there are too few." in done.err.replace("--", "")
+    assert "the weights of all 2 evaluations" in (tmp_path / "m" / "report.html").read_text(encoding="utf-8")
+    refused = run("train", reviews, *flags, "--out", "m2", "--ema", 0.9, "--average", 2)
+    assert refused.code == 2 and "--ema and --average exclude each other" in refused.err
+    refused = run("train", reviews, *flags, "--out", "m2", "--r-drop", "much")
+    assert refused.code == 2 and "--r-drop is 'much'; it must be a number from 0 to 1,000" in refused.err, refused.err
+    plain = run("train", reviews, *flags, "--out", "m3")
+    assert "regularisation" not in plain.err
 
 
 def test_refusal_knows_where_masks_are(ready: Callable[..., Ready]) -> None:

@@ -18,6 +18,7 @@ if "OMP_WAIT_POLICY" not in os.environ:
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from tunesmith.api import add_examples as add_examples
     from tunesmith.api import history as history
     from tunesmith.api import load as load
     from tunesmith.api import rollback as rollback
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from tunesmith.updating import UpdateResult as UpdateResult
 
 _PLACES = {
+    "add_examples": "tunesmith.api",
     "train": "tunesmith.api",
     "tune": "tunesmith.api",
     "load": "tunesmith.api",
@@ -49,8 +51,8 @@ _PLACES = {
 }
 
 __all__ = [
-    "Answer", "Bundle", "Prediction", "TextClassifier", "TrainResult", "TuneResult", "UpdateResult", "history", "load", "rollback", "train",
-    "tune", "update",
+    "Answer", "Bundle", "Prediction", "TextClassifier", "TrainResult", "TuneResult", "UpdateResult", "add_examples", "history", "load",
+    "rollback", "train", "tune", "update",
 ]  # fmt: skip
 
 

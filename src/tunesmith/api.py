@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from tunesmith.automatic import kind_of_run
 from tunesmith.bundle import Bundle
 from tunesmith.data.memory import open_data
-from tunesmith.folds import cross_validate
 from tunesmith.progress import Mode, Progress
+from tunesmith.prompting import add_examples as _add_examples
 from tunesmith.recipe import TrainResult
-from tunesmith.recipe import train as _train
 from tunesmith.resolve import resolve
 from tunesmith.study.tune import TuneResult
 from tunesmith.study.tune import tune as _tune
@@ -22,7 +22,7 @@ from tunesmith.versions import story
 
 
 def train(
-    data: Any,
+    data: Any = None,
     *,
     labels: Any = None,
     valid: Any = None,
@@ -35,7 +35,7 @@ def train(
     """Fine-tune an encoder on labelled texts, test it, and write the model directory.
 
     data: a path; a list of texts with `labels=`; a list of dicts, a dict of columns, a NumPy array, a pandas or Arrow table,
-        a `datasets.Dataset`
+        a `datasets.Dataset`; None with `tuning="none"` and `prompts`
     labels: one label per text of `data`, or a list of labels per text
     valid, test: more data of the same kinds; without them parts of the training rows are split off
     resume: go on from the newest checkpoint in `out`; overwrite: replace what is in `out`
@@ -48,7 +48,7 @@ def train(
     """
     files, tables, settings = _sorted(data, valid, test, settings)
     config = resolve(settings, files)
-    run = _train if config.folds is None else cross_validate
+    run = kind_of_run(config, resume=resume)
     return run(config, **tables, labels=labels, resume=resume, overwrite=overwrite, progress=Progress(progress))
 
 
@@ -151,3 +151,10 @@ def load(directory: Path | str, **settings: Any) -> Bundle:
     settings: of prediction, in place of those of training; `constrain` for a tagger
     """
     return Bundle.load(directory, **settings)
+
+
+def add_examples(
+    directory: Path | str, data: Any, *, text: str | None = None, label: str | None = None, progress: Mode = "quiet"
+) -> dict[str, int]:
+    """Add labelled rows to the examples of a model made with `tuning="none"`, without any training; see `prompting.add_examples`."""
+    return _add_examples(directory, data, text=text, label=label, progress=Progress(progress))

@@ -27,6 +27,7 @@ from tunesmith.model.adapted import FILES as ADAPTER_FILES
 from tunesmith.model.attaching import load_adapted
 from tunesmith.model.heads import TextModel, build_model, load_head, own_head
 from tunesmith.model.pretrained import load_saved
+from tunesmith.model.prompted import load_prompted
 from tunesmith.model.spec import HeadSpec
 from tunesmith.places import DESCRIPTION, HEAD_FILE
 from tunesmith.progress import QUIET, Progress
@@ -79,6 +80,10 @@ class Bundle:
         """
         directory = Path(directory)
         description = _read_description(directory)
+        if description.get("prompting") is not None:
+            bundle = cls(directory, description, load_prompted(directory, description["prompting"]))
+            bundle.task = bundle.task.adjusted(**settings)
+            return bundle
         head, pooling = HeadSpec(description["head"], int(description["outputs"])), description["pooling"]
         apart = description.get("adapter")
         if apart is not None:

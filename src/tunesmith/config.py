@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -15,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ModelWrapValidatorHandler, fi
 
 from tunesmith import registry, strategies
 from tunesmith.errors import did_you_mean, listing, setting
+from tunesmith.prompts import parse
 
 Truncation = Literal["head", "tail", "head-tail", "windows"]
 Pooling = Literal["auto", "cls", "mean", "max", "attention"]
@@ -23,8 +25,10 @@ Precision = Literal["auto", "fp32", "bf16"]
 LabelType = Literal["auto", "single", "multi"]
 Scheme = Literal["auto", "bio", "bioes", "bmes", "bilou", "io", "none"]
 
+_TIME = re.compile(r"(?=.*[1-9])\d+(\.\d+)?[smh]")
 _NOT_OF_THE_WEIGHTS = {
-    "out", "checkpoint_minutes", "checkpoint_steps", "train", "valid", "test", "features_gb", "features_dir", "merge", "replay_rows",
+    "out", "checkpoint_minutes", "checkpoint_steps", "train", "valid", "test", "budget", "features_gb", "features_dir", "merge",
+    "replay_rows",
 }  # fmt: skip
 
 
@@ -83,6 +87,7 @@ class Config(BaseModel):
 
     # what is trained
     tuning: str = Field("full", description="what is trained of the encoder besides the head; see docs/strategies.md")
+    budget: str | None = Field(None, description="auto: how long the ways may take that are tried, such as 90s, 5m or 2h")
     layer_decay: float = Field(0.9, gt=0, le=1, description="layerwise: a layer's learning rate is this times that of the layer above")
     unfreeze: int = Field(0, ge=0, le=200, description="layerwise: layers that begin to train in each epoch, from the top; 0: all at once")
     reinit: int = Field(0, ge=0, le=200, description="layerwise: last layers whose weights are drawn anew before training")
@@ -102,6 +107,22 @@ class Config(BaseModel):
     )
     bottleneck: int = Field(64, ge=1, le=8192, description="adapter: width between its two layers")
     virtual_tokens: int = Field(20, ge=1, le=512, description="prompt, ptuning, prefix: virtual tokens before each text")
+
+    method: Literal["labels", "cloze", "nearest"] = Field(
+        "labels",
+        description="tuning none: texts are compared with descriptions of labels (labels) or with labelled examples (nearest), or a word "
+        "of a label is put into a gap (cloze)",
+    )
+    prompts: dict[str, list[str]] | None = Field(
+        None, description="tuning none: what each label means, or its words for the gap: a TOML file, or 'label=words,label=words'"
+    )
+    template: str | None = Field(
+        None,
+        min_length=1,
+        description="tuning none: sentences in which a description stands, as 'This is about {}.', several with | between; or with cloze "
+        "one in which the text stands, as '{} It was [MASK].'",
+    )
+    neighbours: int = Field(8, ge=1, le=10000, description="tuning none: how many of the nearest examples vote")
 
     max_answer_tokens: int = Field(30, ge=1, le=512, description="longest answer to a question, in tokens of the passage")
     answer_match: Literal["auto", "words", "characters"] = Field(
@@ -230,6 +251,11 @@ class Config(BaseModel):
                 raise ValueError(f"{pair!r} is not LABEL=NUMBER. Example: 'spam=5,ham=1'") from None
         return pairs
 
+    @field_validator("prompts", mode="before")
+    @classmethod
+    def _said(cls, value: Any) -> Any:
+        return parse(value)
+
     @field_validator("class_weights")
     @classmethod
     def _positive(cls, value: Any) -> Any:
@@ -254,6 +280,18 @@ class Config(BaseModel):
         if value not in known:
             raise ValueError(f"{value!r} is not one of {listing(known, 40)}.{did_you_mean(value, known)}")
         return value
+
+    @field_validator("budget")
+    @classmethod
+    def _is_a_time(cls, value: str | None) -> str | None:
+        if value is not None and _TIME.fullmatch(value) is None:
+            raise ValueError(f"{value!r} is no time. Write a number of seconds, minutes or hours: '90s', '5m', '2h'")
+        return value
+
+    @property
+    def budget_s(self) -> float | None:
+        """The budget in seconds."""
+        return None if self.budget is None else float(self.budget[:-1]) * {"s": 1, "m": 60, "h": 3600}[self.budget[-1]]
 
     @field_validator("tuning")
     @classmethod

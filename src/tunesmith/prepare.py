@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from tunesmith import registry
+from tunesmith import registry, strategies
 from tunesmith.accounting import account
 from tunesmith.config import Config
 from tunesmith.data.memory import open_data
@@ -53,7 +53,7 @@ def opened(config: Config, data: dict[str, Any]) -> dict[str, RowSource]:
             encoding = config.encoding if isinstance(value, str | Path) else None
             sources[name] = open_data(value, labels=data["labels"] if name == "train" else None, encoding=encoding)
     # a collection comes with splits of its own
-    return {**getattr(sources["train"], "companions", {}), **sources}
+    return {**getattr(sources.get("train"), "companions", {}), **sources}
 
 
 def prepare(config: Config, sources: dict[str, RowSource], progress: Progress, *, fold: tuple[int, int] | None = None) -> Prepared:
@@ -66,6 +66,7 @@ def prepare(config: Config, sources: dict[str, RowSource], progress: Progress, *
     if fold is not None:
         sources = {name: source for name, source in sources.items() if name != "test"}
     chosen = choose_task(sources["train"], config)
+    strategies.check_task(config.tuning, chosen)
     family = registry.family(chosen)
     if config.from_scratch and family.needs_target:
         raise UsageError(

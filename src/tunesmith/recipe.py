@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from tunesmith.accounting import sketch_of
-from tunesmith.bundle import DESCRIPTION, Bundle, assess, save_bundle
+from tunesmith.bundle import DESCRIPTION, Bundle, save_bundle
 from tunesmith.config import Config
-from tunesmith.errors import DataError, Interrupted, UsageError, counted, did_you_mean, listing, setting
+from tunesmith.errors import DataError, Interrupted, UsageError, counted, listing, setting
 from tunesmith.evaluate import outputs_for
+from tunesmith.lr_find import find_rate
 from tunesmith.model.allocator import keep_freed_memory, token_budget
 from tunesmith.model.arithmetic import choose_precision
 from tunesmith.model.features import digest_of
@@ -22,62 +21,28 @@ from tunesmith.model.heads import TextModel, build_model, set_output_bias
 from tunesmith.model.tuning import choose_strategy, trained_parameters
 from tunesmith.prepare import Prepared, opened, prepare
 from tunesmith.progress import QUIET, Progress
-from tunesmith.replay import check_keeping, keep_rows
+from tunesmith.prompting import prompted, rows_of_prompts
+from tunesmith.replay import Kept, check_keeping, keep_rows
 from tunesmith.report import model_card, write_report
 from tunesmith.report.view import regularisation
-from tunesmith.result import pooling_of, result_of
+from tunesmith.result import TrainResult as TrainResult
+from tunesmith.result import UnknownMetric as UnknownMetric
+from tunesmith.result import evaluation_of, pooling_of, result_of
 from tunesmith.rundir import CHECKPOINTS, check_same_settings, is_started, output_directory, resume_hint, store_settings
 from tunesmith.seeds import seed_for
 from tunesmith.start import Start
 from tunesmith.storage import locked, sweep, write_json
 from tunesmith.tasks.base import Task
 from tunesmith.tasks.rows import Part
+from tunesmith.training.averaging import check_evaluations
+from tunesmith.training.fewshot import remarks, stage_of
 from tunesmith.training.frozen import keep_outputs
 from tunesmith.training.loop import Watch, run, steps_per_epoch
 from tunesmith.training.optim import build_optimizer
 from tunesmith.training.regularise import refuse_without_dropout
 from tunesmith.training.state import Checkpoints, TrainState
 
-_YARDSTICK_ROWS = 50_000
 _FEW_STEPS = 50
-
-
-class UnknownMetric(UsageError, KeyError):
-    """There is no metric of this name: a `UsageError` like any other, and a `KeyError` as of any mapping."""
-
-    def __str__(self) -> str:
-        return str(self.args[0])  # KeyError would put it in quotes
-
-
-class _Metrics(dict[str, float]):
-    def __missing__(self, name: str) -> float:
-        if not self:
-            sizes = f"{setting('valid_size')} or {setting('test_size')} above 0"
-            raise UnknownMetric(f"nothing was evaluated: there are no validation or test rows. Train with {sizes}, or use bundle.evaluate.")
-        raise UnknownMetric(f"there is no metric {name!r}.{did_you_mean(name, self)} There are {listing(self, 40)}.")
-
-
-@dataclass(frozen=True)
-class TrainResult:
-    """A finished training: its directory, the report's content as plain values, and the model ready to predict."""
-
-    directory: Path
-    result: dict[str, Any]
-    bundle: Bundle
-
-    @property
-    def metrics(self) -> dict[str, float]:
-        """The test metrics, or the means over the folds of a cross-validation; without either those of validation, which are optimistic.
-
-        Empty where nothing was evaluated.
-
-        Asking for one that is not there raises `UnknownMetric`.
-        """
-        evaluations = self.result["evaluations"]
-        if evaluations["test"] is None and "cross_validation" in self.result:
-            return _Metrics({name: spread["mean"] for name, spread in self.result["cross_validation"]["metrics"].items()})
-        chosen = evaluations["test"] if evaluations["test"] is not None else evaluations["valid"]
-        return _Metrics(chosen["metrics"] if chosen is not None else {})
 
 
 def train(
@@ -92,6 +57,7 @@ def train(
     progress: Progress = QUIET,
     fold: tuple[int, int] | None = None,
     trial: Callable[[Prepared], Watch] | None = None,
+    keep: bool = False,
     beside: dict[str, Any] | None = None,
 ) -> TrainResult:
     """Fine-tune, test, and write the model directory.
@@ -103,6 +69,7 @@ def train(
     fold: (i, K) tests on the i-th (from 1) of K folds of the training rows
     trial: this is one of several trainings that are compared: test rows and yardsticks are left alone; called with the data, it
         returns what watches the validations
+    keep: leave the checkpoints, of which the last is of a finished training, in the directory
     beside: plain values that go into the result, for the report
 
     Raises `UsageError`, `DataError`, `ModelError`, `StorageError`, and `Interrupted` after Ctrl-C.
@@ -112,15 +79,20 @@ def train(
         raise UsageError(f"{both} exclude each other: go on with what is in the directory, or replace it.")
     data = {"train": train_data, "valid": valid_data, "test": test_data}
     given = {name: value if value is not None else getattr(config, name) for name, value in data.items()}
-    if given["train"] is None:
+    prompting = config.tuning == "none"
+    if given["train"] is None and not prompting:
         raise UsageError("no training data: name a file of labelled rows.")
-    directory = output_directory(config, given["train"], resume=resume, overwrite=overwrite)
+    place = given["train"] if given["train"] is not None else given["test"]
+    directory = output_directory(config, place, resume=resume, overwrite=overwrite)
     if resume:
         check_same_settings(directory, config)
     if resume and (directory / DESCRIPTION).is_file() and not is_started(directory):
         progress.say(f"{directory} is finished already; nothing is left to resume.")
         return _finished(directory)
     sources = opened(config, {"train_data": train_data, "valid_data": valid_data, "test_data": test_data, "labels": labels})
+    if "train" not in sources:
+        sources = {"train": rows_of_prompts(config, sources.get("test")), **sources}
+        config = config.model_copy(update={"test_size": 0.0, "valid_size": 0.0})
     checkpoint_directory = directory / CHECKPOINTS
     prepared = prepare(config, sources, progress, fold=fold)
     watch = None if trial is None else trial(prepared)
@@ -135,11 +107,28 @@ def train(
         if not resume or not any(checkpoint_directory.glob("step-*")):
             store_settings(directory, config)
         try:
-            result = fit(config, prepared, directory, beside if beside is not None else {}, watch, resume=resume, progress=progress)
+            further = dict(beside if beside is not None else {})
+            if prompting:
+                result = _prompt(config, prepared, directory, further, progress)
+            else:
+                if config.lr == "find":
+                    further["lr_find"] = _found(config, prepared, checkpoint_directory, resume, progress)
+                    config = config.model_copy(update={"lr": further["lr_find"]["chosen"]})
+                result = fit(config, prepared, directory, further, watch, resume=resume, progress=progress)
         except KeyboardInterrupt:
             raise Interrupted(f"stopped at once; what the last checkpoint holds is saved. {resume_hint(directory)}") from None
-    Checkpoints(checkpoint_directory, "", []).remove()
+    if not keep:
+        Checkpoints(checkpoint_directory, "", []).remove()
     return TrainResult(directory, result, Bundle.load(directory))
+
+
+def _found(config: Config, prepared: Prepared, directory: Path, resume: bool, progress: Progress) -> dict[str, Any]:
+    """Return what a probe for the learning rate found; see `lr_find`."""
+    valid, task = prepared.parts.get("valid"), prepared.task
+    metric = config.metric if config.metric is not None else task.default_metric
+    if valid is not None:
+        metric = computable(metric, task, valid, [], told=config.metric is not None)
+    return find_rate(config, prepared, metric, lambda own: new_model(own, prepared), directory, resume=resume, progress=progress)
 
 
 def fit(
@@ -174,7 +163,8 @@ def fit(
     strategy = choose_strategy(config)
     strategy.prepare(model)
     trained = trained_parameters(model)
-    optimizer = build_optimizer(model, config, strategy.rate(model))
+    network = strategy.network(model)
+    optimizer = build_optimizer(network, config, strategy.rate(model))
     rows = [part.fingerprint() for part in (train_rows, *([valid.rows] if valid is not None else []))]
     model.frozen = frozenset(name for name, _ in model.named_parameters() if name not in trained)
     if model.frozen:
@@ -191,7 +181,7 @@ def fit(
     checkpoints = Checkpoints(directory / CHECKPOINTS, config.content_hash(), rows)
     state = TrainState()
     if resume:
-        found, sentences = checkpoints.load_newest(model, optimizer)
+        found, sentences = checkpoints.load_newest(network, optimizer)
         for sentence in sentences:
             progress.say(sentence)
         progress.say(
@@ -199,8 +189,13 @@ def fit(
         )
         state = found if found is not None else state
     task, planned = task.planned(prepared.parts["train"], prepared.pretrained, prepared.encoder, config, progress)
-    steps = config.epochs * steps_per_epoch(planned, config)
-    if steps < _FEW_STEPS:
+    stage = stage_of(config, model, task, planned)
+    steps = stage.config.epochs * steps_per_epoch(stage.rows, config)
+    fewer = check_evaluations(config, steps_per_epoch(stage.rows, config))
+    for note in [*(remarks(planned) if config.tuning == "fewshot" else ()), *([fewer] if fewer else [])]:
+        prepared.notes.append(note)
+        progress.say(f"note: {note}")
+    if steps < _FEW_STEPS and stage.objective is task:
         of = counted(len(planned), "row" if planned is prepared.parts["train"].rows else "example")
         prepared.notes.append(
             f"only {counted(steps, 'optimizer step')} ({counted(config.epochs, 'epoch')} of {of}, "
@@ -211,27 +206,37 @@ def fit(
     tables = [(part.table, part.index) for part in (planned, *([valid.rows] if valid is not None else []))]
     began = time.monotonic()
     kept = keep_outputs(model, task, strategy.frozen_layers, tables, config, precision, progress) if not state.over() else ""
-    state.seconds += time.monotonic() - began  # it takes the place of training steps
+    taken = time.monotonic() - began
+    state.seconds += taken  # it takes the place of training steps
+    passed = sum(int(table.kept[index].sum()) for table, index in tables)
+    speed = passed / taken if model.features is not None and model.features.fresh else None
+
+    def judge() -> dict[str, float]:
+        assert valid is not None
+        stage.ready()
+        return _validation_scores(model, task, valid, precision, config, progress)
+
     with model.encoder.attention_for_training(prepared.encoder.truncation.max_length):
         state = run(
-            model,
-            task if start is None else start.learner(task, precision),
-            planned,
+            network,
+            stage.objective if start is None else start.learner(task, precision),
+            stage.rows,
             optimizer,
-            config.model_copy(update={"max_tokens": budget}),
+            stage.config.model_copy(update={"max_tokens": budget}),
             state,
             strategy=strategy,
             checkpoints=checkpoints,
             precision=precision,
             metric=metric,
             kind=task.kind,
-            evaluate=None if valid is None else lambda: _validation_scores(model, task, valid, precision, config, progress),
+            evaluate=None if valid is None else judge,
             progress=progress,
             resume_hint=resume_hint(directory) if start is None else start.resume_hint,
             watch=watch,
         )
     # tests run the whole encoder, as every program that loads the model does
     model.features = None
+    stage.ready()
     task = task.finish(model)
     strategy.finish(model)
     if task.tunes and valid is not None:
@@ -239,16 +244,60 @@ def fit(
             model, task, valid.rows, max_tokens=config.tokens_at_once, what="validating for thresholds", progress=progress
         )
         task = task.tune(outputs, valid)
-    # simple methods learn from rows, and an update has not got those of the training before
-    judged = "none" if watch is not None or start is not None else "test" if "test" in prepared.parts else "valid"
-    evaluations = {name: _evaluation(model, task, prepared, name, config, progress, judged=name == judged) for name in ("valid", "test")}
-    rows_kept = (
-        start.kept if start is not None else keep_rows(prepared.parts, task, config, prepared.notes, progress) if watch is None else None
-    )
     what = {"tuning": strategy.sentence(model), "trained_parameters": sum(p.numel() for p in trained.values()), "frozen": kept}
+    what["forward_tokens_per_s"] = speed
     what["adapter"] = model.adapter.summary(model.own_head) if model.adapter is not None else None
     computed = (precision, f"{reason}; {engine}")
-    result = result_of(config, prepared, model, task, state, evaluations, directory, metric, computed, len(planned), what) | beside
+    # simple methods learn from rows, and an update has not got those of the training before
+    per_epoch, judged = steps / config.epochs, watch is None and start is None
+    rows_kept = start.kept if start is not None else None
+    if start is None and watch is None:
+        rows_kept = keep_rows(prepared.parts, task, config, prepared.notes, progress)
+    return _finish(
+        config, prepared, directory, model, task, state, metric, computed, per_epoch, what, None, beside, judged, progress, rows_kept, start
+    )
+
+
+def _prompt(config: Config, prepared: Prepared, directory: Path, beside: dict[str, Any], progress: Progress) -> dict[str, Any]:
+    """Make a model of prompts or examples, test and save it; returns the report's content."""
+    check_keeping(prepared.task, config)
+    task, valid = prepared.task, prepared.parts.get("valid")
+    metric = task.default_metric if valid is None else computable(task.default_metric, task, valid, prepared.notes, told=False)
+    made = prompted(config, prepared, progress)
+    parameters = sum(parameter.numel() for parameter in made.model.parameters())
+    progress.say(f"model {prepared.pretrained.located.name}: {parameters / 1e6:.1f} M parameters; tuning none: {made.sentence}")
+    state, what = (
+        TrainState(stopped="nothing was trained"),
+        {"tuning": made.sentence, "trained_parameters": 0, "frozen": "", "adapter": None},
+    )
+    computed = ("fp32", made.model.encoder.choose_engine(config.engine))
+    return _finish(
+        config, prepared, directory, made.model, task, state, metric, computed, 1.0, what, made.prompting, beside, True, progress
+    )
+
+
+def _finish(
+    config: Config,
+    prepared: Prepared,
+    directory: Path,
+    model: TextModel,
+    task: Task,
+    state: TrainState,
+    metric: str,
+    computed: tuple[str, str],
+    per_epoch: float,
+    what: dict[str, Any],
+    prompting: dict[str, Any] | None,
+    beside: dict[str, Any],
+    rivals: bool,
+    progress: Progress,
+    rows_kept: Kept | None = None,
+    start: Start | None = None,
+) -> dict[str, Any]:
+    """Evaluate the finished model, beside yardsticks with `rivals`, and write its directory; returns the report's content."""
+    judged = "none" if not rivals else "test" if "test" in prepared.parts else "valid"
+    evaluations = {name: evaluation_of(model, task, prepared, name, config, progress, judged=name == judged) for name in ("valid", "test")}
+    result = result_of(config, prepared, model, task, state, evaluations, directory, metric, computed, per_epoch, what) | beside
     if start is not None:
         start.judge(model, task, result)
     description = {
@@ -265,6 +314,7 @@ def fit(
         "outputs": task.head.outputs,
         "loads_in_transformers": model.loads_in_transformers,
         "last_token": getattr(model.head, "last", False),
+        "prompting": prompting,
         "adapter": model.adapter.describe(directory, model.own_head) if model.adapter is not None and model.apart else None,
         "seen": sketch_of(
             prepared.parts["train"].rows.table.text_key[prepared.parts["train"].rows.index], None if start is None else start.sketch
@@ -295,6 +345,7 @@ def new_model(config: Config, prepared: Prepared) -> TextModel:
     )
     encoder.tokenizer.model_max_length = prepared.encoder.truncation.max_length
     model = build_model(encoder, task.head, pooling=config.pooling, dropout=config.dropout, seed=seed_for(config.seed, "head"))
+    model.base = prepared.pretrained.located
     bias = task.first_bias(prepared.parts["train"].rows) if encoder.fresh_head else None
     if bias is not None:
         set_output_bias(model, bias)
@@ -339,33 +390,3 @@ def computable(metric: str, task: Task, valid: Part, notes: list[str], *, told: 
         f"their {task.target_word}, and of {counted(len(valid.rows), 'validation row')} the {task.target_word}s are {found}. Choose other "
         f"validation rows, or another {setting('metric')}: {listing(possible, 40)}."
     )
-
-
-def _evaluation(
-    model: TextModel, task: Task, prepared: Prepared, name: str, config: Config, progress: Progress, *, judged: bool
-) -> dict[str, Any] | None:
-    """Evaluate the chosen weights on one part; the yardsticks too, on the part that the report judges by."""
-    part = prepared.parts.get(name)
-    if part is None or len(part.rows) == 0:
-        return None
-    what = {"valid": "validating", "test": "testing"}[name]
-    result = assess(model, task, part, max_tokens=config.tokens_at_once, what=what, progress=progress)
-    return {**result, "yardsticks": _yardsticks(task, prepared, part, config, progress) if judged else []}
-
-
-def _yardsticks(task: Task, prepared: Prepared, part: Part, config: Config, progress: Progress) -> list[dict[str, Any]]:
-    """What simple methods reach on `part` that learn from the training rows, or from a sample where these are many."""
-    train = prepared.parts["train"]
-    rows, sample = train.rows, train.rows.index
-    if len(sample) > _YARDSTICK_ROWS:
-        generator = np.random.default_rng(seed_for(config.seed, "yardstick rows"))
-        sample = np.sort(generator.choice(sample, _YARDSTICK_ROWS, replace=False))
-        train = train.with_index(sample)
-    learned, tested = (train.examples(progress), part.examples(progress)) if task.needs_texts else ([], [])
-    if learned is None or tested is None:
-        return [{"name": "yardsticks", "note": "skipped: the data have changed since the training began", "metrics": {}, "intervals": {}}]
-    found = task.yardsticks(train, learned, part, tested, prepared.pretrained, config.seed, progress)
-    if len(sample) < len(rows):
-        for yardstick in found:
-            yardstick["note"] += f"; trained on a random {len(sample):,} of the {len(rows):,} training rows"
-    return found

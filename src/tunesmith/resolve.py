@@ -11,7 +11,7 @@ from typing import Any, Literal, get_args, get_origin
 
 from pydantic import ValidationError
 
-from tunesmith import strategies
+from tunesmith import prompts, strategies
 from tunesmith.config import Config
 from tunesmith.errors import UsageError, did_you_mean, listing, setting
 
@@ -39,8 +39,8 @@ def read_recipe(path: Path | str) -> Recipe:
     except OSError as error:
         raise UsageError(f"recipe {path} cannot be read: {error.strerror}.") from None
     values = {key.replace("-", "_"): value for key, value in raw.items()}
-    for key in ("train", "valid", "test", "out"):
-        if isinstance(values.get(key), str):
+    for key in ("train", "valid", "test", "out", "prompts"):
+        if isinstance(values.get(key), str) and not (key == "prompts" and "=" in values[key]):
             values[key] = os.path.normpath(path.parent / values[key])
     model = values.get("model")
     if isinstance(model, str) and (path.parent / model).is_dir():
@@ -127,10 +127,23 @@ def _clashes(config: Config, wrong: set[str], recipes: Mapping[str, Path]) -> It
     if config.from_scratch and wrong.isdisjoint(("width", "heads")) and config.width % config.heads:
         width, heads = both("width", "heads")
         yield f"{width} {config.width} must be a multiple of {heads} {config.heads}, which share it evenly"
+    if config.folds is not None and config.tuning == strategies.AUTO:
+        yield "{} trains on every row, which leaves none to choose a way by; name one with {}".format(
+            _place("folds", recipes), _place("tuning", recipes)
+        )
+    if config.valid is None and config.valid_size == 0 and config.tuning == strategies.AUTO:
+        yield "{} 'auto' chooses by validation rows, and {} is 0".format(*both("tuning", "valid_size"))
     way = config.tuning.partition(":")[0]
     for name, ways in strategies.special_settings().items():
         if way not in ways and config.is_told(name):
             yield f"{_place(name, recipes)} changes nothing with {setting('tuning', config.tuning)}; it belongs to {listing(ways)}"
+    for name in sorted(strategies.TUNINGS[way].without):
+        if config.is_told(name):
+            yield f"{_place(name, recipes)} changes nothing with {setting('tuning', config.tuning)}. Leave it out"
+    if way == "none" and wrong.isdisjoint(("prompts", "template", "method")):
+        yield from _prompt_faults(config, recipes)
+    if way in ("fewshot", "none") and config.pooling != "mean":
+        yield f"{_place('pooling', recipes)} {config.pooling}: {setting('tuning', way)} compares texts by the mean of their tokens' vectors"
     if config.ema > 0 and config.average > 1:
         yield "{} and {} exclude each other: both say which weights are evaluated and saved".format(*both("ema", "average"))
     if config.average > 1 and config.epochs == 1 and config.eval_steps is None:
@@ -150,6 +163,23 @@ def _clashes(config: Config, wrong: set[str], recipes: Mapping[str, Path]) -> It
         column = getattr(config, one)
         if column is not None and column == getattr(config, two):
             yield "{} and {} name the same column {!r}".format(*both(one, two), column)
+
+
+def _prompt_faults(config: Config, recipes: Mapping[str, Path]) -> Iterator[str]:
+    """Yield the faults of prompts and template, which depend on the method."""
+    method = setting("method", config.method)
+    if config.method == "cloze" and config.prompts is None:
+        yield f"{method} needs {_place('prompts', recipes)}: words of each label that fill the gap, as positive=great,negative=terrible"
+    if config.method == "nearest":
+        for name in ("prompts", "template"):
+            if config.is_told(name):
+                yield f"{_place(name, recipes)} changes nothing with {method}, which compares texts with labelled examples"
+    elif config.is_told("neighbours"):
+        yield f"{_place('neighbours', recipes)} changes nothing with {method}; it belongs to {setting('method', 'nearest')}"
+    try:
+        prompts.templates_of(config.template, config.method, "Latin")
+    except ValueError as error:
+        yield f"{_place('template', recipes)}: {error}"
 
 
 def _sentence(fault: Any, recipes: Mapping[str, Path]) -> str:

@@ -4,20 +4,66 @@ from __future__ import annotations
 
 import datetime
 import resource
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from tunesmith import __version__
+from tunesmith.bundle import Bundle, assess
 from tunesmith.config import Config
+from tunesmith.errors import UsageError, did_you_mean, listing, setting
 from tunesmith.model.arithmetic import cpu_name
 from tunesmith.model.heads import TextModel
 from tunesmith.model.hub import versions
 from tunesmith.prepare import Prepared, part_account
+from tunesmith.progress import Progress
+from tunesmith.seeds import seed_for
 from tunesmith.tasks.base import Task
+from tunesmith.tasks.rows import Part
 from tunesmith.training.state import TrainState
+
+_YARDSTICK_ROWS = 50_000
+
+
+class UnknownMetric(UsageError, KeyError):
+    """There is no metric of this name: a `UsageError` like any other, and a `KeyError` as of any mapping."""
+
+    def __str__(self) -> str:
+        return str(self.args[0])  # KeyError would put it in quotes
+
+
+class _Metrics(dict[str, float]):
+    def __missing__(self, name: str) -> float:
+        if not self:
+            sizes = f"{setting('valid_size')} or {setting('test_size')} above 0"
+            raise UnknownMetric(f"nothing was evaluated: there are no validation or test rows. Train with {sizes}, or use bundle.evaluate.")
+        raise UnknownMetric(f"there is no metric {name!r}.{did_you_mean(name, self)} There are {listing(self, 40)}.")
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """A finished training: its directory, the report's content as plain values, and the model ready to predict."""
+
+    directory: Path
+    result: dict[str, Any]
+    bundle: Bundle
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """The test metrics, or the means over the folds of a cross-validation; without either those of validation, which are optimistic.
+
+        Empty where nothing was evaluated.
+
+        Asking for one that is not there raises `UnknownMetric`.
+        """
+        evaluations = self.result["evaluations"]
+        if evaluations["test"] is None and "cross_validation" in self.result:
+            return _Metrics({name: spread["mean"] for name, spread in self.result["cross_validation"]["metrics"].items()})
+        chosen = evaluations["test"] if evaluations["test"] is not None else evaluations["valid"]
+        return _Metrics(chosen["metrics"] if chosen is not None else {})
 
 
 def pooling_of(task: Task, config: Config) -> str:
@@ -35,7 +81,7 @@ def result_of(
     directory: Path,
     metric: str,
     computed: tuple[str, str],
-    examples: int,
+    per_epoch: float,
     what: dict[str, Any],
 ) -> dict[str, Any]:
     """Everything that report, model card and `tunesmith.json` say, as plain values."""
@@ -71,7 +117,7 @@ def result_of(
             "notes": prepared.notes,
         },
         "training": {
-            "epochs": state.step / max(-(-examples // config.batch_size), 1),
+            "epochs": state.step / max(per_epoch, 1e-9),
             "steps": state.step,
             "tokens": state.tokens,
             "seconds": state.seconds,
@@ -87,3 +133,33 @@ def result_of(
         "metric": metric,
         "evaluations": evaluations,
     }
+
+
+def evaluation_of(
+    model: TextModel, task: Task, prepared: Prepared, name: str, config: Config, progress: Progress, *, judged: bool
+) -> dict[str, Any] | None:
+    """Evaluate the chosen weights on one part; the yardsticks too, on the part that the report judges by."""
+    part = prepared.parts.get(name)
+    if part is None or len(part.rows) == 0:
+        return None
+    what = {"valid": "validating", "test": "testing"}[name]
+    result = assess(model, task, part, max_tokens=config.tokens_at_once, what=what, progress=progress)
+    return {**result, "yardsticks": _yardsticks(task, prepared, part, config, progress) if judged else []}
+
+
+def _yardsticks(task: Task, prepared: Prepared, part: Part, config: Config, progress: Progress) -> list[dict[str, Any]]:
+    """What simple methods reach on `part` that learn from the training rows, or from a sample where these are many."""
+    train = prepared.parts["train"]
+    rows, sample = train.rows, train.rows.index
+    if len(sample) > _YARDSTICK_ROWS:
+        generator = np.random.default_rng(seed_for(config.seed, "yardstick rows"))
+        sample = np.sort(generator.choice(sample, _YARDSTICK_ROWS, replace=False))
+        train = train.with_index(sample)
+    learned, tested = (train.examples(progress), part.examples(progress)) if task.needs_texts else ([], [])
+    if learned is None or tested is None:
+        return [{"name": "yardsticks", "note": "skipped: the data have changed since the training began", "metrics": {}, "intervals": {}}]
+    found = task.yardsticks(train, learned, part, tested, prepared.pretrained, config.seed, progress)
+    if len(sample) < len(rows):
+        for yardstick in found:
+            yardstick["note"] += f"; trained on a random {len(sample):,} of the {len(rows):,} training rows"
+    return found

@@ -18,6 +18,7 @@ from tunesmith.training.state import RUN, Checkpoints
 
 CHECKPOINTS = "checkpoints"
 FOLDS = "folds"
+WAYS = "ways"
 RECORD = "result.json"
 """What is kept, beside its report, of a training whose model is not: that of a fold or a trial."""
 _MODEL_PLACE = "model directory"
@@ -91,7 +92,8 @@ def stored_settings(directory: Path) -> dict[str, Any]:
     """Return the settings of the run in `directory`, for a resume without any others; empty when they cannot be read."""
     try:
         if (directory / DESCRIPTION).is_file() and not is_started(directory):
-            values = json.loads((directory / DESCRIPTION).read_text(encoding="utf-8"))["result"]["recipe"]
+            result = json.loads((directory / DESCRIPTION).read_text(encoding="utf-8"))["result"]
+            values = {**result["recipe"], **({"lr": "find"} if "lr_find" in result else {})}  # as it was asked for
         else:
             values = json.loads((directory / CHECKPOINTS / RUN).read_text(encoding="utf-8"))
             place = values.pop(_MODEL_PLACE, None)
@@ -104,7 +106,8 @@ def stored_settings(directory: Path) -> dict[str, Any]:
 
 def is_started(directory: Path) -> bool:
     """Whether a training with checkpoints, or a cross-validation, is under way in `directory`."""
-    begun = (directory / CHECKPOINTS / RUN).is_file() and any((directory / FOLDS).glob("[0-9]*"))
+    several = any((directory / FOLDS).glob("[0-9]*")) or any((directory / WAYS).glob("*"))
+    begun = (directory / CHECKPOINTS / RUN).is_file() and several
     return begun or any((directory / CHECKPOINTS).glob("step-*"))
 
 

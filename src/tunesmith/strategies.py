@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
-from tunesmith.errors import did_you_mean, listing
+from tunesmith.errors import UsageError, did_you_mean, listing, setting
 
 
 @dataclass(frozen=True)
@@ -17,6 +17,8 @@ class Tuning:
     trains: what is trained, for help texts and messages
     usual: values of settings unless they are told; those that suit full fine-tuning stand in `Config`
     settings: those that mean something for this way and not for all others
+    without: those of other ways that mean nothing for this one
+    tasks: those that it works for; empty: all
     source: where it comes from
     """
 
@@ -24,11 +26,20 @@ class Tuning:
     usual: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
     settings: frozenset[str] = frozenset()
     source: str = ""
+    without: frozenset[str] = frozenset()
+    tasks: tuple[str, ...] = ()
 
 
 _OF_FEATURES = frozenset({"features", "features_gb", "features_dir"})
+_OF_STEPS = frozenset({
+    "lr", "epochs", "batch_size", "optimizer", "schedule", "warmup", "weight_decay", "momentum", "max_grad_norm", "dropout",
+    "attention_dropout", "precision", "patience", "eval_steps", "metric", "checkpoint_minutes", "checkpoint_steps", "fgm", "ema", "average",
+})  # fmt: skip
+_OF_THE_LOSS = frozenset({"loss", "focal_gamma", "label_smoothing", "class_weights", "r_drop", "multi_sample_dropout"})
 _OF_LORA = frozenset({"rank", "lora_alpha", "lora_dropout", "targets", "merge"})
 _OF_PROMPTS = frozenset({"virtual_tokens"})
+
+AUTO = "auto"
 
 TUNINGS: dict[str, Tuning] = {
     "full": Tuning("all weights"),
@@ -51,6 +62,21 @@ TUNINGS: dict[str, Tuning] = {
         "Howard and Ruder 2018, ULMFiT, sections 3.2 and 3.3; Sun et al. 2019; Zhang et al. 2021",
     ),
     "bitfit": Tuning("biases and the head", {"lr": 1e-3}, source="Ben Zaken et al. 2022, BitFit"),
+    "fewshot": Tuning(
+        "all weights of the encoder, on which texts have the same label, then the head by logistic regression",
+        {"lr": 5e-5, "epochs": 20, "warmup": 0.1, "pooling": "mean", "valid_size": 0.0},
+        source="Tunstall et al. 2022, SetFit; Khosla et al. 2020, Supervised Contrastive Learning",
+        without=_OF_THE_LOSS,
+        tasks=("classification", "pair"),
+    ),
+    "none": Tuning(
+        "nothing: labels from descriptions of them, from words that fill a gap, or from the nearest labelled examples",
+        {"pooling": "mean", "valid_size": 0.0},
+        frozenset({"method", "prompts", "template", "neighbours"}),
+        "Schick and Schütze 2021; Zhao et al. 2021; Snell et al. 2017; Khandelwal et al. 2020",
+        without=_OF_THE_LOSS | _OF_STEPS,
+        tasks=("classification", "pair"),
+    ),
     "lora": Tuning("updates of low rank to linear layers, and the head", {"lr": 1e-3}, _OF_LORA, "Hu et al. 2022, LoRA"),
     "dora": Tuning(
         "updates of low rank to the directions of linear layers' weights, their magnitudes, and the head",
@@ -78,6 +104,7 @@ TUNINGS: dict[str, Tuning] = {
         "Liu et al. 2021, GPT Understands, Too",
     ),
     "prefix": Tuning("keys and values of virtual tokens in every layer, and the head", {"lr": 5e-3}, _OF_PROMPTS, "Li and Liang 2021"),
+    AUTO: Tuning("what validation prefers of several ways that are tried, the cheapest first", settings=frozenset({"budget"})),
 }
 """`last` stands for `last:N`, N layers."""
 
@@ -101,6 +128,16 @@ def usual(name: Any) -> Mapping[str, Any]:
     """Return the values of settings that suit the way `name` unless they are told; none for what is no way to tune."""
     found = TUNINGS.get(name.partition(":")[0]) if isinstance(name, str) else None
     return found.usual if found is not None else {}
+
+
+def check_task(name: str, task: str) -> None:
+    """Raise `UsageError` where the way `name` does not work for a task."""
+    way = name.partition(":")[0]
+    if TUNINGS[way].tasks and task not in TUNINGS[way].tasks:
+        raise UsageError(
+            f"{setting('tuning', name)} learns labels of texts ({listing(TUNINGS[way].tasks)}), and the task is {task}. With few rows take "
+            f"{setting('tuning', 'head')} or {setting('tuning', 'last:2')}, which work for every task; or name the {setting('task')}."
+        )
 
 
 def special_settings() -> dict[str, list[str]]:

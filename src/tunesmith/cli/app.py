@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from tunesmith import __version__
+from tunesmith.cli import examples as _examples
 from tunesmith.cli import inspect as _inspect
 from tunesmith.cli import predict as _predict
 from tunesmith.cli import pretrain as _pretrain
@@ -52,6 +53,7 @@ app.command("predict")(_predict.predict)
 app.command("update")(_update.update)
 app.command("history")(_update.history)
 app.command("rollback")(_update.rollback)
+app.command("add-examples")(_examples.add_examples)
 app.command("check")(_inspect.check)
 app.command("walk")(_inspect.walk)
 app.command("models")(_inspect.models)

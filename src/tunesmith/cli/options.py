@@ -48,6 +48,7 @@ PANELS = {
     "Pretraining": ("mask_share", "from_scratch", "vocab_size", "layers", "width", "heads"),
     "Tuning": (
         "tuning",
+        "budget",
         "layer_decay",
         "unfreeze",
         "reinit",
@@ -62,6 +63,7 @@ PANELS = {
         "bottleneck",
         "virtual_tokens",
     ),
+    "Without training": ("method", "prompts", "template", "neighbours"),
     "Training": (
         "epochs",
         "lr",

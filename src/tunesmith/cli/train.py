@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from tunesmith import registry
+from tunesmith import registry, strategies
 from tunesmith.cli.options import check_is_no_pipe, takes_settings
 from tunesmith.config import Config
 from tunesmith.errors import UsageError
@@ -48,9 +48,11 @@ def run_training(
     check_is_no_pipe(command, data, settings.get("valid"), settings.get("test"))
     out = settings.get("out")
     stored = _stored(Path(out)) if resume and out is not None else {}
-    layers = [stored]
+    layers: list[dict[str, Any]] = [stored]
     if data is not None:
         layers.append(read_recipe(data) if data.endswith(".toml") else {"train": data})
+        if getattr(layers[-1], "search", None) is not None and not quiet:
+            print(f"note: [search] of {data} is for tunesmith tune; here the settings above it hold.", file=sys.stderr)
     elif resume and out is not None and "train" not in stored:
         raise UsageError(
             f"there is nothing in {out} that can be resumed by itself: it holds no settings of an unfinished run on files. "
@@ -58,7 +60,7 @@ def run_training(
         )
     elif resume and out is None:
         raise UsageError("--resume needs --out DIR, the directory of the run to go on with, or the data and settings that it began with.")
-    elif not stored:
+    elif not stored and settings.get("tuning") != "none":
         raise UsageError(
             f"no data: name a file of {'raw texts' if command.endswith('pretrain') else 'labelled rows'} or a recipe. Example: "
             + (
@@ -70,12 +72,10 @@ def run_training(
     config = resolve(*layers, settings)
     if not resume:
         look_at(config)
-    from tunesmith.folds import cross_validate
-    from tunesmith.recipe import train as train_once
+    from tunesmith.automatic import kind_of_run
     from tunesmith.report import render_table
 
-    run = train_once if config.folds is None else cross_validate
-    result = run(config, resume=resume, overwrite=overwrite, progress=Progress("quiet" if quiet else "auto"))
+    result = kind_of_run(config, resume=resume)(config, resume=resume, overwrite=overwrite, progress=Progress("quiet" if quiet else "auto"))
     where = f"model: {result.directory}\nreport: {result.directory / 'report.html'}"
     print("\n" + render_table(result.result) + "\n" + where, file=sys.stderr if as_json else sys.stdout)
     if as_json:
@@ -104,7 +104,9 @@ def look_at(config: Config) -> None:
         if name is not None:
             source = open_file(name, encoding=config.encoding)
             if family is None:
-                family = registry.family(choose_task(source, config))
+                chosen = choose_task(source, config)
+                strategies.check_task(config.tuning, chosen)
+                family = registry.family(chosen)
             source = rows_of(source, family)
             guess_schema(source, **config.columns, group=config.group if name == config.train else None, family=family)
     if not config.from_scratch:

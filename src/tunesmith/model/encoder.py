@@ -155,20 +155,20 @@ class Encoder(nn.Module):
 
     def segments(self, batch: PackedBatch, mask: Tensor) -> dict[str, Tensor]:
         """Return `token_type_ids`, int64 like `mask`, for a batch of pairs and an encoder that tells segments apart; else nothing."""
-        if batch.borders is None or not self._tells_segments_apart:
+        if batch.borders is None or not self.tells_segments_apart:
             return {}
         border = torch.from_numpy(batch.borders.astype("int64"))
         return {"token_type_ids": ((torch.arange(mask.shape[1])[None, :] >= border[:, None]) & mask).long()}
 
     def token_segments(self, batch: PackedBatch) -> Tensor | None:
         """Return int64[T], the segment of each token, for a batch of pairs and an encoder that tells segments apart; else None."""
-        if batch.borders is None or not self._tells_segments_apart:
+        if batch.borders is None or not self.tells_segments_apart:
             return None
         places = np.arange(len(batch.ids)) - np.repeat(batch.cu_seqlens[:-1], batch.lengths)
         return torch.from_numpy((places >= np.repeat(batch.borders, batch.lengths)).astype(np.int64))
 
     @functools.cached_property
-    def _tells_segments_apart(self) -> bool:
+    def tells_segments_apart(self) -> bool:
         """Whether transformers would give this model segment ids that say anything."""
         return (
             getattr(self.config, "type_vocab_size", 0) > 1

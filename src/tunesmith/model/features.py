@@ -51,6 +51,9 @@ class Features:
     head is trained and reads one vector, that vector.
     """
 
+    fresh = True
+    """Whether this run computed them."""
+
     def __init__(self, path: Path, frozen: Frozen, width: int) -> None:
         self.path, self.frozen = path, frozen
         self._dtype = _DTYPES[frozen.kept]
@@ -94,6 +97,7 @@ def open_features(
     path = root / _name_of(model, frozen, tables)
     width = model.encoder.width
     if (found := _find(path, frozen, width)) is not None:
+        found.fresh = False
         return found
     with new_directory(path, replace=False) as directory:
         _compute(directory, model, frozen, tables, progress)

@@ -43,6 +43,10 @@ class Strategy(ABC):
         """Put the model into the mode of training for a step of `epoch`, counted from 0: a pure function of that."""
         model.train()
 
+    def network(self, model: TextModel) -> TextModel:
+        """Return what the loop trains of the prepared model: itself, or one that shares its encoder."""
+        return model
+
     def finish(self, model: TextModel) -> None:
         """Turn the trained model into what is saved."""
         return
@@ -168,6 +172,19 @@ class BitFit(Strategy):
             )
 
 
+class FewShot(Strategy):
+    """The encoder by comparing texts; the head follows, see `training.fewshot` (Tunstall et al. 2022, "SetFit", section 3)."""
+
+    name = "fewshot"
+
+    def prepare(self, model: TextModel) -> None:
+        """Leave all parameters trainable."""
+
+    def network(self, model: TextModel) -> TextModel:
+        """Return the encoder with the vectors of texts as outputs."""
+        return TextModel(model.encoder, VectorHead())
+
+
 def choose_strategy(config: Config) -> Strategy:
     """Return the way of tuning that the settings name."""
     way, layers = strategies.parse(config.tuning)
@@ -181,7 +198,7 @@ def choose_strategy(config: Config) -> Strategy:
     return found
 
 
-_PLAIN: dict[str, type[Strategy]] = {strategy.name: strategy for strategy in (Full, Layerwise, BitFit)}
+_PLAIN: dict[str, type[Strategy]] = {strategy.name: strategy for strategy in (Full, Layerwise, BitFit, FewShot)}
 
 _ADDED = {
     "lora": "adapters:LoRA",

@@ -60,7 +60,7 @@ def study_lines(study: Study) -> list[str]:
         values = [value_words(trial["settings"][name]) if name in trial["settings"] else DASH for name in names]
         score = DASH if trial["value"] is None else f"{trial['value']:.4f}"
         rows.append([str(trial["number"]), *values, score, remark(study, trial)])
-    lines = ["", *aligned(rows)]
+    lines = aligned(rows)
     if len(trials) > _SHOWN:
         lines.append(f"and {counted(len(trials) - _SHOWN, 'trial')} more, in the report")
     return [*lines, "", f"what mattered: {mattered(study)}", verdict(study), ""]
@@ -85,6 +85,8 @@ def verdict(study: Study) -> str:
     usual = next((trial for trial in study["trials"] if trial["number"] == study["usual"]), None)
     if usual is None:
         return f"{said}."
+    if best["value"] == usual["value"]:
+        return f"{said}, as with the settings as they were; the log loss, else the order, decided between them."
     gain = abs(best["value"] - usual["value"])
     more = "less" if metric in LOWER_IS_BETTER else "more"
     return (
@@ -170,7 +172,7 @@ def values_of(study: Study, searched: dict[str, Any]) -> Markup | None:
     elif searched["log"]:
         xs = [math.log10(value) for value in values]
         span = _span(xs)
-        marks = [(math.log10(tick), f"{tick:.3g}") for tick in _logarithmic(*span)]
+        marks = [(math.log10(tick), f"{tick:.3g}") for tick in logarithmic(*span)]
     else:
         xs = [float(value) for value in values]
         span = _span(xs)
@@ -180,7 +182,7 @@ def values_of(study: Study, searched: dict[str, Any]) -> Markup | None:
     return frame.done(f"Validation score over {name}")
 
 
-def _logarithmic(low: float, high: float) -> list[float]:
+def logarithmic(low: float, high: float) -> list[float]:
     """Return 1, 2 and 5 of each power of ten between 10**low and 10**high; at wide ranges the powers alone."""
     steps = (1, 2, 5) if high - low < 2.5 else (1,)
     found = [step * 10.0**power for power in range(math.floor(low), math.ceil(high) + 1) for step in steps]

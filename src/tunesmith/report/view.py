@@ -338,6 +338,14 @@ def regularisation(recipe: Mapping[str, Any]) -> str:
     return "; ".join(words[name].format(recipe[name]) for name in used)
 
 
+def _way(record: dict[str, Any]) -> str:
+    """Return in a few words what a way to tune reached, or why it was left out."""
+    if "why" in record:
+        return f"{record['way']} left out: {record['why']}"
+    reached = f"{title(record['metric'])} {figure(record['metric'], record['value'])}"
+    return f"{record['way']}: validation {reached} in {duration(record['seconds'])}"
+
+
 def training_facts(result: Result) -> list[tuple[str, str]]:
     """Return (what, value) pairs about the training and the machine."""
     training, machine = result["training"], result["machine"]
@@ -349,6 +357,7 @@ def training_facts(result: Result) -> list[tuple[str, str]]:
             "Tuning",
             result["recipe"].get("tuning", "full") + "; ".join(["", *filter(None, [training.get("tuning"), training.get("frozen")])]),
         ),
+        *([("Ways tried", "; ".join(map(_way, result["ways"])))] if "ways" in result else []),
         ("Parameters trained", f"{count(trained)} of {count(parameters)} ({share(trained, parameters)})"),
         *([("Regularisation", regularisers)] if (regularisers := regularisation(result["recipe"])) else []),
         ("Epochs", f"{training['epochs']:g}"),

@@ -156,7 +156,9 @@ def check_evaluations(config: Config, per_epoch: int) -> str:
             f"{counted(per_epoch * config.epochs, 'step')}. Lower {setting('eval_steps')}, set more {setting('epochs')}, or leave "
             f"{setting('average')} out."
         )
-    return f"weights of all {count} evaluations are averaged; for {config.average} there are too few." if count < config.average else ""
+    if count >= config.average:
+        return ""
+    return f"the weights of all {count} evaluations are averaged; for {setting('average')} {config.average} there are too few."
 
 
 def averaging_of(

@@ -46,9 +46,9 @@ class Distilling:
 def drift(task: Task, outputs: Tensor, wanted: Tensor) -> Tensor:
     """Return float[R], how far each row of outputs float[R, C] is from those that are wanted.
 
-    One label a row: the Kullback-Leibler divergence of the distributions over the outputs divided by the temperature, whose gradient is that
-    of Li and Hoiem's cross-entropy, equation 2. Several labels: the same for each label's yes and no, averaged. Without labels: half of
-    the squared difference of the divided outputs, which the former tends to for high temperatures (Hinton et al. 2015, "Distilling the
+    One label a row: the Kullback-Leibler divergence of the distributions over the outputs divided by the temperature, whose gradient is
+    that of Li and Hoiem's cross-entropy, equation 2. Several labels: the same for each label's yes and no, averaged. Without labels: half
+    of the squared difference of the divided outputs, which the former tends to for high temperatures (Hinton et al. 2015, "Distilling the
     Knowledge in a Neural Network", section 2.1).
     """
     if not task.labels:

@@ -6,7 +6,9 @@ R rows of combined outputs, C outputs, K samples of the head.
 from __future__ import annotations
 
 import contextlib
+from typing import Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -15,7 +17,23 @@ from tunesmith.data.batches import PackedBatch, merged
 from tunesmith.model.arithmetic import arithmetic
 from tunesmith.model.heads import TextModel
 from tunesmith.tasks.base import Task
+from tunesmith.tasks.rows import Rows
 from tunesmith.training.regularise import AdversarialNoise, masks_before_the_last_layer
+
+
+class Objective(Protocol):
+    """What the steps of a run lower. A `Task` is one."""
+
+    @property
+    def joint(self) -> bool: ...
+
+    def batches(self, rows: Rows, chosen: np.ndarray, seed: int, max_tokens: int) -> list[PackedBatch]: ...
+
+    def combine(self, outputs: Tensor, batch: PackedBatch) -> Tensor: ...
+
+    def loss(self, outputs: Tensor, batch: PackedBatch) -> Tensor: ...
+
+    def tokens_an_example(self, rows: Rows) -> float: ...
 
 
 class Gradients:
@@ -31,7 +49,7 @@ class Gradients:
     Adversarial noise: see `AdversarialNoise`. The loss is the mean of that without and with noise, under the same dropout masks.
     """
 
-    def __init__(self, model: TextModel, task: Task, config: Config, precision: str) -> None:
+    def __init__(self, model: TextModel, task: Objective, config: Config, precision: str) -> None:
         self._model, self._task, self._precision = model, task, precision
         self._alpha, self._samples = config.r_drop, config.multi_sample_dropout
         self._passes = 2 if config.r_drop > 0 else 1
@@ -84,6 +102,7 @@ class Gradients:
         loss = losses[0] if len(losses) == 1 else torch.stack(losses).mean()
         if self._passes == 1:
             return loss, loss
+        assert isinstance(self._task, Task)
         apart = [self._task.divergence(one, other, batch).sum() for one, other in zip(*outputs, strict=True)]
         return loss, loss + self._alpha / 2 * torch.stack(apart).mean()
 

@@ -24,10 +24,9 @@ from tunesmith.model.heads import TextModel
 from tunesmith.model.tuning import Strategy
 from tunesmith.progress import Progress
 from tunesmith.seeds import seed_for
-from tunesmith.tasks.base import Task
 from tunesmith.tasks.rows import Rows
-from tunesmith.training.averaging import averaging_of, check_evaluations
-from tunesmith.training.gradients import Gradients
+from tunesmith.training.averaging import averaging_of
+from tunesmith.training.gradients import Gradients, Objective
 from tunesmith.training.optim import bring_up, clip, lr_at, set_lr, settle
 from tunesmith.training.state import Checkpoints, TrainState
 
@@ -55,7 +54,7 @@ def steps_per_epoch(rows: Rows, config: Config) -> int:
 
 def train_steps(
     model: TextModel,
-    task: Task,
+    task: Objective,
     rows: Rows,
     optimizer: torch.optim.Optimizer,
     config: Config,
@@ -63,11 +62,13 @@ def train_steps(
     start: int,
     precision: str,
     strategy: Strategy,
+    rate: Callable[[int, int, Config], float] = lr_at,
 ) -> Iterator[StepRecord]:
     """Train from optimizer step `start` on, yielding after each step; endlessly correct to stop after any of them.
 
     A step's gradient is that of its mean loss, however many parts `config.max_tokens` cuts it into. What is not in a step's words may
     lag behind in the table of words until `settle` is called.
+    rate: the learning rate of a step, as `lr_at` gives it
     Raises `Diverged` when the loss is no longer a number.
     """
     per_epoch = steps_per_epoch(rows, config)
@@ -93,7 +94,7 @@ def train_steps(
                 f"(it is {config.peak_lr:g}), raise {setting('warmup')}, or train with {setting('precision', 'fp32')}."
             )
         norm = clip(optimizer, config.max_grad_norm)
-        lr = lr_at(step, total, config)
+        lr = rate(step, total, config)
         set_lr(optimizer, lr)
         optimizer.step()
         yield StepRecord(step + 1, (step + 1) / per_epoch, loss_sum / units, lr, norm, tokens, position + 1 == per_epoch)
@@ -101,7 +102,7 @@ def train_steps(
 
 def run(
     model: TextModel,
-    task: Task,
+    task: Objective,
     rows: Rows,
     optimizer: torch.optim.Optimizer,
     config: Config,
@@ -128,9 +129,6 @@ def run(
     per_epoch = steps_per_epoch(rows, config)
     total = per_epoch * config.epochs
     log_every = max(1, total // 200)
-    note = check_evaluations(config, per_epoch)
-    if note:
-        progress.say(f"note: {note}")
     mean_tokens = task.tokens_an_example(rows)
     saved_at = time.monotonic()
     averaging = averaging_of(model, optimizer, config, state, checkpoints)

@@ -31,6 +31,7 @@ class AdversarialNoise:
     """
 
     def __init__(self, model: TextModel, size: float) -> None:
+        self._encoder = model.encoder
         self._words: nn.Module = model.encoder.hf.get_input_embeddings()
         self._size = size
         self._seen: dict[Hashable, tuple[Tensor, PackedBatch]] = {}
@@ -73,11 +74,12 @@ class AdversarialNoise:
             yield
 
     def _noise(self, gradient: Tensor, batch: PackedBatch) -> Tensor:
-        """gradient: float[T, H] of packed tokens, or float[S, n, H] of padded ones"""
+        """gradient: float[T, H] of packed tokens, virtual ones among them, or float[S, n, H] of padded ones"""
         if gradient.ndim == 3:
             norm = gradient.square().sum((1, 2), keepdim=True).sqrt()
         else:
-            lengths = torch.from_numpy(batch.lengths.astype(np.int64))
+            virtual = self._encoder.virtual
+            lengths = torch.from_numpy(batch.lengths.astype(np.int64)) + (0 if virtual is None else len(virtual.ids))
             squares = torch.segment_reduce(gradient.square().sum(1), "sum", lengths=lengths)
             norm = squares.sqrt().repeat_interleave(lengths)[:, None]
         return self._size * gradient / norm.clamp_min(torch.finfo(norm.dtype).tiny)

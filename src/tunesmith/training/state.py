@@ -21,6 +21,8 @@ from tunesmith.storage import LOCK, new_directory, sweep, verify, write_manifest
 
 RUN = "run.json"
 """Beside the checkpoints: the settings of the run that made them."""
+PROBE = "lr_find.json"
+"""Beside the checkpoints: what a probe for the learning rate found."""
 _AVERAGES = "average.safetensors"
 _KEEP = 2
 
@@ -162,7 +164,8 @@ class Checkpoints:
         return any((self.directory / name).is_file() for name in (RUN, LOCK))
 
     def clear(self) -> None:
-        """Delete all checkpoints; what else is in the directory stays."""
+        """Delete all checkpoints, and the probe before them; what else is in the directory stays."""
+        (self.directory / PROBE).unlink(missing_ok=True)
         for path in (path for kind in ("step", "best", "weights") for path in self._paths(kind)):
             shutil.rmtree(path, ignore_errors=True)
 
