@@ -62,8 +62,7 @@ class Classification(Task):
     thresholds: for multi, float per label: predicted when the probability is at or above
     separator: what joins labels in one cell, None for lists
     aggregation: mean or max of the outputs over a text's windows
-    loss_name, focal_gamma, label_smoothing, weights: the training loss; weights has one factor per label
-    settled: how many thresholds, from the first, `tune` leaves as they are
+    loss_name, focal_gamma, label_smoothing, weights: the loss, with one weight per label; settled: thresholds that `tune` leaves alone
     """
 
     labels: list[str]
