@@ -348,6 +348,37 @@ def test_thresholds_that_were_chosen_stay(tiny_bert: Path, tmp_path: Path) -> No
     assert done.record["metric"] == "f1_micro" and done.record["scores"]["test"]["before"] is not None
 
 
+@pytest.mark.parametrize(("tuning", "merge", "says"), [
+    ("lora", True, "the model was tuned by lora; the update trains all of its weights"),
+    ("lora", False, "holds only what was added to an encoder that others share"),
+    ("head", None, "tuning head:"),
+    ("layerwise", None, "tuning layerwise:"),
+])  # fmt: skip
+def test_models_that_were_tuned_otherwise(tuning: str, merge: bool | None, says: str, tiny_bert: Path, run: Run, tmp_path: Path) -> None:
+    told: dict[str, Any] = {"tuning": tuning, "epochs": 1, "max_length": 24, "progress": "quiet"}
+    told |= {"merge": merge} if merge is not None else {"reinit": 1} if tuning == "layerwise" else {}
+    tunesmith.train(tiny.rows(60), model=tiny_bert, out=tmp_path / "m", **told)
+    before = content(tmp_path / "m")
+    done = run("update", "m", tiny.write_csv(tmp_path / "f.csv", tiny.rows(24, seed=3, labels=THREE)), "--epochs", 1, "--force")
+    assert says in done.err and done.code == (2 if merge is False else 0), done.err
+    if merge is False:
+        assert content(tmp_path / "m") == before and not (tmp_path / "m" / "versions").exists()
+        return
+    assert tunesmith.load(tmp_path / "m").labels == ["animal", "colour", "neither"]
+    if tuning == "head":
+        names = ["bert.encoder.layer.1.output.dense.weight", "encoder.layer.1.output.dense.weight"]
+        old, new = (weights(tmp_path / "m" / place) for place in ("versions/001", "."))
+        name = next(name for name in names if name in old)
+        assert torch.equal(old[name], new[name]), "the encoder stays frozen"
+    assert tunesmith.rollback(tmp_path / "m") == (2, 1) and content(tmp_path / "m") == before
+
+
+def weights(directory: Path) -> dict[str, torch.Tensor]:
+    from safetensors.torch import load_file
+
+    return load_file(directory / "model.safetensors")
+
+
 # --- cut off ---------------------------------------------------------------------------------------------------------------
 
 
