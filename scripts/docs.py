@@ -15,7 +15,7 @@ from tunesmith.config import Config
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 COMMANDS = (
-    "", "train", "tune", "pretrain", "evaluate", "predict", "update", "history", "rollback", "add-examples", "check", "walk", "models",
+    "", "train", "tune", "pretrain", "evaluate", "predict", "add-examples", "update", "history", "rollback", "check", "walk", "models",
     "sample", "index", "search",
 )  # fmt: skip
 

@@ -332,7 +332,9 @@ def test_a_setting_is_spelled_for_those_who_read_it() -> None:
 
 
 # where data lies, where results go, and what and how often is saved: what the table's own key or nothing at all accounts for
-PATHS = {"budget", "features_gb", "features_dir", "train", "valid", "test", "out", "replay_rows", "checkpoint_minutes", "checkpoint_steps"}
+PATHS = {
+    "budget", "features_gb", "features_dir", "train", "valid", "test", "out", "replay_rows", "checkpoint_minutes", "checkpoint_steps",
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", sorted(Config.model_fields))

@@ -12,9 +12,8 @@ import numpy as np
 import torch
 
 from tunesmith import __version__
-from tunesmith.bundle import Bundle, assess
+from tunesmith.bundle import assess
 from tunesmith.config import Config
-from tunesmith.errors import UsageError, did_you_mean, listing, setting
 from tunesmith.model.arithmetic import cpu_name
 from tunesmith.model.heads import TextModel
 from tunesmith.model.hub import versions
@@ -28,42 +27,23 @@ from tunesmith.training.state import TrainState
 _YARDSTICK_ROWS = 50_000
 
 
-class UnknownMetric(UsageError, KeyError):
-    """There is no metric of this name: a `UsageError` like any other, and a `KeyError` as of any mapping."""
-
-    def __str__(self) -> str:
-        return str(self.args[0])  # KeyError would put it in quotes
-
-
-class _Metrics(dict[str, float]):
-    def __missing__(self, name: str) -> float:
-        if not self:
-            sizes = f"{setting('valid_size')} or {setting('test_size')} above 0"
-            raise UnknownMetric(f"nothing was evaluated: there are no validation or test rows. Train with {sizes}, or use bundle.evaluate.")
-        raise UnknownMetric(f"there is no metric {name!r}.{did_you_mean(name, self)} There are {listing(self, 40)}.")
-
-
 @dataclass(frozen=True)
-class TrainResult:
-    """A finished training: its directory, the report's content as plain values, and the model ready to predict."""
+class Fitted:
+    """A model that is ready to be tested and saved.
 
-    directory: Path
-    result: dict[str, Any]
-    bundle: Bundle
+    metric: that chose the weights; computed: the precision of training, and why with which engine
+    per_epoch: optimizer steps of an epoch; what: words and figures on what was trained, for the report
+    prompting: what opens a model of prompts again; None for one that was trained
+    """
 
-    @property
-    def metrics(self) -> dict[str, float]:
-        """The test metrics, or the means over the folds of a cross-validation; without either those of validation, which are optimistic.
-
-        Empty where nothing was evaluated.
-
-        Asking for one that is not there raises `UnknownMetric`.
-        """
-        evaluations = self.result["evaluations"]
-        if evaluations["test"] is None and "cross_validation" in self.result:
-            return _Metrics({name: spread["mean"] for name, spread in self.result["cross_validation"]["metrics"].items()})
-        chosen = evaluations["test"] if evaluations["test"] is not None else evaluations["valid"]
-        return _Metrics(chosen["metrics"] if chosen is not None else {})
+    model: TextModel
+    task: Task
+    state: TrainState
+    metric: str
+    computed: tuple[str, str]
+    per_epoch: float
+    what: dict[str, Any]
+    prompting: dict[str, Any] | None = None
 
 
 def pooling_of(task: Task, config: Config) -> str:
@@ -71,20 +51,9 @@ def pooling_of(task: Task, config: Config) -> str:
     return "mean" if task.head.kind == "embedding" else config.pooling
 
 
-def result_of(
-    config: Config,
-    prepared: Prepared,
-    model: TextModel,
-    task: Task,
-    state: TrainState,
-    evaluations: dict[str, Any],
-    directory: Path,
-    metric: str,
-    computed: tuple[str, str],
-    per_epoch: float,
-    what: dict[str, Any],
-) -> dict[str, Any]:
-    """Everything that report, model card and `tunesmith.json` say, as plain values."""
+def result_of(config: Config, prepared: Prepared, fitted: Fitted, evaluations: dict[str, Any], directory: Path) -> dict[str, Any]:
+    """Return everything that report, model card and `tunesmith.json` say, as plain values."""
+    model, task, state = fitted.model, fitted.task, fitted.state
     splits: dict[str, Any] = {"train": None, "valid": None, "test": None}
     for name, part in prepared.parts.items():
         splits[name] = {
@@ -110,27 +79,28 @@ def result_of(
         "thresholds": getattr(task, "thresholds", None),
         "recipe": config.model_dump(mode="json"),
         "versions": {"tunesmith": __version__, **versions()},
-        "machine": {"cpu": cpu_name(), "threads": torch.get_num_threads(), "precision": computed[0], "note": computed[1]},
+        "machine": {"cpu": cpu_name(), "threads": torch.get_num_threads(), "precision": fitted.computed[0], "note": fitted.computed[1]},
         "data": {
             "columns": prepared.parts["train"].schema.roles,
             "splits": splits,
             "notes": prepared.notes,
         },
         "training": {
-            "epochs": state.step / max(per_epoch, 1e-9),
+            "epochs": state.step / max(fitted.per_epoch, 1e-9),
             "steps": state.step,
             "tokens": state.tokens,
             "seconds": state.seconds,
             "tokens_per_s": state.tokens / max(state.seconds, 1e-9),
             "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
             "parameters": sum(parameter.numel() for parameter in model.parameters()),
-            **what,
+            **fitted.what,
+            "adapter": model.adapter.summary(model.own_head) if model.adapter is not None else None,
             "best_step": state.best_step,
             "stopped": state.stopped,
             "history": state.history,
             "evaluations": state.evaluations,
         },
-        "metric": metric,
+        "metric": fitted.metric,
         "evaluations": evaluations,
     }
 

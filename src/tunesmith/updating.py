@@ -14,6 +14,8 @@ from tunesmith.bundle import Bundle
 from tunesmith.config import Config
 from tunesmith.errors import Interrupted, StorageError, UpdateRefused, UsageError, listing, setting
 from tunesmith.feedback import Feedback, feedback_of
+from tunesmith.finishing import finish
+from tunesmith.fitting import fit
 from tunesmith.gate import Gate, record_of
 from tunesmith.model.growth import grow_outputs
 from tunesmith.model.heads import TextModel
@@ -22,7 +24,6 @@ from tunesmith.model.pretrained import Pretrained, open_pretrained
 from tunesmith.places import DESCRIPTION
 from tunesmith.prepare import Prepared, say_data
 from tunesmith.progress import QUIET, Progress
-from tunesmith.recipe import fit
 from tunesmith.resolve import resolve
 from tunesmith.rundir import CHECKPOINTS
 from tunesmith.seeds import seed_for
@@ -191,7 +192,8 @@ class _Run:
         kept = feedback.kept
         start = Start(bundle.model, identity, how, learner, judge, kept, bundle.description.get("seen"))
         try:
-            return fit(config, prepared, work, {}, resume=resume, progress=self.progress, start=start)
+            fitted = fit(config, prepared, work, None, self.progress, resume=resume, start=start)
+            return finish(config, prepared, fitted, work, {}, self.progress, start=start)
         except KeyboardInterrupt:
             raise Interrupted(f"stopped at once; what the last checkpoint holds is saved. {how}") from None
         except UpdateRefused:
