@@ -396,7 +396,7 @@ def test_a_killed_update_leaves_the_old_model_and_resumes_to_the_bit(model: Path
     assert other.code == 5 and "made with other settings" in other.err and content(model) == before
     done = server.run("update", model, feedback, *flags, "--resume", traps=[("tunesmith.training.loop:clip", 5, "int")])
     assert done.code == 130 and "is as it was. Go on with the same command and --resume" in done.err and content(model) == before
-    done = server.run("update", model, feedback, *flags, "--resume", traps=[("tunesmith.recipe:write_report", 1, "full")])
+    done = server.run("update", model, feedback, *flags, "--resume", traps=[("tunesmith.finishing:write_report", 1, "full")])
     assert done.code == 5 and "the disk is full" in done.err and content(model) == before
     done = server.run("update", model, feedback, *flags, "--resume")
     assert done.code == 0, done.err
