@@ -23,6 +23,7 @@ PAGES = [
     "README.md",
     "docs/adapters.md",
     "docs/regularisers.md",
+    "docs/tune.md",
     *sorted(str(page.relative_to(ROOT)) for page in ROOT.glob("docs/tasks/*.md")),
 ]
 
@@ -34,7 +35,8 @@ def blocks(page: str, kind: str) -> list[str]:
 SHIM = """#!{python}
 import sys
 from tunesmith.cli.app import main
-once = ["--epochs", "1"] if sys.argv[1:2] in (["train"], ["pretrain"]) else []
+short = dict.fromkeys(("train", "pretrain"), ["--epochs", "1"]) | {{"tune": ["--trials", "1"]}}
+once = short.get(sys.argv[1], [])
 main(sys.argv[1:] + once)
 """
 

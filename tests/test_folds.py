@@ -50,6 +50,7 @@ def outcome(out: Path) -> dict[str, Any]:
     }
 
 
+@pytest.mark.timeout(300)
 def test_a_cross_validation_killed_again_and_again_ends_as_one_that_was_not(
     server: Server, tiny_bert: Path, few: Path, tmp_path: Path
 ) -> None:

@@ -65,6 +65,7 @@ def test_a_found_rate_trains_the_same_model_as_a_given_one(run: Run, tiny_bert: 
     assert again.code == 0 and "finished already" in again.err
 
 
+@pytest.mark.timeout(300)
 def test_a_run_killed_in_the_probe_or_after_it_ends_as_one_that_was_not(server: Server, tiny_bert: Path, few: Path, tmp_path: Path) -> None:
     command = ("train", few, "--model", tiny_bert, "--lr", "find", *told({**COMMON, "checkpoint_steps": 2}))
     assert server.run(*command, "--out", tmp_path / "whole").code == 0

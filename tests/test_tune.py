@@ -25,8 +25,8 @@ from tunesmith.errors import DataError, StorageError, UsageError
 from tunesmith.study.space import Range, default_space, read_flags, read_space
 
 COMMON: dict[str, Any] = {"max_length": 16, "precision": "fp32", "batch_size": 8, "checkpoint_steps": 2, "dropout": 0.1}
-SEARCH = {"lr": {"low": 1e-3, "high": 5e-2}, "epochs": [1, 2, 3], "warmup": [0.0, 0.2]}
-FLAGS = ["--search", "lr=1e-3..5e-2", "--search", "epochs=1,2,3", "--search", "warmup=0,0.2"]
+SEARCH = {"lr": {"low": 1e-3, "high": 5e-2}, "epochs": [1, 2], "warmup": [0.0, 0.2]}
+FLAGS = ["--search", "lr=1e-3..5e-2", "--search", "epochs=1,2", "--search", "warmup=0,0.2"]
 
 
 @pytest.fixture(scope="module")
@@ -59,18 +59,19 @@ def outcome(out: Path) -> dict[str, Any]:
     }
 
 
+@pytest.mark.timeout(300)
 def test_a_search_killed_again_and_again_ends_as_one_that_was_not(server: Server, tiny_bert: Path, few: Path, tmp_path: Path) -> None:
-    started = ("tune", few, "--model", tiny_bert, "--trials", 5, "--metric", "log_loss", *FLAGS, *told(COMMON))
+    started = ("tune", few, "--model", tiny_bert, "--trials", 4, "--metric", "log_loss", *FLAGS, *told(COMMON))
     whole = server.run(*started, "--out", tmp_path / "whole")
     assert whole.code == 0, whole.err
     expected = outcome(tmp_path / "whole")
-    assert len(expected["trials"]) == 5 and len({trial["value"] for trial in expected["trials"]}) > 1
+    assert len(expected["trials"]) == 4 and len({trial["value"] for trial in expected["trials"]}) > 1
     # in a step of a trial; in the middle of a draw; between the end of a training and its entry; after the entry; in the last training
     places = [
         ("tunesmith.training.loop:clip", 5),
         ("tunesmith.study.trials:_suggest", 2),
         ("tunesmith.study.trial:write_json", 1),
-        ("tunesmith.study.trial:strip", 3),
+        ("tunesmith.study.trial:keep_record", 1),
         ("tunesmith.training.loop:clip", 9),
         ("tunesmith.recipe:save_bundle", 2),
     ]
@@ -107,12 +108,18 @@ def test_ctrl_c_saves_the_trial_and_says_how_to_go_on(server: Server, tiny_bert:
     assert len(outcome(tmp_path / "m")["trials"]) == 3
     finished = server.run("tune", "--resume", "--out", tmp_path / "m")
     assert finished.code == 0 and "finished already" in finished.err
+    (tmp_path / "m" / "study.db").write_bytes(b"no database at all" * 100)
+    damaged = server.run("tune", "--resume", "--out", tmp_path / "m")
+    assert damaged.code == 5 and "study.db cannot be read or written: file is not a database. It is damaged" in damaged.err
+    small = server.run(*started[:-1], tmp_path / "n", file_limit=60_000)
+    assert small.code == 5 and "Free some space" in small.err, small.err
 
 
+@pytest.mark.slow
 def test_several_processes_share_the_trials_and_none_outlives_a_kill(tiny_bert: Path, few: Path, tmp_path: Path) -> None:
     out = tmp_path / "m"
     command = [sys.executable, "-m", "tunesmith", "tune"]
-    started = [*command, str(few), "--model", str(tiny_bert), "--trials", "6", "--jobs", "2", *FLAGS, *told({**COMMON, "eval_steps": 1})]
+    started = [*command, str(few), "--model", str(tiny_bert), "--trials", "4", "--jobs", "2", *FLAGS, *told({**COMMON, "eval_steps": 1})]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
     process = subprocess.Popen([*started, "--out", str(out)], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 60
@@ -126,10 +133,10 @@ def test_several_processes_share_the_trials_and_none_outlives_a_kill(tiny_bert: 
     assert done.returncode == 0, done.stderr
     assert "will go on" in done.stderr and "2 processes with 1 thread each" in done.stderr
     trials = outcome(out)["trials"]
-    assert [trial["number"] for trial in trials] == [1, 2, 3, 4, 5, 6]
+    assert [trial["number"] for trial in trials] == [1, 2, 3, 4]
     assert all(trial["state"] in ("complete", "pruned") for trial in trials)
     with sqlite3.connect(out / "study.db") as database:
-        assert database.execute("select count(*) from trials").fetchone() == (6,), "no trial is counted twice"
+        assert database.execute("select count(*) from trials").fetchone() == (4,), "no trial is counted twice"
 
 
 def test_the_best_recipe_trains_the_same_model(tiny_bert: Path, few: Path, tmp_path: Path) -> None:

@@ -60,7 +60,7 @@ def study_lines(study: Study) -> list[str]:
         values = [value_words(trial["settings"][name]) if name in trial["settings"] else DASH for name in names]
         score = DASH if trial["value"] is None else f"{trial['value']:.4f}"
         rows.append([str(trial["number"]), *values, score, remark(study, trial)])
-    lines = ["", *aligned(rows)]
+    lines = aligned(rows)
     if len(trials) > _SHOWN:
         lines.append(f"and {counted(len(trials) - _SHOWN, 'trial')} more, in the report")
     return [*lines, "", f"what mattered: {mattered(study)}", verdict(study), ""]
@@ -85,6 +85,8 @@ def verdict(study: Study) -> str:
     usual = next((trial for trial in study["trials"] if trial["number"] == study["usual"]), None)
     if usual is None:
         return f"{said}."
+    if best["value"] == usual["value"]:
+        return f"{said}, as with the settings as they were; the log loss, else the order, decided between them."
     gain = abs(best["value"] - usual["value"])
     more = "less" if metric in LOWER_IS_BETTER else "more"
     return (

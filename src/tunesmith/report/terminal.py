@@ -14,6 +14,8 @@ def render_table(result: view.Result) -> str:
     lines: list[str] = []
     for table in folds.tables(result["cross_validation"]) if "cross_validation" in result else []:
         lines += [*wording.aligned(table), ""]
+    if "study" in result:
+        lines += study.study_lines(result["study"])
     found = None if view.is_cross_validated(result) else view.judged(result)
     if found:
         split, evaluation = found
@@ -38,8 +40,6 @@ def render_table(result: view.Result) -> str:
         lines += [f"{y['name']}: {y['note']}" for y in evaluation.get("yardsticks", []) if not y["metrics"]]
         lines += evaluation.get("remarks", [])
         lines.append("")
-    if "study" in result:
-        lines += study.study_lines(result["study"])
     lines += [folds.verdict_of(result), ""]
     lines += [f"- {sentence}" for sentence in view.limitations(result)]
     lines += account_lines(result)

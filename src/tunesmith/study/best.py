@@ -10,6 +10,7 @@ from tunesmith.config import Config
 from tunesmith.errors import counted
 from tunesmith.seeds import seed_for
 from tunesmith.storage import write_text
+from tunesmith.study.plan import absolute
 from tunesmith.study.trials import PRUNED, Trials, storing
 
 _FEW = 4
@@ -21,8 +22,8 @@ def write_recipe(path: Path, config: Config, said: str) -> None:
     lines = [f"# {line}" for line in said.splitlines()]
     if config.train is None:
         lines.append("# the rows were in memory; name a file of them with: train = ...")
-    for name, value in config.model_dump(mode="json", exclude_unset=True).items():
-        if value is not None and name != "out":
+    for name, value in absolute(config).items():
+        if value is not None:
             lines.append(f"{name} = {_toml(value)}")
     write_text(path, "\n".join(lines) + "\n")
 

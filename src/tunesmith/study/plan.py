@@ -43,7 +43,12 @@ class Plan:
 
     def config(self, **values: Any) -> Config:
         """Return the settings of a trial that takes `values`."""
-        return resolve({key: value for key, value in self.settings.items() if value is not None}, values)
+        settings = {key: value for key, value in self.settings.items() if value is not None}
+        here = Path.cwd()
+        for name in _FILES:
+            if name in settings and Path(settings[name]).is_relative_to(here):
+                settings[name] = str(Path(settings[name]).relative_to(here))  # as people would name it
+        return resolve(settings, values)
 
     def ranges(self) -> list[Range]:
         """Return what is searched."""

@@ -10,9 +10,9 @@ from tunesmith.bundle import DESCRIPTION
 from tunesmith.errors import Diverged, Interrupted, UsageError
 from tunesmith.prepare import Prepared
 from tunesmith.progress import Bars, Progress
+from tunesmith.report.study import value_words
 from tunesmith.rundir import CHECKPOINTS, RECORD, keep_record, stopped_in
 from tunesmith.storage import write_json
-from tunesmith.study.space import written
 from tunesmith.study.trials import PRUNED, Trials
 from tunesmith.training.loop import Watch
 
@@ -77,7 +77,7 @@ def _trained(trials: Trials, trial: Any, place: Path, progress: Progress, data: 
 def line(record: Any, trials: Trials) -> str:
     """Return what became of a trial, in a line."""
     names = {range_.name for range_ in trials.ranges}
-    settings = ", ".join(f"{name} {written(value)}" for name, value in record.params.items() if name in names)
+    settings = ", ".join(f"{name} {value_words(value)}" for name, value in record.params.items() if name in names)
     value = f"validation {trials.plan.metric} {record.value:.4f}" if record.value is not None else "no value"
     return f"trial {record.number + 1:,} of {trials.plan.trials:,} · {settings} · {value}{_ending(record)}"
 

@@ -5,6 +5,7 @@ As a module it is such a process: `python -m tunesmith.study.workers` reads its 
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import json
 import os
@@ -13,7 +14,6 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 from tunesmith.errors import Interrupted, ModelError, TunesmithError, setting, speaking_flags
 from tunesmith.progress import Progress
@@ -47,6 +47,7 @@ def work(directory: Path, jobs: int, left: list[int], hint: str, progress: Progr
                 "hint": hint,
                 "mode": progress.mode,
                 "parent": os.getpid(),
+                "flags": setting("jobs").startswith("--"),
             }
             process = subprocess.Popen(
                 [sys.executable, "-m", "tunesmith.study.workers"],
@@ -105,18 +106,18 @@ def _main() -> int:
     from tunesmith.study.trials import Trials
 
     directory = Path(orders["directory"])
-    trials = Trials(directory, Plan.read(directory), jobs=orders["jobs"])
-    progress: Any = _Lines("quiet" if orders["mode"] == "quiet" else "lines")
-    run_trials(trials, orders["left"], orders["hint"], progress)
+    with speaking_flags() if orders["flags"] else contextlib.nullcontext():
+        trials = Trials(directory, Plan.read(directory), jobs=orders["jobs"])
+        run_trials(trials, orders["left"], orders["hint"], _Lines(quiet=orders["mode"] == "quiet"))
     return 0
 
 
 class _Lines(Progress):
     """Says what becomes of trials; the bars of several processes would be drawn over each other."""
 
-    def __init__(self, mode: Any) -> None:
+    def __init__(self, *, quiet: bool) -> None:
         super().__init__("quiet")
-        self.tells = mode != "quiet"
+        self.tells = not quiet
 
     def say(self, text: str) -> None:
         if self.tells:
@@ -124,13 +125,12 @@ class _Lines(Progress):
 
 
 if __name__ == "__main__":
-    with speaking_flags():
-        try:
-            status = _main()
-        except TunesmithError as error:
-            status = error.exit_code
-            print(json.dumps({"error": str(error), "exit_code": status}), flush=True)
-        except KeyboardInterrupt:
-            status = 130
-            print(json.dumps({"error": "stopped.", "exit_code": status}), flush=True)
+    try:
+        status = _main()
+    except TunesmithError as error:
+        status = error.exit_code
+        print(json.dumps({"error": str(error), "exit_code": status}), flush=True)
+    except KeyboardInterrupt:
+        status = 130
+        print(json.dumps({"error": "stopped.", "exit_code": status}), flush=True)
     sys.exit(status)
