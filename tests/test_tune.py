@@ -116,6 +116,7 @@ def test_ctrl_c_saves_the_trial_and_says_how_to_go_on(server: Server, tiny_bert:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(400)
 def test_several_processes_share_the_trials_and_none_outlives_a_kill(tiny_bert: Path, few: Path, tmp_path: Path) -> None:
     out = tmp_path / "m"
     command = [sys.executable, "-m", "tunesmith", "tune"]
