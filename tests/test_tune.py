@@ -220,6 +220,8 @@ WRONG = {
     "together": (["--search", "truncation=head,windows", "--search", "max_length=16,64"], "stride"),
     "set and searched": (["--search", "epochs=1,2", "--epochs", "3"], "--epochs: set and searched at once"),
     "find": (["--lr", "find"], "both look for the rate"),
+    "ways": (["--tuning", "auto"], "--tuning auto chooses a way by trials of its own"),
+    "no way": (["--search", "tuning=full,none"], "--tuning none trains nothing that settings could better"),
     "no validation": (["--valid-size", "0"], "there are no validation rows"),
     "no trials": (["--trials", "0"], "--trials is 0; it must be a whole number from 1"),
     "pruner": (["--pruner", "best"], "--pruner is 'best'; it must be 'median', 'hyperband', 'none'"),
