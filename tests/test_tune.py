@@ -265,6 +265,9 @@ def test_a_directory_that_is_not_a_study_is_left_alone(few: Path, tiny_bert: Pat
     (tmp_path / "m" / "letter.txt").write_text("dear")
     with pytest.raises(StorageError, match="is not empty"):
         tunesmith.tune(few, trials=1, model=tiny_bert, out=tmp_path / "m", progress="quiet")
+    (tmp_path / "m" / "trials").mkdir()
+    with pytest.raises(StorageError, match="is of no study"):
+        tunesmith.tune(few, trials=1, model=tiny_bert, out=tmp_path / "m", progress="quiet", overwrite=True)
     with pytest.raises(UsageError, match="need jobs=1"):
         tunesmith.tune(tiny.rows(30), trials=1, jobs=2, model=tiny_bert, out=tmp_path / "n", progress="quiet")
 

@@ -277,7 +277,10 @@ def _directory(config: Config, data: Any, *, resume: bool, overwrite: bool) -> P
         )
     if config.out is not None and overwrite and (Path(config.out) / PLAN).is_file():
         return Path(config.out)
-    return output_directory(config, data, resume=False, overwrite=overwrite)
+    directory = output_directory(config, data, resume=False, overwrite=overwrite)
+    if (directory / TRIALS).exists():
+        raise StorageError(f"{directory / TRIALS} is of no study, and would be written into. Choose another {setting('out')}.")
+    return directory
 
 
 def _clear(directory: Path) -> None:
