@@ -14,7 +14,10 @@ from tunesmith.cli.options import PANELS, metavar
 from tunesmith.config import Config
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
-COMMANDS = ("", "train", "tune", "pretrain", "evaluate", "predict", "add-examples", "check", "walk", "models", "sample", "index", "search")
+COMMANDS = (
+    "", "train", "tune", "pretrain", "evaluate", "predict", "add-examples", "update", "history", "rollback", "check", "walk", "models",
+    "sample", "index", "search",
+)  # fmt: skip
 
 
 def command_page() -> str:

@@ -309,9 +309,9 @@ def test_damaged_model_directories(damage: str, run: Run, trained: Path, tmp_pat
 
 def test_out_that_may_not_be_written(run: Run, trained: Path, tiny_bert: Path, tmp_path: Path) -> None:
     (tmp_path / "d.csv").write_text(ROWS)
-    before = {path.name: path.read_bytes() for path in trained.iterdir()}
+    before = {path.name: path.read_bytes() for path in trained.rglob("*") if path.is_file()}
     refused(run("train", "d.csv", "--out", trained, "--model", tiny_bert), 5, f"{trained} is not empty", "--overwrite", "another --out")
-    assert {path.name: path.read_bytes() for path in trained.iterdir()} == before
+    assert {path.name: path.read_bytes() for path in trained.rglob("*") if path.is_file()} == before
     refused(run("train", "d.csv", "--out", "d.csv", "--model", tiny_bert), 5, "d.csv is a file", "--out must name a directory")
     refused(run("train", "d.csv", "--out", "d.csv/m", "--model", tiny_bert), 5, "d.csv is a file", "--out must name a directory")
     refused(run("train", "d.csv", "--out", "/proc/m", "--model", tiny_bert), 5, "cannot write /proc/m", "another place")

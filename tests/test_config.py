@@ -98,6 +98,7 @@ RANGES: dict[str, tuple[list[Any], list[Any]]] = {
     "folds": ([None, 2, 1000], [0, 1, 1001]),
     "eval_steps": ([None, 1], [0]),
     "seed": ([0, 2**63 - 1], [-1, 2**63, 0.5]),
+    "replay_rows": ([0, 1000, 10**7], [-1, 0.5]),
     "checkpoint_minutes": ([0.01, 1e6], [0, -1, math.inf, math.nan]),
     "checkpoint_steps": ([None, 1], [0]),
     "dedupe": ([True, False], ["perhaps"]),
@@ -330,8 +331,10 @@ def test_a_setting_is_spelled_for_those_who_read_it() -> None:
     assert setting("lr") == "lr"
 
 
-# where data lies and where results go, and how often is saved: what the table's own key or nothing at all accounts for
-PATHS = {"budget", "features_gb", "features_dir", "train", "valid", "test", "out", "checkpoint_minutes", "checkpoint_steps"}
+# where data lies, where results go, and what and how often is saved: what the table's own key or nothing at all accounts for
+PATHS = {
+    "budget", "features_gb", "features_dir", "train", "valid", "test", "out", "replay_rows", "checkpoint_minutes", "checkpoint_steps",
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", sorted(Config.model_fields))

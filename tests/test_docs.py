@@ -19,11 +19,10 @@ def test_reference_pages_are_what_the_program_says() -> None:
     assert done.returncode == 0, done.stderr
 
 
+OF_COMMANDS = ("adapters", "fewshot", "regularisers", "strategies", "tune", "update")
 PAGES = [
     "README.md",
-    "docs/adapters.md",
-    "docs/regularisers.md",
-    "docs/tune.md",
+    *(f"docs/{name}.md" for name in OF_COMMANDS),
     *sorted(str(page.relative_to(ROOT)) for page in ROOT.glob("docs/tasks/*.md")),
 ]
 
@@ -35,7 +34,7 @@ def blocks(page: str, kind: str) -> list[str]:
 SHIM = """#!{python}
 import sys
 from tunesmith.cli.app import main
-short = dict.fromkeys(("train", "pretrain"), ["--epochs", "1"]) | {{"tune": ["--trials", "1"]}}
+short = dict.fromkeys(("train", "pretrain", "update"), ["--epochs", "1"]) | {{"tune": ["--trials", "1"]}}
 once = short.get(sys.argv[1], [])
 main(sys.argv[1:] + once)
 """

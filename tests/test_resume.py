@@ -18,9 +18,8 @@ import tiny
 import tunesmith
 from killer import Done, Server, Trap
 from tunesmith.errors import UsageError
-from tunesmith.storage import verify
+from tunesmith.storage import locked, verify
 from tunesmith.training.optim import clip
-from tunesmith.training.state import locked
 
 STATE = "tunesmith.training.state"
 LOOP = "tunesmith.training.loop"
@@ -327,11 +326,11 @@ def test_other_settings_or_data_are_refused_and_nothing_is_lost(plain: Run, stop
 
 def test_a_finished_run_says_so(plain: Run) -> None:
     out = plain.directory / "whole"
-    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    before = {path.name: path.read_bytes() for path in out.rglob("*") if path.is_file()}
     done = plain.resume(out)
     assert done.code == 0 and f"{out} is finished already" in done.err
     assert str(out / "report.html") in done.out
-    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+    assert {path.name: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
 
 
 def test_from_another_directory(plain: Run, tiny_bert: Path, tmp_path: Path) -> None:
@@ -439,13 +438,13 @@ def test_full_disk_leaves_the_checkpoints_before_whole(plain: Run) -> None:
 
 def test_a_disk_that_fills_up_during_the_run(plain: Run, small_disk: Path) -> None:
     out = small_disk / "m"
-    whole = {path.name: path.read_bytes() for path in (plain.directory / "whole").iterdir()}
+    whole = {path.name: path.read_bytes() for path in (plain.directory / "whole").rglob("*") if path.is_file()}
     (small_disk / "filler").write_bytes(bytes(2_400_000))
     done = plain.train(out)
     assert done.code == 5 and "Traceback" not in done.err, done.err
     assert "the disk is full. Free some space" in done.err and str(out) in done.err
     assert all(verify(path) is None for path in newest(out))
-    assert {path.name: path.read_bytes() for path in (plain.directory / "whole").iterdir()} == whole
+    assert {path.name: path.read_bytes() for path in (plain.directory / "whole").rglob("*") if path.is_file()} == whole
     (small_disk / "filler").unlink()
     plain.check(out)
 

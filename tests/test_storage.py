@@ -20,8 +20,7 @@ from tunesmith.data.schema import Schema
 from tunesmith.data.table import open_table
 from tunesmith.data.tokens import TextEncoder, Truncation
 from tunesmith.errors import DataError, StorageError
-from tunesmith.storage import new_directory, new_file, sweep, verify, write_json, write_manifest, write_text, writing
-from tunesmith.training.state import locked
+from tunesmith.storage import locked, new_directory, new_file, sweep, verify, write_json, write_manifest, write_text, writing
 
 
 def test_a_new_directory_is_there_only_when_whole(tmp_path: Path) -> None:

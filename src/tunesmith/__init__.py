@@ -19,30 +19,41 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from tunesmith.api import add_examples as add_examples
+    from tunesmith.api import history as history
     from tunesmith.api import load as load
+    from tunesmith.api import rollback as rollback
     from tunesmith.api import train as train
     from tunesmith.api import tune as tune
+    from tunesmith.api import update as update
     from tunesmith.bundle import Bundle as Bundle
     from tunesmith.estimator import TextClassifier as TextClassifier
     from tunesmith.recipe import TrainResult as TrainResult
     from tunesmith.study.tune import TuneResult as TuneResult
     from tunesmith.tasks.classification import Prediction as Prediction
     from tunesmith.tasks.qa import Answer as Answer
+    from tunesmith.updating import UpdateResult as UpdateResult
 
 _PLACES = {
     "add_examples": "tunesmith.api",
     "train": "tunesmith.api",
     "tune": "tunesmith.api",
     "load": "tunesmith.api",
+    "update": "tunesmith.api",
+    "history": "tunesmith.api",
+    "rollback": "tunesmith.api",
     "Bundle": "tunesmith.bundle",
     "TextClassifier": "tunesmith.estimator",
     "TrainResult": "tunesmith.recipe",
     "TuneResult": "tunesmith.study.tune",
     "Prediction": "tunesmith.tasks.classification",
     "Answer": "tunesmith.tasks.qa",
+    "UpdateResult": "tunesmith.updating",
 }
 
-__all__ = ["Answer", "Bundle", "Prediction", "TextClassifier", "TrainResult", "TuneResult", "add_examples", "load", "train", "tune"]
+__all__ = [
+    "Answer", "Bundle", "Prediction", "TextClassifier", "TrainResult", "TuneResult", "UpdateResult", "add_examples", "history", "load",
+    "rollback", "train", "tune", "update",
+]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:

@@ -80,13 +80,18 @@ def account(rows: Rows, encoder: ExampleEncoder, task: Task) -> dict[str, Any]:
     }
 
 
-def sketch_of(keys: np.ndarray) -> dict[str, Any]:
+def sketch_of(keys: np.ndarray, before: dict[str, Any] | None = None) -> dict[str, Any]:
     """Return the smallest keys of the training texts (uint64), by which `seen_before` finds them again.
 
+    before: the sketch of texts that were trained on earlier; more than it holds are counted as others than these
     Bottom-k sketch: Cohen and Kaplan 2007, "Summarizing Data using Bottom-k Sketches", section 2.
     """
     different = np.unique(keys)
-    return {"texts": len(different), "keys": different[:_SKETCH].tolist()}
+    if before is None:
+        return {"texts": len(different), "keys": different[:_SKETCH].tolist()}
+    known = np.array(before["keys"], np.uint64)
+    both = np.unique(np.concatenate([known, different]))
+    return {"texts": int(before["texts"]) + len(both) - len(known), "keys": both[:_SKETCH].tolist()}
 
 
 def seen_before(sketch: dict[str, Any] | None, keys: np.ndarray) -> str:

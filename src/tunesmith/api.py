@@ -8,12 +8,17 @@ from typing import Any
 
 from tunesmith.automatic import kind_of_run
 from tunesmith.bundle import Bundle
+from tunesmith.data.memory import open_data
 from tunesmith.progress import Mode, Progress
 from tunesmith.prompting import add_examples as _add_examples
 from tunesmith.recipe import TrainResult
 from tunesmith.resolve import resolve
 from tunesmith.study.tune import TuneResult
 from tunesmith.study.tune import tune as _tune
+from tunesmith.updating import UpdateResult
+from tunesmith.updating import update as _update
+from tunesmith.versions import rollback as _rollback
+from tunesmith.versions import story
 
 
 def train(
@@ -90,6 +95,54 @@ def _sorted(data: Any, valid: Any, test: Any, settings: dict[str, Any]) -> tuple
         if value is not None and name not in files
     }
     return files, tables, {key: str(value) if isinstance(value, Path) else value for key, value in settings.items()}
+
+
+def update(
+    directory: Path | str,
+    data: Any,
+    *,
+    labels: Any = None,
+    test: Any = None,
+    margin: float = 0.01,
+    distill: float | None = None,
+    force: bool = False,
+    out: Path | str | None = None,
+    keep_refused: Path | str | None = None,
+    resume: bool = False,
+    progress: Mode = "auto",
+    **settings: Any,
+) -> UpdateResult:
+    """Train the model in `directory` further on corrected or new rows and make the result its new version.
+
+    data: anything that `train` takes; labels that the model does not know become new ones
+    test: rows whose score may not fall by more than `margin`, in place of those that were kept at training
+    distill: weight of the term that holds outputs on the new rows where they were; None: 1 where no old rows are kept, else 0
+    force: accept whatever the test says; out: write the updated model there; keep_refused: write a refused one there
+    resume: go on with an update that was interrupted
+    settings: epochs, lr, batch_size, ...: those of `tunesmith.updating.SETTINGS`; all others are as the model was trained
+
+    Returns an `UpdateResult` with `directory`, `version`, `record` and `bundle`.
+    Raises `UpdateRefused` when the score falls by more, and leaves the model as it was; and what `train` raises.
+    """
+    settings = {key: str(value) if isinstance(value, Path) else value for key, value in settings.items()}
+    rows = data if isinstance(data, str | Path) and labels is None else open_data(data, labels=labels)
+    return _update(
+        directory, rows, test=test, margin=margin, distill=distill, force=force, out=out, keep_refused=keep_refused, resume=resume,
+        progress=Progress(progress), settings=settings,
+    )  # fmt: skip
+
+
+def history(directory: Path | str) -> dict[str, Any]:
+    """Return the versions of a model directory: `current`, its number, `versions` and `events`. Raises `ModelError`."""
+    return story(Path(directory))
+
+
+def rollback(directory: Path | str, to: int | None = None) -> tuple[int, int]:
+    """Make an earlier version of a model the current one, or version `to`; return the numbers of the version before and the one now.
+
+    Raises `ModelError`, `UsageError`, `StorageError`.
+    """
+    return _rollback(Path(directory), to)
 
 
 def load(directory: Path | str, **settings: Any) -> Bundle:

@@ -30,9 +30,9 @@ from tunesmith.rundir import (
     stopped_in,
     store_settings,
 )
-from tunesmith.storage import write_json
+from tunesmith.storage import locked, write_json
 from tunesmith.training.loop import Watch
-from tunesmith.training.state import Checkpoints, locked
+from tunesmith.training.state import Checkpoints
 
 _PLAN = "plan.json"
 _LONG = 128  # tokens of a text on average from which keeping the outputs of lower layers pays most

@@ -16,6 +16,7 @@ import numpy as np
 
 from tunesmith import registry
 from tunesmith.accounting import Tally, account, seen_before
+from tunesmith.data.kept import KEPT_FILES
 from tunesmith.data.memory import is_pair, open_data
 from tunesmith.data.schema import Example, Row, RowSource, Schema, Source, for_test, guess_schema, rows_of
 from tunesmith.data.table import open_table
@@ -24,10 +25,11 @@ from tunesmith.errors import DataError, ModelError, UsageError, counted, setting
 from tunesmith.evaluate import CHUNK, outputs_for, outputs_of
 from tunesmith.model.adapted import FILES as ADAPTER_FILES
 from tunesmith.model.attaching import load_adapted
-from tunesmith.model.heads import HEAD_FILE, TextModel, build_model, load_head, own_head
+from tunesmith.model.heads import TextModel, build_model, load_head, own_head
 from tunesmith.model.pretrained import load_saved
 from tunesmith.model.prompted import load_prompted
 from tunesmith.model.spec import HeadSpec
+from tunesmith.places import DESCRIPTION, HEAD_FILE
 from tunesmith.progress import QUIET, Progress
 from tunesmith.resolve import resolve
 from tunesmith.storage import sync, write_json, writing
@@ -35,7 +37,6 @@ from tunesmith.tasks.base import Task
 from tunesmith.tasks.classification import Classification
 from tunesmith.tasks.rows import Part, Ragged, Rows
 
-DESCRIPTION = "tunesmith.json"
 _FORMAT = 2
 
 
@@ -270,15 +271,17 @@ def save_bundle(directory: Path, model: TextModel, description: dict[str, Any], 
             model.save(temporary)
             written_by_report(temporary)
             # from here on an earlier model in this place is no longer whole
-            for stale in (DESCRIPTION, HEAD_FILE, "modules.json", "config.json", "model.safetensors", *ADAPTER_FILES):
+            for stale in (DESCRIPTION, HEAD_FILE, "modules.json", "config.json", "model.safetensors", *ADAPTER_FILES, *KEPT_FILES):
                 (directory / stale).unlink(missing_ok=True)
-            for file in sorted(path for path in temporary.rglob("*") if path.is_file()):
+            files = sorted(path for path in temporary.rglob("*") if path.is_file())
+            names = [str(file.relative_to(temporary)) for file in files]
+            for file in files:
                 place = directory / file.relative_to(temporary)
                 place.parent.mkdir(exist_ok=True)
                 sync(file)
                 file.chmod(0o644)
                 file.replace(place)
-        write_json(directory / DESCRIPTION, {"format": _FORMAT, **description})
+        write_json(directory / DESCRIPTION, {"format": _FORMAT, **description, "files": [*names, DESCRIPTION]})
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 

@@ -28,6 +28,7 @@ Scheme = Literal["auto", "bio", "bioes", "bmes", "bilou", "io", "none"]
 _TIME = re.compile(r"(?=.*[1-9])\d+(\.\d+)?[smh]")
 _NOT_OF_THE_WEIGHTS = {
     "out", "checkpoint_minutes", "checkpoint_steps", "train", "valid", "test", "budget", "features_gb", "features_dir", "merge",
+    "replay_rows",
 }  # fmt: skip
 
 
@@ -56,7 +57,6 @@ class Config(BaseModel):
         0.1, ge=0, lt=1, description="share of the training rows split off for the test when no file is given; 0: none"
     )
     dedupe: bool = Field(False, description="drop repeated rows from training, and training rows whose text is in validation or test")
-
     drop_unlabelled: bool = Field(False, description="leave rows without a label out instead of stopping")
 
     # model and sequences
@@ -202,6 +202,7 @@ class Config(BaseModel):
     # run
     seed: int = Field(0, ge=0, lt=2**63, description="seed of every random draw")
     out: str | None = Field(None, description="model directory to write")
+    replay_rows: int = Field(1000, ge=0, description="training rows kept, with test rows, for updates of the model; 0: no rows at all")
     checkpoint_minutes: float = Field(5.0, gt=0, description="time between checkpoints; one is also written at each epoch's end")
     checkpoint_steps: int | None = Field(None, ge=1, description="steps between checkpoints, besides the above")
 

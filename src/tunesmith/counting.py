@@ -56,6 +56,20 @@ def count_cells(gold: NDArray[Any], predicted: NDArray[Any], n_labels: int) -> C
     return Cells(counts, gold_cells, predicted_cells, hit, exact, single)
 
 
+def row_cells(gold: NDArray[Any], predicted: NDArray[Any], n_labels: int) -> Cells:
+    """Return a cell for each row, in order, as `count_cells` gives distinct ones: K is E."""
+    from scipy.sparse import csr_array
+
+    gold, predicted = np.asarray(gold), np.asarray(predicted)
+    rows, single = np.arange(len(gold)), gold.ndim == 1
+    sides = [
+        csr_array((np.ones(len(side)), (rows, side)), shape=(len(side), n_labels)) if single else csr_array(side.astype(np.float64))
+        for side in (gold, predicted)
+    ]
+    exact = (gold == predicted) if single else (gold == predicted).all(1)
+    return Cells(np.ones(len(gold), np.int64), sides[0], sides[1], sides[0] * sides[1], exact.astype(np.float64), single)
+
+
 def label_scores(cells: Cells, counts: NDArray[Any]) -> dict[str, NDArray[np.float64]]:
     """Return float[R] for every metric of the predicted labels, from int[R, K] counts that each sum to E."""
     hit, predicted, gold, exact = cells.tally(counts)

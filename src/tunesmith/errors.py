@@ -10,6 +10,7 @@ import contextlib
 import difflib
 from collections.abc import Iterable, Iterator
 from contextvars import ContextVar
+from typing import Any
 
 EXIT_INTERNAL = 70
 
@@ -55,6 +56,16 @@ class StorageError(TunesmithError):
     """Something cannot be written or read back: full disk, no permission, damaged checkpoint."""
 
     exit_code = 5
+
+
+class UpdateRefused(TunesmithError):
+    """An update was trained but made the model worse on the old test rows than allowed; `record` says by how much. Nothing changed."""
+
+    exit_code = 6
+
+    def __init__(self, message: str, record: dict[str, Any]) -> None:
+        super().__init__(message)
+        self.record = record
 
 
 class Interrupted(TunesmithError):

@@ -86,7 +86,9 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
             trained = train(config, train_data=data, overwrite=True, progress=progress)
         else:
             with tempfile.TemporaryDirectory(prefix="tunesmith-") as directory:
-                trained = train(config.model_copy(update={"out": str(Path(directory) / "model")}), train_data=data, progress=progress)
+                trained = train(
+                    config.model_copy(update={"out": str(Path(directory) / "model"), "replay_rows": 0}), train_data=data, progress=progress
+                )
         self.bundle_: Bundle = trained.bundle
         self.result_ = trained.result
         # the model orders labels by their text; scikit-learn orders classes_ by their own type

@@ -28,8 +28,8 @@ from tunesmith.rundir import (
     stopped_in,
     store_settings,
 )
-from tunesmith.storage import write_json
-from tunesmith.training.state import Checkpoints, locked
+from tunesmith.storage import locked, write_json
+from tunesmith.training.state import Checkpoints
 
 
 def cross_validate(

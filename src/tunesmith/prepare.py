@@ -85,7 +85,7 @@ def prepare(config: Config, sources: dict[str, RowSource], progress: Progress, *
     encoder = encoder_of(config, kind, pretrained, schema, progress)
     schemas = {name: _fitting(schema, family, source, name) for name, source in sources.items()}
     tables = {name: open_table(source, schemas[name], encoder, progress) for name, source in sources.items()}
-    missing = {name: _missing(table, kind, config, needed=family.needs_target) for name, table in tables.items()}
+    missing = {name: missing_targets(table, kind, config, needed=family.needs_target) for name, table in tables.items()}
     task = _learn(kind, tables["train"], config, progress, told=config.task != "auto", pair=schema.pair)
     task = task.bind(pretrained.tokenizer, encoder)
     parts = {
@@ -97,20 +97,20 @@ def prepare(config: Config, sources: dict[str, RowSource], progress: Progress, *
     dropped = {"dropped_empty": int(blank.sum()), "dropped_unlabelled": int((unlabelled & ~blank).sum()), "dropped_duplicates": 0}
     parts["train"] = train.with_index(train.rows.index[~blank[train.rows.index]])
     notes = task.remarks(parts["train"].rows) + remarks(pretrained, sources["train"], schema)
-    _split(parts, config, task, notes, fold)
+    split_parts(parts, config, task, notes, fold)
     _dedupe(parts, config, dropped, notes)
     _note_shared_groups(parts, config, notes)
     _check_parts(parts, dropped)
     notes += [
         note for name in ("valid", "test") if name in parts and parts[name].how == "given" for note in task.cautions(parts[name].rows)
     ]
-    notes += _contradictions(parts["train"].rows) + task.gaps(parts["train"].rows)
+    notes += contradictions(parts["train"].rows) + task.gaps(parts["train"].rows)
     if "valid" not in parts and (config.patience is not None or config.metric is not None):
         chosen = f"{setting('metric')} and {setting('patience')}"
         notes.append(f"there are no validation rows, so {chosen} choose nothing: the last weights are kept.")
     task = task.settle(parts["train"].rows, config)
     prepared = Prepared(pretrained, encoder, task, parts, dropped, notes)
-    _say_data(prepared, progress)
+    say_data(prepared, progress)
     return prepared
 
 
@@ -146,7 +146,7 @@ def remarks(pretrained: Pretrained, source: RowSource, schema: Schema) -> list[s
     return notes
 
 
-def _contradictions(rows: Rows) -> list[str]:
+def contradictions(rows: Rows) -> list[str]:
     """Note texts that stand under more than one target."""
     keys, digests = rows.table.text_key[rows.index], rows.targets.digests()[rows.index]
     pairs = np.unique(np.stack([keys, digests], axis=1), axis=0)
@@ -157,7 +157,7 @@ def _contradictions(rows: Rows) -> list[str]:
     return [f"{counted(count, 'text')} {'stands' if count == 1 else 'stand'} in training rows that disagree; tunesmith check shows them."]
 
 
-def _split(parts: dict[str, Part], config: Config, task: Task, notes: list[str], fold: tuple[int, int] | None) -> None:
+def split_parts(parts: dict[str, Part], config: Config, task: Task, notes: list[str], fold: tuple[int, int] | None = None) -> None:
     """Split test and validation rows off the training rows where no file was given for them."""
     train, word = parts["train"], task.target_word
     rows = train.rows
@@ -322,7 +322,7 @@ def _learn(kind: type[Task], table: TokenTable, config: Config, progress: Progre
     return task
 
 
-def _missing(table: TokenTable, kind: type[Task], config: Config, *, needed: bool) -> np.ndarray:
+def missing_targets(table: TokenTable, kind: type[Task], config: Config, *, needed: bool) -> np.ndarray:
     """Return bool[N], which rows have no target, after a check that there are rows and that those may be left out."""
     if len(table) == 0:
         raise DataError(f"{table.name} has no rows. It needs a header line and one labelled text per line.")
@@ -351,7 +351,7 @@ def part_account(prepared: Prepared, name: str) -> dict[str, Any]:
     return values
 
 
-def _say_data(prepared: Prepared, progress: Progress) -> None:
+def say_data(prepared: Prepared, progress: Progress) -> None:
     """Print the split and what was lost, one line a part."""
     for name, part in prepared.parts.items():
         values = part_account(prepared, name)

@@ -67,6 +67,25 @@ def regression_intervals(gold: NDArray[Any], predicted: NDArray[Any], *, seed: i
     return {name: pair for name, pair in bounds.items() if name in whole and pair[1] - pair[0] > 1e-12}
 
 
+def resampled(gold: NDArray[Any], predicted: NDArray[Any], drawn: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
+    """Return Pearson's correlation, mean squared and mean absolute error, float[R] each, where float[R, E] says how often a row is drawn.
+
+    A correlation with a constant counts as 0.
+    """
+    weight = drawn / drawn.sum(1, keepdims=True)
+    one, two = (values - values.mean() for values in (np.asarray(gold, np.float64), np.asarray(predicted, np.float64)))
+    means = weight @ one, weight @ two
+    spread = [np.maximum(weight @ np.square(values) - np.square(mean), 0) for values, mean in zip((one, two), means, strict=True)]
+    below = np.sqrt(spread[0] * spread[1])
+    shared = weight @ (one * two) - means[0] * means[1]
+    error = np.asarray(predicted, np.float64) - gold
+    return {
+        "pearson": np.divide(shared, below, out=np.zeros(len(drawn)), where=below > 0),
+        "mse": weight @ np.square(error),
+        "mae": weight @ np.abs(error),
+    }
+
+
 def agreement_bins(gold: NDArray[Any], predicted: NDArray[Any], bins: int = 10) -> list[dict[str, Any]]:
     """Return mean prediction, and mean, deviation and count of the true values, of groups of rows that are alike in prediction."""
     order = np.argsort(predicted, kind="stable")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 import resource
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,25 +27,33 @@ from tunesmith.training.state import TrainState
 _YARDSTICK_ROWS = 50_000
 
 
+@dataclass(frozen=True)
+class Fitted:
+    """A model that is ready to be tested and saved.
+
+    metric: that chose the weights; computed: the precision of training, and why with which engine
+    per_epoch: optimizer steps of an epoch; what: words and figures on what was trained, for the report
+    prompting: what opens a model of prompts again; None for one that was trained
+    """
+
+    model: TextModel
+    task: Task
+    state: TrainState
+    metric: str
+    computed: tuple[str, str]
+    per_epoch: float
+    what: dict[str, Any]
+    prompting: dict[str, Any] | None = None
+
+
 def pooling_of(task: Task, config: Config) -> str:
     """Return how a text's token vectors become one: that of the settings, or of the vectors that are to be learned."""
     return "mean" if task.head.kind == "embedding" else config.pooling
 
 
-def result_of(
-    config: Config,
-    prepared: Prepared,
-    model: TextModel,
-    task: Task,
-    state: TrainState,
-    evaluations: dict[str, Any],
-    directory: Path,
-    metric: str,
-    computed: tuple[str, str],
-    per_epoch: float,
-    what: dict[str, Any],
-) -> dict[str, Any]:
-    """Everything that report, model card and `tunesmith.json` say, as plain values."""
+def result_of(config: Config, prepared: Prepared, fitted: Fitted, evaluations: dict[str, Any], directory: Path) -> dict[str, Any]:
+    """Return everything that report, model card and `tunesmith.json` say, as plain values."""
+    model, task, state = fitted.model, fitted.task, fitted.state
     splits: dict[str, Any] = {"train": None, "valid": None, "test": None}
     for name, part in prepared.parts.items():
         splits[name] = {
@@ -71,27 +79,28 @@ def result_of(
         "thresholds": getattr(task, "thresholds", None),
         "recipe": config.model_dump(mode="json"),
         "versions": {"tunesmith": __version__, **versions()},
-        "machine": {"cpu": cpu_name(), "threads": torch.get_num_threads(), "precision": computed[0], "note": computed[1]},
+        "machine": {"cpu": cpu_name(), "threads": torch.get_num_threads(), "precision": fitted.computed[0], "note": fitted.computed[1]},
         "data": {
             "columns": prepared.parts["train"].schema.roles,
             "splits": splits,
             "notes": prepared.notes,
         },
         "training": {
-            "epochs": state.step / max(per_epoch, 1e-9),
+            "epochs": state.step / max(fitted.per_epoch, 1e-9),
             "steps": state.step,
             "tokens": state.tokens,
             "seconds": state.seconds,
             "tokens_per_s": state.tokens / max(state.seconds, 1e-9),
             "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
             "parameters": sum(parameter.numel() for parameter in model.parameters()),
-            **what,
+            **fitted.what,
+            "adapter": model.adapter.summary(model.own_head) if model.adapter is not None else None,
             "best_step": state.best_step,
             "stopped": state.stopped,
             "history": state.history,
             "evaluations": state.evaluations,
         },
-        "metric": metric,
+        "metric": fitted.metric,
         "evaluations": evaluations,
     }
 

@@ -16,6 +16,8 @@ from pathlib import Path
 from tunesmith.errors import StorageError, TunesmithError, setting
 
 MANIFEST = "manifest.json"
+LOCK = ".lock"
+"""In a directory that one process holds for itself."""
 
 _ADVICE = {
     errno.ENOSPC: "the disk is full",
@@ -131,6 +133,24 @@ def sweep(directory: Path, *patterns: str) -> None:
                 shutil.rmtree(path, ignore_errors=True)
             else:
                 path.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def locked(directory: Path) -> Iterator[None]:
+    """Hold `directory` for this process alone. Raises `StorageError` when another run is writing into it."""
+    import fcntl
+
+    with writing(directory):
+        directory.mkdir(parents=True, exist_ok=True)
+        file = open(directory / LOCK, "w")  # noqa: SIM115 - closed by the next statement
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise StorageError(f"another run is writing into {directory}. Wait for it, or choose another {setting('out')}.") from None
+        sweep(directory, ".*.tmp", ".*.old")
+        yield
+    (directory / LOCK).unlink(missing_ok=True)
 
 
 def sync(path: Path) -> None:

@@ -27,10 +27,11 @@ def entity_counts(gold: Entities, predicted: Entities) -> NDArray[np.int64]:
 
 def span_scores(counts: NDArray[Any], mode: str) -> dict[str, float]:
     """Return f1, precision and recall with `mode` (strict or default) behind their names, from int[E, 3]; 0 where undefined."""
-    return {name: float(values[0]) for name, values in _span_scores(counts.sum(0)[None], mode).items()}
+    return {name: float(values[0]) for name, values in span_rates(counts.sum(0)[None], mode).items()}
 
 
-def _span_scores(sums: NDArray[Any], mode: str) -> dict[str, NDArray[np.float64]]:
+def span_rates(sums: NDArray[Any], mode: str) -> dict[str, NDArray[np.float64]]:
+    """Return F1, precision and recall, float[R], by names that end in `mode`, from sums int[R, 3] of `entity_counts`."""
     right, guessed, known = sums.T.astype(np.float64)
     return {
         f"f1_{mode}": 2 * right / np.maximum(guessed + known, 1),
@@ -45,7 +46,7 @@ def per_type(gold: Entities, predicted: Entities) -> list[dict[str, Any]]:
     for label in sorted({entity[2] for sentences in (gold, predicted) for sentence in sentences for entity in sentence}):
         mine = [[[entity for entity in sentence if entity[2] == label] for sentence in sentences] for sentences in (gold, predicted)]
         sums = entity_counts(*mine).sum(0)
-        scores = _span_scores(sums[None], "x")
+        scores = span_rates(sums[None], "x")
         values = {name: float(scores[f"{name}_x"][0]) for name in ("precision", "recall", "f1")}
         rows.append({"label": label, **values, "support": int(sums[2])})
     return rows
@@ -128,7 +129,7 @@ def intervals(
         ).astype(np.float64)  # whole numbers, which floats multiply faster
         values: dict[str, NDArray[np.float64]] = {}
         for mode, one in modes.items():
-            values |= _span_scores(draws @ one, mode)
+            values |= span_rates(draws @ one, mode)
         right, all_words = (draws @ words).T
         values["accuracy"] = right / np.maximum(all_words, 1)
         if counts is not None:

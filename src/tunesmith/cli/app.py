@@ -19,6 +19,7 @@ from tunesmith.cli import sample as _sample
 from tunesmith.cli import search as _search
 from tunesmith.cli import train as _train
 from tunesmith.cli import tune as _tune
+from tunesmith.cli import update as _update
 from tunesmith.errors import EXIT_INTERNAL, TunesmithError, setting, speaking_flags
 
 # typer brings a click of its own, whose usage errors have no public name but this
@@ -50,6 +51,9 @@ app.command("pretrain")(_pretrain.pretrain)
 app.command("evaluate")(_predict.evaluate)
 app.command("predict")(_predict.predict)
 app.command("add-examples")(_examples.add_examples)
+app.command("update")(_update.update)
+app.command("history")(_update.history)
+app.command("rollback")(_update.rollback)
 app.command("check")(_inspect.check)
 app.command("walk")(_inspect.walk)
 app.command("models")(_inspect.models)
@@ -61,7 +65,7 @@ app.command("search")(_search.search)
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line and end the process with 0, or with the exit status of the error's branch.
 
-    2 usage, 3 data, 4 model, 5 storage, 130 interrupted, 70 a fault of tunesmith itself.
+    2 usage, 3 data, 4 model, 5 storage, 6 an update refused, 130 interrupted, 70 a fault of tunesmith itself.
     """
     with speaking_flags():
         status = _run(sys.argv[1:] if arguments is None else arguments)

@@ -96,7 +96,7 @@ PANELS = {
         "candidates",
     ),
     "Choosing the checkpoint": ("metric", "patience", "eval_steps", "folds"),
-    "Output": ("out", "checkpoint_minutes", "checkpoint_steps"),
+    "Output": ("out", "replay_rows", "checkpoint_minutes", "checkpoint_steps"),
 }
 
 

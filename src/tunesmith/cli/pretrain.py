@@ -12,7 +12,7 @@ from tunesmith.cli.train import AsJson, Overwrite, Quiet, Resume, run_training
 # what only labels, cut texts or other heads have a use for
 _WITHOUT = {
     "task", "text_pair", "label", "label_type", "label_separator", "drop_unlabelled", "truncation", "stride", "max_windows", "aggregation",
-    "pooling", "loss", "focal_gamma", "label_smoothing", "clip", "class_weights", "folds",
+    "pooling", "loss", "focal_gamma", "label_smoothing", "clip", "class_weights", "folds", "replay_rows",
 }  # fmt: skip
 _SETTINGS = [name for names in PANELS.values() for name in names if name not in _WITHOUT]
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import weakref
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,13 +34,13 @@ FILES = (PEFT_CONFIG, PEFT_WEIGHTS, OWN_WEIGHTS, *(f"{DIRECTORY}/{name}" for nam
 class Adapter:
     """What was trained, apart from its encoder.
 
-    way: the name of the way to tune; tensors: by their names in the file; merged: whether the encoder has them added to its weights
+    way: the name of the way to tune; tensors: by their names in the file, or that file; merged: whether the encoder has them added
     config: PEFT's, None for a way that is not PEFT's; settings: with which `attach` builds what the tensors go into
     base: the encoder's name; digest: of its weights; in_peft: whether PEFT alone gives equal outputs
     """
 
     way: str
-    tensors: dict[str, Tensor]
+    tensors: dict[str, Tensor] | Path
     config: dict[str, Any] | None
     base: Located
     digest: str
@@ -52,8 +53,11 @@ class Adapter:
         from safetensors.torch import save_file
 
         directory.mkdir(exist_ok=True)
-        tensors = {name: value.contiguous() for name, value in self.tensors.items()}
-        save_file(tensors, directory / (OWN_WEIGHTS if self.config is None else PEFT_WEIGHTS), metadata={"format": "pt"})
+        place = directory / (OWN_WEIGHTS if self.config is None else PEFT_WEIGHTS)
+        if isinstance(self.tensors, Path):
+            shutil.copyfile(self.tensors, place)
+        else:
+            save_file({name: value.contiguous() for name, value in self.tensors.items()}, place, metadata={"format": "pt"})
         if self.config is not None:
             content = {**self.config, "base_model_name_or_path": public_place(self.base)}
             (directory / PEFT_CONFIG).write_text(json.dumps(content, indent=2, sort_keys=True), encoding="utf-8")
@@ -64,7 +68,10 @@ class Adapter:
         if self.base.kind == "directory":
             place = Path(self.base.place).absolute()
             base |= {"place": str(place), "relative": os.path.relpath(place, directory.absolute())}
-        return {"way": self.way, "base": base, "own_head": own_head, "settings": self.settings, "tensors": len(self.tensors)}
+        return {"way": self.way, "base": base, "own_head": own_head, "settings": self.settings, "tensors": self._count()}
+
+    def _count(self) -> int:
+        return count_tensors(self.tensors) if isinstance(self.tensors, Path) else len(self.tensors)
 
     def summary(self, own_head: bool) -> dict[str, Any]:
         """Return what report and model card say of it, as plain values.
@@ -80,19 +87,29 @@ class Adapter:
         return {"way": self.way, "base": self.base.name, "apart": not self.merged, "peft": word if self.in_peft else None}
 
 
-def check_tensors(directory: Path, told: dict[str, Any]) -> None:
-    """Raise `ModelError` when the adapter's file in `directory` cannot be read, or has not the tensors that `describe` told of."""
+def saved_adapter(directory: Path, told: dict[str, Any], base: Located) -> Adapter:
+    """Return the adapter in `directory`, told of by `describe`. Raises `ModelError` when its file cannot be read or lacks tensors."""
+    own = (directory / OWN_WEIGHTS).is_file()
+    path = directory / (OWN_WEIGHTS if own else PEFT_WEIGHTS)
+    count = count_tensors(path)
+    if count != told["tensors"]:
+        raise ModelError(f"{path} is damaged: it has {count} tensors and should have {told['tensors']}. {_ADVICE}")
+    config = None if own else _config_in(directory)
+    return Adapter(told["way"], path, config, base, told["base"]["digest"], settings=told["settings"])
+
+
+def count_tensors(path: Path) -> int:
+    """Return how many tensors a safetensors file has. Raises `ModelError` for a damaged one."""
     from safetensors import safe_open
 
-    path = next((directory / name for name in (PEFT_WEIGHTS, OWN_WEIGHTS) if (directory / name).is_file()), directory / PEFT_WEIGHTS)
-    advice = "Restore it from a copy, or train again."
     try:
         with safe_open(path, framework="pt") as file:
-            count = len(list(file.keys()))
+            return len(list(file.keys()))
     except Exception as error:  # safetensors raises its own kind for a damaged file
-        raise ModelError(f"{path} cannot be read ({error}). {advice}") from error
-    if count != told["tensors"]:
-        raise ModelError(f"{path} is damaged: it has {count} tensors and should have {told['tensors']}. {advice}")
+        raise ModelError(f"{path} cannot be read ({error}). {_ADVICE}") from error
+
+
+_ADVICE = "Restore it from a copy, or train again."
 
 
 def public_place(base: Located) -> str:
@@ -137,13 +154,17 @@ def open_base(directory: Path, told: dict[str, Any]) -> Pretrained:
 
 
 def _named_in(directory: Path) -> str | None:
-    try:
-        found = json.loads((directory / PEFT_CONFIG).read_text(encoding="utf-8")).get("base_model_name_or_path")
-    except OSError:
-        return None
-    except (ValueError, AttributeError) as error:
-        raise ModelError(f"{directory / PEFT_CONFIG} is damaged ({error}). Restore it from a copy, or train again.") from error
+    found = _config_in(directory).get("base_model_name_or_path") if (directory / PEFT_CONFIG).is_file() else None
     return found if isinstance(found, str) else None
+
+
+def _config_in(directory: Path) -> dict[str, Any]:
+    path = directory / PEFT_CONFIG
+    try:
+        found: dict[str, Any] = {**json.loads(path.read_text(encoding="utf-8"))}
+        return found
+    except (OSError, ValueError, TypeError) as error:
+        raise ModelError(f"{path} cannot be read ({error}). {_ADVICE}") from error
 
 
 def share_base(encoder: Encoder, digest: str) -> None:

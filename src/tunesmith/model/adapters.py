@@ -20,7 +20,6 @@ from tunesmith.model import places
 from tunesmith.model.adapted import Adapter, digest_of_base
 from tunesmith.model.heads import CheckpointHead, CheckpointMaskedHead, CheckpointTokenHead, TextModel
 from tunesmith.model.hub import quiet
-from tunesmith.model.names import locate
 from tunesmith.model.pretrained import position_limit
 from tunesmith.model.soft_prompts import put_before, put_prefix
 from tunesmith.model.tuning import Strategy
@@ -42,6 +41,13 @@ class Beside(Strategy):
             if self.config.from_scratch:
                 what, told = f"{setting('tuning', self.name)} with {setting('from_scratch', True)}", setting("tuning", "full")
             raise UsageError(f"{what} leaves the encoder as it is, but masked-lm is to change it. Take {told}.")
+        if model.base is None and not (self.can_merge and self.config.merge):
+            raise UsageError(
+                f"{setting('tuning', self.name)} cannot go on from a trained model: what it trains is saved without an encoder, and "
+                f"that of this model is nowhere else. Take {setting('tuning', 'lora')}, merged, or another way."
+            )
+        if model.apart:
+            merge_adapter(model)
         self.digest = digest_of_base(model.encoder)
         model.encoder.requires_grad_(False)
         with torch.random.fork_rng(devices=[]):
@@ -84,7 +90,9 @@ class Peft(Beside):
         import peft
 
         merged = self.can_merge and self.config.merge
-        if not (isinstance(model.head, CheckpointMaskedHead) and model.encoder.fresh_head):  # whose bias PEFT's files have no place for
+        # PEFT's files have no place for the bias of a fresh head that guesses words
+        nowhere = isinstance(model.head, CheckpointMaskedHead) and model.encoder.fresh_head
+        if model.base is not None and not nowhere:
             with quiet():
                 state = peft.get_peft_model_state_dict(self.peft, save_embedding_layers=False)
             config = self.peft.peft_config["default"]
@@ -94,8 +102,7 @@ class Peft(Beside):
                 content["auto_mapping"] = {"base_model_class": type(hf).__name__, "parent_library": type(hf).__module__}
             plain = json.loads(json.dumps(content, default=sorted))
             tensors = {name: value.detach().clone() for name, value in state.items()}
-            base = locate(self.config.model)
-            model.adapter = Adapter(self.name, tensors, plain, base, self.digest, merged, in_peft=self.runs_in_peft(model))
+            model.adapter = Adapter(self.name, tensors, plain, model.base, self.digest, merged, in_peft=self.runs_in_peft(model))
         if merged:
             _merge(model.encoder.hf)
             model.encoder.changed()
@@ -279,6 +286,24 @@ def modules_of_head(model: TextModel) -> list[str] | None:
     if isinstance(model.head, CheckpointHead) and getattr(base, "pooler", None) is not None:
         names.append(f"{hf.base_model_prefix}.pooler")
     return names
+
+
+def merge_adapter(model: TextModel) -> None:
+    """Add a loaded adapter to the weights of its encoder, which becomes the model's own. Raises `ModelError` for one that cannot be."""
+    assert model.adapter is not None
+    if model.adapter.way not in ("lora", "dora", "ia3"):
+        raise ModelError(
+            f"a model of {setting('tuning', model.adapter.way)} cannot be trained further: what was trained cannot be added to the weights "
+            "of its encoder. Train again on all rows."
+        )
+    for module in list(model.encoder.base.modules()):  # no other model's weights may change
+        for name, parameter in list(module._parameters.items()):
+            if parameter is not None:
+                setattr(module, name, nn.Parameter(parameter.detach().clone(), requires_grad=parameter.requires_grad))
+    _merge(model.encoder.hf)
+    model.adapter, model.encoder.shared = None, None
+    model.requires_grad_(True)
+    model.encoder.changed()
 
 
 def _merge(hf: nn.Module) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 from tunesmith.errors import ModelError
 from tunesmith.model import adapters, bottlenecks
-from tunesmith.model.adapted import check_tensors, digest_of_base, open_base, share_base
+from tunesmith.model.adapted import digest_of_base, open_base, saved_adapter, share_base
 from tunesmith.model.heads import TextModel, build_model, load_head
 from tunesmith.model.hub import load_tokenizer
 from tunesmith.model.names import Located
@@ -20,8 +20,8 @@ def load_adapted(directory: Path, told: dict[str, Any], head: HeadSpec, pooling:
     told: as `Adapter.describe` returns it
     Raises `ModelError` when the encoder is not found, when its weights are not those of training, or when the adapter is damaged.
     """
-    check_tensors(directory, told)
     pretrained = open_base(directory, told["base"])
+    adapter = saved_adapter(directory, told, pretrained.located)
     encoder = pretrained.load(head)
     digest = digest_of_base(encoder)
     if digest != told["base"]["digest"]:
@@ -44,4 +44,5 @@ def load_adapted(directory: Path, told: dict[str, Any], head: HeadSpec, pooling:
         adapters.attach_saved(model, told["way"], directory)
     if model.own_head:
         load_head(model, directory)
+    model.adapter = adapter
     return model

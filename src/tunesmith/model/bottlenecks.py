@@ -17,7 +17,6 @@ from tunesmith.model.adapted import OWN_WEIGHTS, Adapter
 from tunesmith.model.adapters import Beside, modules_of_head
 from tunesmith.model.encoder import Encoder
 from tunesmith.model.heads import TextModel
-from tunesmith.model.names import locate
 from tunesmith.model.tuning import trained_parameters
 
 _DEVIATION = 0.02
@@ -62,7 +61,8 @@ class Bottlenecks(Beside):
         """Take out what was trained."""
         tensors = {name: p.detach().clone() for name, p in trained_parameters(model).items() if not name.startswith("head.")}
         told = {"bottleneck": self.config.bottleneck}
-        model.adapter = Adapter(self.name, tensors, None, locate(self.config.model), self.digest, settings=told)
+        assert model.base is not None
+        model.adapter = Adapter(self.name, tensors, None, model.base, self.digest, settings=told)
 
 
 def put_bottlenecks(encoder: Encoder, bottleneck: int) -> None:

@@ -19,12 +19,12 @@ from tunesmith.errors import ModelError
 from tunesmith.model.encoder import Encoder
 from tunesmith.model.masked_head import CheckpointMaskedHead
 from tunesmith.model.spec import HeadSpec
+from tunesmith.places import HEAD_FILE
 
 if TYPE_CHECKING:
     from tunesmith.model.adapted import Adapter
     from tunesmith.model.features import Features
-
-HEAD_FILE = "head.safetensors"
+    from tunesmith.model.names import Located
 
 
 class CheckpointTokenHead(nn.Module):
@@ -164,6 +164,8 @@ class TextModel(nn.Module):
         """Names of the parameters that training never changes."""
         self.adapter: Adapter | None = None
         """What was trained, where that is saved apart from the encoder."""
+        self.base: Located | None = None
+        """The encoder that the weights were just loaded from; None where training goes on from a trained model."""
 
     def forward(self, batch: PackedBatch) -> Tensor:
         """Return one row of outputs for each sequence, or each token, of `batch`."""

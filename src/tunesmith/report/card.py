@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tunesmith.errors import counted
-from tunesmith.report import folds, view, wording
+from tunesmith.report import changes, folds, view, wording
 
 _PER_LABEL_ROWS = 60
 
@@ -64,6 +64,10 @@ def model_card(result: view.Result) -> str:
         "splits": splits,
         "account": [(what, [_file_name(value) for value in values] if what == "File" else values) for what, values in account],
         "facts": [(what, _base_name(result) if what == "Base model" else value) for what, value in view.training_facts(result)],
+        "kept": view.kept_rows(result),
+        "update_header": changes.HEADER,
+        "update_rows": changes.update_rows(result["update"]) if result.get("update") else [],
+        "update_sentences": changes.update_sentences(result["update"]) if result.get("update") else [],
         "max_length": result["data"]["splits"]["train"]["account"]["max_length"],
         "truncation": result["data"]["splits"]["train"]["account"]["truncation"],
     }

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from tunesmith.errors import counted
-from tunesmith.report import charts, folds, lr_find, study, view, wording
+from tunesmith.report import changes, charts, folds, lr_find, study, view, wording
 from tunesmith.storage import write_text
 
 _MISTAKES = 30
@@ -72,6 +72,10 @@ def render_html(result: view.Result) -> str:
         "tag_counts": view.tag_counts(result),
         "counted_things": view.counted_things(evaluation) if evaluation else "rows",
         "notes": [y for y in evaluation.get("yardsticks", []) if y["note"]] if evaluation else [],
+        "kept": view.kept_rows(result),
+        "update_header": changes.HEADER,
+        "update_rows": changes.update_rows(result["update"]) if result.get("update") else [],
+        "update_sentences": changes.update_sentences(result["update"]) if result.get("update") else [],
         "folds": folds.page(result["cross_validation"]) if "cross_validation" in result else None,
         "probe": lr_find.page(result["lr_find"]) if "lr_find" in result else None,
         "study": study.page(result["study"]) if "study" in result else None,

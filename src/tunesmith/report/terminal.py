@@ -43,6 +43,8 @@ def render_table(result: view.Result) -> str:
     lines += [folds.verdict_of(result), ""]
     lines += [f"- {sentence}" for sentence in view.limitations(result)]
     lines += account_lines(result)
+    kept = view.kept_rows(result)
+    lines += ["", kept] if kept and result["data"]["splits"]["train"] else []
     return "\n".join(lines) + "\n"
 
 

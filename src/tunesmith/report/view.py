@@ -237,6 +237,22 @@ def _no_better_than_a_constant(evaluation: Evaluation) -> list[str]:
     return []
 
 
+def kept_rows(result: Result) -> str:
+    """Return what is to be said of rows of the data that lie in the model directory; empty where there are none."""
+    kept = result.get("kept")
+    if not kept or not (kept["replay"] or kept["test"]):
+        return ""
+    parts = [
+        f"{kept[name]:,} of {counted(kept[of], f'{words} row')}"
+        for name, of, words in (("replay", "of", "training"), ("test", "test_of", "test"))
+        if kept[name]
+    ]
+    return (
+        f"Rows of the data lie in the model directory as they were given (kept/, {kept['bytes'] / 1e6:.2g} MB): {' and '.join(parts)}, "
+        "which updates go on from. Delete kept/ before you give the model to anyone who may not read them."
+    )
+
+
 def confused_pairs(evaluation: Evaluation, labels: Sequence[str], limit: int = 15) -> list[dict[str, Any]]:
     """Return the most frequent mistakes: gold, predicted, count and the share of the gold label's rows."""
     matrix = evaluation["confusion"] or []

@@ -23,8 +23,7 @@ from tunesmith.progress import QUIET, Progress
 from tunesmith.search.manifest import FORMAT, MANIFEST, check_place, generation_of, read_manifest
 from tunesmith.search.store import Passage, Segment, check_ids, with_text, write_segment
 from tunesmith.search.vectors import Embedder, Nearest, chunked
-from tunesmith.storage import checksum, sync, write_json, writing
-from tunesmith.training.state import locked
+from tunesmith.storage import checksum, locked, sync, write_json, writing
 
 _RRF = 60
 _DEPTH = 100

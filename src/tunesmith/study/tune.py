@@ -16,6 +16,7 @@ from tunesmith import recipe, strategies
 from tunesmith.bundle import DESCRIPTION
 from tunesmith.config import Config
 from tunesmith.errors import Interrupted, ModelError, StorageError, UsageError, counted, listing, setting
+from tunesmith.fitting import computable
 from tunesmith.metrics import greater_is_better
 from tunesmith.model.names import locate
 from tunesmith.prepare import opened, prepare
@@ -214,7 +215,7 @@ def _plan(
         )
     if task.name == "masked-lm" and any(range_.name == "model" for range_ in ranges):
         raise UsageError("model cannot be searched for masked-lm: perplexities of encoders with other vocabularies cannot be compared.")
-    metric = recipe.computable(
+    metric = computable(
         config.metric if config.metric is not None else task.default_metric, task, valid, [], told=config.metric is not None
     )
     return Plan(

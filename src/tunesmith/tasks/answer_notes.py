@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from tunesmith.data.passages import PER_WINDOW
+from tunesmith.data.text_faults import script
 from tunesmith.errors import counted, listing, setting
+from tunesmith.qa_metrics import Match
 from tunesmith.tasks.rows import Rows
+
+_CHINESE = ("Han", "Japanese")
 
 
 def notes_on_answers(rows: Rows, max_answer_tokens: int) -> list[str]:
@@ -31,3 +37,9 @@ def notes_on_answers(rows: Rows, max_answer_tokens: int) -> list[str]:
             f"{max_answer_tokens}; they can never be predicted."
         )
     return said
+
+
+def match_of(passages: Sequence[str]) -> Match:
+    """Return how answers of these passages are compared: by characters where most are Chinese or Japanese, else by words."""
+    chinese = sum(script(text) in _CHINESE for text in passages)
+    return "characters" if 2 * chinese > len(passages) else "words"

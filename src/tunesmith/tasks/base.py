@@ -6,7 +6,7 @@ S sequences, T tokens, E examples, C outputs, R rows of combined outputs (E, or 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
@@ -32,6 +32,10 @@ if TYPE_CHECKING:
 
     from tunesmith.model.heads import TextModel
     from tunesmith.model.pretrained import Pretrained
+
+
+Measured = tuple[int, Callable[[np.ndarray], np.ndarray]]
+"""U units that a test judges, such as rows, and a metric on resamples: from float64[R, U], how often each is drawn, to float64[R]."""
 
 
 @dataclass(frozen=True)
@@ -283,6 +287,30 @@ class Task(ABC):
     def extra_files(self, model: TextModel) -> dict[str, Any]:
         """Return the content, as plain values, of files that other libraries want in the model directory, by their path in it."""
         return {}
+
+    # --- going on with new rows --------------------------------------------------------------------------------------------
+
+    updatable: ClassVar[bool] = True
+    """Whether a trained model can be updated with new rows."""
+
+    def extended(self, table: TokenTable, config: Config) -> Self:
+        """Return a task that was saved, ready to be trained on the rows of `table`, too.
+
+        It gets the settings of training from `config`, and labels that only these rows have stand behind its own. Raises `DataError`.
+        """
+        return self
+
+    def kept(self, example: Example, targets: Targets, row: int) -> Example:
+        """Return `example`, number `row` among `targets`, with a target that says the same beside the rows of any other file."""
+        return example
+
+    def go_on(self, model: TextModel, before: Self) -> Self:
+        """Return the task to train `model` on, whose outputs are those of the task `before` and become what the loss of this one wants."""
+        return self
+
+    def measured(self, outputs: Ragged, part: Part, metric: str) -> Measured | None:
+        """Return how the metric that `evaluation` gives is computed on resamples of the rows; None where there is no quick way."""
+        return None
 
     # --- being told and kept -----------------------------------------------------------------------------------------------
 

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from tunesmith import yardsticks
 from tunesmith.config import Config
+from tunesmith.counting import label_scores, row_cells
 from tunesmith.data.audit_labels import PLACEHOLDERS, spellings
 from tunesmith.data.batches import PackedBatch
 from tunesmith.data.cloze import ClozeEncoder
@@ -27,9 +28,9 @@ from tunesmith.metrics import Kind, evaluation, multi_label, predicted_labels, s
 from tunesmith.model.spec import HeadSpec
 from tunesmith.progress import QUIET, Progress
 from tunesmith.prompts import templates_of
-from tunesmith.tasks.base import Hub, Task, merge_windows
+from tunesmith.tasks.base import Hub, Measured, Task, merge_windows
 from tunesmith.tasks.divergences import of_choices, of_flags
-from tunesmith.tasks.labels import EMPTY_LIST, ClassTargets, class_weights, label_order, recognise, targets_of
+from tunesmith.tasks.labels import EMPTY_LIST, ClassTargets, class_weights, label_order, new_labels, recognise, targets_of
 from tunesmith.tasks.mistakes import worst
 from tunesmith.tasks.rows import Part, Ragged, Rows
 
@@ -62,6 +63,7 @@ class Classification(Task):
     separator: what joins labels in one cell, None for lists
     aggregation: mean or max of the outputs over a text's windows
     loss_name, focal_gamma, label_smoothing, weights: the training loss; weights has one factor per label
+    settled: how many thresholds, from the first, `tune` leaves as they are
     """
 
     labels: list[str]
@@ -73,6 +75,7 @@ class Classification(Task):
     focal_gamma: float = 2.0
     label_smoothing: float = 0.0
     weights: list[float] | None = None
+    settled: int = field(default=0, compare=False)
     name: str = field(default="classification", init=False)
 
     added: ClassVar[tuple[str, ...]] = ("label", "probability", "probabilities")
@@ -264,7 +267,23 @@ class Classification(Task):
         """Choose each label's threshold by its F1 on these rows, with several labels a row."""
         if not self.multi:
             return self
-        return replace(self, thresholds=tune_thresholds(self.gold(part.rows), self.probabilities(outputs.values)).tolist())
+        found = tune_thresholds(self.gold(part.rows), self.probabilities(outputs.values)).tolist()
+        return replace(self, thresholds=[*(self.thresholds or [])[: self.settled], *found[self.settled :]])
+
+    def extended(self, table: TokenTable, config: Config) -> Classification:
+        """Put new labels behind the known ones; thresholds that were chosen stay."""
+        new = new_labels(table, self.labels, self.multi, self.separator)
+        limits = None if self.thresholds is None else [*self.thresholds, *[0.5] * len(new)]
+        found = replace(self, labels=[*self.labels, *new], thresholds=limits, settled=len(self.thresholds or []))
+        return replace(found, loss_name=config.loss, focal_gamma=config.focal_gamma, label_smoothing=config.label_smoothing)
+
+    def measured(self, outputs: Ragged, part: Part, metric: str) -> Measured | None:
+        """Return the metrics that follow from the predicted labels alone."""
+        predicted = predicted_labels(self.probabilities(outputs.values), self.kind, self.thresholds)
+        cells = row_cells(self.gold(part.rows), predicted, self.outputs)
+        return (
+            (len(outputs), lambda drawn: label_scores(cells, drawn)[metric]) if metric in label_scores(cells, cells.counts[None]) else None
+        )
 
     def score(self, outputs: Ragged, part: Part, progress: Progress = QUIET) -> dict[str, float]:
         """Return the metrics on validation rows; with several labels a row each threshold is the best one for these rows."""

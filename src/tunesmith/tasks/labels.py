@@ -107,6 +107,29 @@ def targets_of(table: TokenTable, names: list[str], multi: bool, separator: str 
     return ClassTargets(codes, before[labels.starts], names, multi)
 
 
+def new_labels(table: TokenTable, names: list[str], multi: bool, separator: str | None) -> list[str]:
+    """Return the labels of a table that are not among `names`, in order. Raises `DataError` for one that joins known ones."""
+    labels, known = table.labels(), set(names)
+    found: set[str] = set()
+    for code, cell in enumerate(labels.names):
+        for name in parts(cell, separator if multi else None):
+            if name in known:
+                continue
+            mark = next((mark for mark in "|;," if mark in name and all(part.strip() in known for part in name.split(mark))), None)
+            if mark is not None:
+                row = int(np.searchsorted(labels.starts, np.argmax(labels.codes == code), side="right")) - 1
+                how = "this model gives one label a row" if not multi else f"labels of this model are {_written(separator)}"
+                raise DataError(
+                    f"{table.name}:{table.line[row]}: label {name!r} joins labels that the model knows by {mark!r}, but {how}. Correct it."
+                )
+            found.add(name)
+    return sorted(found, key=label_order)
+
+
+def _written(separator: str | None) -> str:
+    return "written in lists, as in JSONL" if separator is None else f"joined by {separator!r}"
+
+
 def recognise(labels: Labels, label_type: str, separator: str | None) -> tuple[Kind, str | None]:
     """Decide whether rows have one label or several, and what separates them: (`single` or `multi`, separator or None)."""
     if label_type == "single":

@@ -106,6 +106,7 @@ class MaskedLM(Task):
 
     fixed_sequences: ClassVar[bool] = False
     added: ClassVar[tuple[str, ...]] = ("filled", "fill")
+    updatable: ClassVar[bool] = False
     target_word: ClassVar[str] = ""
     needs_texts: ClassVar[bool] = False
 

@@ -19,7 +19,6 @@ from tunesmith.data.likeness import text_key
 from tunesmith.data.passages import PassageEncoder
 from tunesmith.data.schema import Example, RowSource, Schema
 from tunesmith.data.table import TokenTable
-from tunesmith.data.text_faults import script
 from tunesmith.data.tokens import Encoded, Truncation
 from tunesmith.errors import DataError, ModelError, setting
 from tunesmith.metrics import calibration_bins, expected_calibration_error
@@ -27,8 +26,8 @@ from tunesmith.model.spec import HeadSpec
 from tunesmith.progress import QUIET, Progress
 from tunesmith.qa_metrics import Match, averages, best_threshold, score_intervals, scores
 from tunesmith.seeds import seed_for
-from tunesmith.tasks.answer_notes import notes_on_answers
-from tunesmith.tasks.base import Hub, Task
+from tunesmith.tasks.answer_notes import match_of, notes_on_answers
+from tunesmith.tasks.base import Hub, Measured, Task
 from tunesmith.tasks.divergences import of_choices
 from tunesmith.tasks.mistakes import worst
 from tunesmith.tasks.qa_yardsticks import simple_answers
@@ -41,7 +40,6 @@ if TYPE_CHECKING:
 _NBEST = 20
 _CHUNK = 1024
 _SAMPLE = 200
-_CHINESE = ("Han", "Japanese")
 
 
 @dataclass(frozen=True, slots=True)
@@ -268,6 +266,18 @@ class QuestionAnswering(Task):
         given = np.where(withheld[:, None], (~has)[:, None].astype(np.float64), each)
         return averages(given, has) | best, given
 
+    def extended(self, table: TokenTable, config: Config) -> QuestionAnswering:
+        """Take in whether the new rows have questions without an answer."""
+        targets = AnswerTargets(table.labels())
+        return replace(self, unanswerable=self.unanswerable or bool(((targets.stratum() == 0) & ~targets.labels.missing).any()))
+
+    def measured(self, outputs: Ragged, part: Part, metric: str) -> Measured | None:
+        """Return exact match and F1."""
+        found = list(self._found(outputs, part))
+        each = self._scored(found, self._best(found, part), part)[1]
+        column = {"exact_match": 0, "f1": 1}.get(metric)
+        return None if column is None else (len(each), lambda drawn: drawn @ each[:, column] / drawn.sum(1))
+
     def evaluation(self, outputs: Ragged, part: Part, progress: Progress = QUIET) -> dict[str, Any]:
         """Return metrics with intervals, how far probabilities can be believed, and the most confident mistakes."""
         found = list(self._found(outputs, part, progress))
@@ -379,10 +389,8 @@ class QuestionAnswering(Task):
         )
 
 
-def match_of(passages: Sequence[str]) -> Match:
-    """Return how answers of these passages are compared: by characters where most are Chinese or Japanese, else by words."""
-    chinese = sum(script(text) in _CHINESE for text in passages)
-    return "characters" if 2 * chinese > len(passages) else "words"
+def _margins(found: Sequence[Found]) -> np.ndarray:
+    return np.array([one.margin for one in found], np.float64)
 
 
 def _by_window(outputs: Tensor, windows: np.ndarray) -> tuple[Tensor, Tensor]:
@@ -390,7 +398,3 @@ def _by_window(outputs: Tensor, windows: np.ndarray) -> tuple[Tensor, Tensor]:
     sizes = torch.from_numpy((windows[:, 2] - windows[:, 1] + 1).astype(np.int64))
     there = torch.arange(int(sizes.max())) < sizes[:, None]
     return outputs.new_zeros((*there.shape, 2)).masked_scatter(there[:, :, None], outputs), there
-
-
-def _margins(found: Sequence[Found]) -> np.ndarray:
-    return np.array([one.margin for one in found], np.float64)

@@ -18,20 +18,20 @@ from tunesmith.data.ranked import JointEncoder, TwinEncoder
 from tunesmith.data.schema import Example, RowSource, Schema
 from tunesmith.data.table import TokenTable
 from tunesmith.data.tokens import Encoded, ExampleEncoder, Truncation
-from tunesmith.errors import DataError, UsageError, counted, setting
+from tunesmith.errors import DataError, UsageError, setting
 from tunesmith.metrics import METRICS
 from tunesmith.model.heads import TextModel
 from tunesmith.model.spec import HeadSpec
 from tunesmith.progress import QUIET, Progress
 from tunesmith.tasks import ranking_judging as judging
 from tunesmith.tasks import ranking_losses as losses
-from tunesmith.tasks.base import Hub, Task, merge_windows
+from tunesmith.tasks.base import Hub, Measured, Task, merge_windows
 from tunesmith.tasks.divergences import of_choices, of_flags
-from tunesmith.tasks.ranking_candidates import Candidates, Known, passage_keys, queries_of
+from tunesmith.tasks.ranking_candidates import Candidates, passage_keys, queries_of
 from tunesmith.tasks.ranking_files import sentence_transformers_files
 from tunesmith.tasks.ranking_judging import Judged, JudgedTargets
-from tunesmith.tasks.ranking_mining import lexical_scores, mine, remembered, vector_scores, weights_stamp
-from tunesmith.tasks.rows import Part, Ragged, Rows
+from tunesmith.tasks.ranking_mining import with_mined
+from tunesmith.tasks.rows import Part, Ragged, Rows, Targets
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -40,8 +40,6 @@ if TYPE_CHECKING:
 
 CROSS, BI = "cross-encoder", "bi-encoder"
 _LOSSES = {"pointwise": losses.pointwise, "pairwise": losses.pairwise, "listwise": losses.listwise}
-_MINED = 4
-"""Mined passages to draw from, as a multiple of the negatives that a query gets in a step."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,7 +170,7 @@ class Ranking(Task):
         how = config.negatives if config.negatives != "auto" else "in-batch" if self.ranker == BI else "random"
         count = config.negatives_per_query
         if how == "hard":
-            queries = _with_mined(queries, part, pool, keys, pretrained, config, progress)
+            queries = with_mined(queries, part, pool, keys, pretrained, config, progress)
         fill = how if how == "random" or (how == "in-batch" and self.ranker == CROSS) else "none"
         if self.ranker == CROSS and fill == "none":
             lone = [row for row, known in queries.items() if not len(known.negatives)]
@@ -274,6 +272,19 @@ class Ranking(Task):
     def _judge(self, outputs: Ragged, part: Part) -> Judged:
         return judging.judge_vectors(outputs, part) if self.ranker == BI else judging.judge_scores(outputs.values[:, 0], part)
 
+    def extended(self, table: TokenTable, config: Config) -> Ranking:
+        """Take in a higher grade than the known ones."""
+        return replace(self, best=max(self.best, float(np.nanmax(judging.targets_of(table).grades, initial=0))))
+
+    def kept(self, example: Example, targets: Targets, row: int) -> Example:
+        """Leave out the rank in a first stage of search, which other rows do not have."""
+        return replace(example, target=example.target[:1] if example.target is not None else None)
+
+    def measured(self, outputs: Ragged, part: Part, metric: str) -> Measured | None:
+        """Return the metrics' means over queries."""
+        values = np.array(self._judge(outputs, part).ranking.values[metric], np.float64)
+        return (len(values), lambda drawn: drawn @ values / drawn.sum(1)) if len(values) else None
+
     def yardsticks(
         self, train: Part, train_examples: list[Example], test: Part, test_examples: list[Example], pretrained: Pretrained, seed: int,
         progress: Progress,
@@ -361,31 +372,3 @@ def _candidates(batch: PackedBatch) -> list[int]:
     """Return how many candidates each query of a cross-encoder's batch has."""
     assert batch.targets is not None
     return np.bincount(batch.targets[:, 1].astype(np.int64)).tolist()
-
-
-def _with_mined(
-    queries: dict[int, Known], part: Part, pool: np.ndarray, keys: np.ndarray, pretrained: Pretrained, config: Config, progress: Progress
-) -> dict[int, Known]:
-    """Return the queries with hard negatives among their negatives."""
-
-    def compute() -> list[np.ndarray]:
-        wanted, place = np.unique(np.concatenate([np.array(list(queries), np.int64), pool]), return_inverse=True)
-        examples = part.with_index(wanted).examples(progress)
-        if examples is None:
-            raise DataError(f"{part.source.name}: the data changed while they were in use. Start again.")
-        asked = [examples[at].texts[0] for at in place[: len(queries)].tolist()]
-        passages = [examples[at].texts[1] for at in place[len(queries) :].tolist()]
-        scores = (
-            lexical_scores(asked, passages, progress) if config.miner == "bm25" else vector_scores(asked, passages, pretrained, progress)
-        )
-        pairs = list(zip(queries.values(), asked, strict=True))
-        return mine(pairs, pool, keys, scores, _MINED * config.negatives_per_query, config.false_negative_margin)
-
-    model = (pretrained.located.place, weights_stamp(str(pretrained.located.place))) if config.miner == "encoder" else ()
-    key = (part.rows.fingerprint(), config.miner, model, config.negatives_per_query, config.false_negative_margin)
-    found = remembered(key, compute)
-    progress.say(f"hard negatives: {counted(sum(map(len, found)), 'passage')} mined by {config.miner} for {len(queries):,} queries")
-    return {
-        row: replace(known, negatives=np.unique(np.concatenate([known.negatives, more])))
-        for (row, known), more in zip(queries.items(), found, strict=True)
-    }

@@ -5,24 +5,31 @@ from __future__ import annotations
 import contextlib
 import hashlib
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from tunesmith.config import Config
 from tunesmith.data.lexical import Lexical
 from tunesmith.data.table import cache_directory
 from tunesmith.data.tokens import TextEncoder, Truncation
+from tunesmith.errors import DataError, counted
 from tunesmith.model.heads import embed
 from tunesmith.progress import Progress
 from tunesmith.storage import new_file
 from tunesmith.tasks.ranking_candidates import Known
+from tunesmith.tasks.rows import Part
 
 if TYPE_CHECKING:
     from tunesmith.model.pretrained import Pretrained
 
 _DEPTH = 200
 _FORMAT = 1
+
+_MINED = 4
+"""Mined passages to draw from, as a multiple of the negatives that a query gets in a step."""
 
 
 def mine(
@@ -84,3 +91,31 @@ def weights_stamp(place: str) -> tuple[int, int]:
         state = (Path(place) / "model.safetensors").stat()
         return state.st_size, state.st_mtime_ns
     return 0, 0
+
+
+def with_mined(
+    queries: dict[int, Known], part: Part, pool: np.ndarray, keys: np.ndarray, pretrained: Pretrained, config: Config, progress: Progress
+) -> dict[int, Known]:
+    """Return the queries with hard negatives among their negatives."""
+
+    def compute() -> list[np.ndarray]:
+        wanted, place = np.unique(np.concatenate([np.array(list(queries), np.int64), pool]), return_inverse=True)
+        examples = part.with_index(wanted).examples(progress)
+        if examples is None:
+            raise DataError(f"{part.source.name}: the data changed while they were in use. Start again.")
+        asked = [examples[at].texts[0] for at in place[: len(queries)].tolist()]
+        passages = [examples[at].texts[1] for at in place[len(queries) :].tolist()]
+        scores = (
+            lexical_scores(asked, passages, progress) if config.miner == "bm25" else vector_scores(asked, passages, pretrained, progress)
+        )
+        pairs = list(zip(queries.values(), asked, strict=True))
+        return mine(pairs, pool, keys, scores, _MINED * config.negatives_per_query, config.false_negative_margin)
+
+    model = (pretrained.located.place, weights_stamp(str(pretrained.located.place))) if config.miner == "encoder" else ()
+    key = (part.rows.fingerprint(), config.miner, model, config.negatives_per_query, config.false_negative_margin)
+    found = remembered(key, compute)
+    progress.say(f"hard negatives: {counted(sum(map(len, found)), 'passage')} mined by {config.miner} for {len(queries):,} queries")
+    return {
+        row: replace(known, negatives=np.unique(np.concatenate([known.negatives, more])))
+        for (row, known), more in zip(queries.items(), found, strict=True)
+    }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -22,11 +22,11 @@ from tunesmith.metrics import METRICS
 from tunesmith.model.heads import TextModel, embed, rescale_outputs
 from tunesmith.model.spec import HeadSpec
 from tunesmith.progress import QUIET, Progress
-from tunesmith.regression_metrics import agreement_bins, regression, regression_intervals, varies
+from tunesmith.regression_metrics import agreement_bins, regression, regression_intervals, resampled, varies
 from tunesmith.seeds import seed_for
-from tunesmith.tasks.base import Hub, Task, merge_windows
+from tunesmith.tasks.base import Hub, Measured, Task, merge_windows
 from tunesmith.tasks.mistakes import worst
-from tunesmith.tasks.rows import Part, Ragged, Rows
+from tunesmith.tasks.rows import Part, Ragged, Rows, Targets
 
 if TYPE_CHECKING:
     from tunesmith.model.pretrained import Pretrained
@@ -160,6 +160,22 @@ class Regression(Task):
         if abs(self.mean) > _FOLDED * self.scale or not rescale_outputs(model, self.scale, self.mean):
             return self
         return Regression(0.0, 1.0, self.clip, self.aggregation)
+
+    def kept(self, example: Example, targets: Targets, row: int) -> Example:
+        """Write the value as Python does: the other values of its file may have told what its marks mean."""
+        value = float(targets.take(np.array([row]))[0])
+        return example if np.isnan(value) else replace(example, target=[repr(value)], target_is_list=False)
+
+    def go_on(self, model: TextModel, before: Regression) -> Regression:
+        """Standardise outputs by the new rows' mean and deviation, or keep to the old ones where the last layer has no bias."""
+        if not rescale_outputs(model, before.scale / self.scale, (before.mean - self.mean) / self.scale):
+            return Regression(before.mean, before.scale, self.clip, self.aggregation)
+        return self
+
+    def measured(self, outputs: Ragged, part: Part, metric: str) -> Measured | None:
+        """Return Pearson's correlation and the errors; Spearman's would have to be ranked anew for each resample."""
+        gold, found = part.rows.gold(), self.values(outputs)
+        return (len(gold), lambda drawn: resampled(gold, found, drawn)[metric]) if metric in ("pearson", "mse", "mae") else None
 
     def values(self, outputs: Ragged) -> np.ndarray:
         """Return the predicted values float64[E]."""

@@ -211,6 +211,14 @@ def tags_of(table: TokenTable, names: list[str], scheme: str | None) -> TagTarge
     return TagTargets(np.array(changed, np.int32), labels.starts, list(number), len(names))
 
 
+def new_tags(table: TokenTable, names: list[str], scheme: str | None) -> list[str]:
+    """Return the tags of a table, written in `scheme`, that are not among `names`, in order. Raises `DataError` for one of no scheme."""
+    if scheme is not None:
+        scheme_of(table, table.labels(), "auto")
+    targets = tags_of(table, names, scheme)
+    return sorted(targets.names[len(names) :])
+
+
 def unknown(table: TokenTable, index: np.ndarray, targets: TagTargets, known: list[str]) -> list[str]:
     """Return a sentence on tags of rows `index` that were not learned; none where all were."""
     counts = targets.counts(index)[targets.labels :]

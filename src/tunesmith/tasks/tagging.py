@@ -31,11 +31,11 @@ from tunesmith.metrics import METRICS, confusion
 from tunesmith.model.spec import HeadSpec
 from tunesmith.progress import QUIET, Progress
 from tunesmith.seeds import seed_for
-from tunesmith.tasks.base import Hub, Task
+from tunesmith.tasks.base import Hub, Measured, Task
 from tunesmith.tasks.labels import class_weights
-from tunesmith.tasks.mistakes import worst
-from tunesmith.tasks.rows import Part, Ragged, Rows
-from tunesmith.tasks.tag_targets import TagTargets, broken, read_as, scheme_of, tags_of, unknown
+from tunesmith.tasks.rows import Part, Ragged, Rows, Targets
+from tunesmith.tasks.tag_mistakes import resampled, worst_sentences
+from tunesmith.tasks.tag_targets import TagTargets, broken, new_tags, read_as, scheme_of, tags_of, unknown
 from tunesmith.tasks.viterbi import best_path, transitions
 
 if TYPE_CHECKING:
@@ -44,7 +44,6 @@ if TYPE_CHECKING:
     from tunesmith.model.pretrained import Pretrained
 
 _SHOWN_WORDS = 60
-_SHOWN_MISTAKES = 20
 
 Sentences = Sequence[Sequence[str]]
 
@@ -233,7 +232,7 @@ class Tagging(Task):
             "calibration": [],
             "counted": "words" if self.scheme is None else "entities",
             "badness": "wrong words",
-            "mistakes": self._mistakes(gold, predicted, part, progress),
+            "mistakes": worst_sentences(gold, predicted, part, self.scheme, progress),
         }
 
     def _gold(self, part: Part) -> list[list[str]]:
@@ -270,23 +269,22 @@ class Tagging(Task):
         bounds = metrics.intervals(modes, words, tags, seed=seed_for(0, "bootstrap")) if with_intervals and len(words) else {}
         return scores, bounds
 
-    def _mistakes(self, gold: Sentences, predicted: Sentences, part: Part, progress: Progress) -> list[dict[str, Any]]:
-        wrong = np.array([sum(a != b for a, b in zip(one, two, strict=True)) for one, two in zip(gold, predicted, strict=True)], np.float64)
-        rows = np.argsort(-wrong, kind="stable")[:_SHOWN_MISTAKES]
-        examples = part.with_index(part.rows.index[rows]).examples(progress) if wrong.any() else None
-        words = {int(row): words_of(example)[0] for row, example in zip(rows, examples, strict=True)} if examples is not None else {}
+    def extended(self, table: TokenTable, config: Config) -> Tagging:
+        """Put new tags behind the known ones."""
+        labels = [*self.labels, *new_tags(table, self.labels, self.scheme)]
+        return replace(self, labels=labels, label_smoothing=config.label_smoothing)
 
-        def told(row: int, mine: Sequence[str], other: Sequence[str]) -> str:
-            named = words.get(row, [f"word {i + 1}" for i in range(len(mine))])
-            if self.scheme is None:
-                return listing([f"{named[i]}/{tag}" for i, tag in enumerate(mine) if tag != other[i]], 12)
-            known = set(default_entities(other))
-            spans = [span for span in default_entities(mine) if span not in known]
-            return listing([f"{' '.join(named[span.start : span.end])}/{span.label}" for span in spans], 12) or "nothing"
+    def kept(self, example: Example, targets: Targets, row: int) -> Example:
+        """Write the tags in the scheme of the model."""
+        assert isinstance(targets, TagTargets)
+        tags = [targets.names[code] for code in targets.of(row)]
+        return replace(example, target=None if example.target is None else tags)
 
-        return worst(
-            part, wrong, lambda row: told(row, gold[row], predicted[row]), lambda row: told(row, predicted[row], gold[row]), progress
-        )
+    def measured(self, outputs: Ragged, part: Part, metric: str) -> Measured | None:
+        """Return the scores of entities, and the share of words that are right."""
+        gold, predicted = self._gold(part), self._tags(outputs)
+        count = resampled(gold, predicted, self.scheme, metric)
+        return None if count is None else (len(gold), count)
 
     def yardsticks(
         self, train: Part, train_examples: list[Example], test: Part, test_examples: list[Example], pretrained: Pretrained, seed: int,

@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import json
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,13 +17,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from tunesmith.errors import StorageError, setting
-from tunesmith.storage import new_directory, sweep, verify, write_manifest, writing
+from tunesmith.storage import LOCK, new_directory, sweep, verify, write_manifest
 
 RUN = "run.json"
 """Beside the checkpoints: the settings of the run that made them."""
 PROBE = "lr_find.json"
 """Beside the checkpoints: what a probe for the learning rate found."""
-_LOCK = ".lock"
 _AVERAGES = "average.safetensors"
 _KEEP = 2
 
@@ -162,7 +161,7 @@ class Checkpoints:
 
     def of_a_run(self) -> bool:
         """Whether a run began in this directory and was not finished."""
-        return any((self.directory / name).is_file() for name in (RUN, _LOCK))
+        return any((self.directory / name).is_file() for name in (RUN, LOCK))
 
     def clear(self) -> None:
         """Delete all checkpoints, and the probe before them; what else is in the directory stays."""
@@ -174,31 +173,13 @@ class Checkpoints:
         """Delete all that the run kept beside its model, once that is saved, and the directory unless other files are in it."""
         self.clear()
         with contextlib.suppress(OSError):
-            sweep(self.directory, RUN, _LOCK, ".*.tmp", ".*.old")
+            sweep(self.directory, RUN, LOCK, ".*.tmp", ".*.old")
             self.directory.rmdir()
 
     def _paths(self, kind: str) -> list[Path]:
         """All checkpoints of a kind, the newest first."""
         found = [path for path in self.directory.glob(f"{kind}-*") if path.name.split("-")[1].isdigit()]
         return sorted(found, key=lambda path: -int(path.name.split("-")[1]))
-
-
-@contextlib.contextmanager
-def locked(directory: Path) -> Iterator[None]:
-    """Hold `directory` for this process alone. Raises `StorageError` when another run is writing into it."""
-    import fcntl
-
-    with writing(directory):
-        directory.mkdir(parents=True, exist_ok=True)
-        file = open(directory / _LOCK, "w")  # noqa: SIM115 - closed by the next statement
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise StorageError(f"another run is writing into {directory}. Wait for it, or choose another {setting('out')}.") from None
-        sweep(directory, ".*.tmp", ".*.old")
-        yield
-    (directory / _LOCK).unlink(missing_ok=True)
 
 
 def _named(content: dict[str, Any]) -> list[str]:

@@ -1,0 +1,220 @@
+"""Training a model on prepared data: the network, the way to tune it, the loop, and the weights that validation chose."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import torch
+
+from tunesmith.config import Config
+from tunesmith.errors import DataError, counted, listing, setting
+from tunesmith.evaluate import outputs_for
+from tunesmith.model.allocator import keep_freed_memory, token_budget
+from tunesmith.model.arithmetic import choose_precision
+from tunesmith.model.features import digest_of
+from tunesmith.model.heads import TextModel, build_model, set_output_bias
+from tunesmith.model.tuning import Strategy, choose_strategy, trained_parameters
+from tunesmith.prepare import Prepared
+from tunesmith.progress import Progress
+from tunesmith.report.view import regularisation
+from tunesmith.result import Fitted, pooling_of
+from tunesmith.rundir import CHECKPOINTS, resume_hint
+from tunesmith.seeds import seed_for
+from tunesmith.start import Start
+from tunesmith.tasks.base import Task
+from tunesmith.tasks.rows import Part
+from tunesmith.training.averaging import check_evaluations
+from tunesmith.training.fewshot import Stage, remarks, stage_of
+from tunesmith.training.frozen import keep_outputs
+from tunesmith.training.loop import Watch, run, steps_per_epoch
+from tunesmith.training.optim import build_optimizer
+from tunesmith.training.regularise import refuse_without_dropout
+from tunesmith.training.state import Checkpoints, TrainState
+
+_FEW_STEPS = 50
+
+
+def fit(
+    config: Config, prepared: Prepared, directory: Path, watch: Watch | None, progress: Progress, *, resume: bool,
+    start: Start | None = None,
+) -> Fitted:  # fmt: skip
+    """Train on the prepared parts, with checkpoints in `directory`, and return the model with the weights that were chosen.
+
+    start: the trained model to go on from, in place of a pretrained encoder; the others: as in `recipe.train`
+    """
+    task, valid = prepared.task, prepared.parts.get("valid")
+    metric = metric_of(config, prepared)
+    keep_freed_memory()
+    model = new_model(config, prepared) if start is None else start.model
+    precision, reason = choose_precision(config.precision)
+    engine = model.encoder.choose_engine(config.engine)
+    strategy = choose_strategy(config)
+    strategy.prepare(model)
+    trained = trained_parameters(model)
+    model.frozen = frozenset(name for name, _ in model.named_parameters() if name not in trained)
+    count = sum(parameter.numel() for parameter in trained.values())
+    _say_what_is_trained(config, prepared, model, strategy, count, f"{precision} ({reason}), {engine}", progress)
+    network = strategy.network(model)
+    optimizer = build_optimizer(network, config, strategy.rate(model))
+    checkpoints = _checkpoints(config, prepared, model, directory, start)
+    state = _state(checkpoints, network, optimizer, progress) if resume else TrainState()
+    task, planned = task.planned(prepared.parts["train"], prepared.pretrained, prepared.encoder, config, progress)
+    stage = stage_of(config, model, task, planned)
+    _note_what_is_little(config, prepared, stage, task, progress)
+    tables = [(part.table, part.index) for part in (planned, *([valid.rows] if valid is not None else []))]
+    began = time.monotonic()
+    kept = keep_outputs(model, task, strategy.frozen_layers, tables, config, precision, progress) if not state.over() else ""
+    taken = time.monotonic() - began
+    state.seconds += taken  # it takes the place of training steps
+    passed = sum(int(table.kept[index].sum()) for table, index in tables)
+    speed = passed / taken if model.features is not None and model.features.fresh else None
+    max_length = prepared.encoder.truncation.max_length
+    budget = config.max_tokens if config.max_tokens is not None else token_budget(model.encoder.config, max_length, precision)
+
+    def judge() -> dict[str, float]:
+        assert valid is not None
+        stage.ready()
+        return _validation_scores(model, task, valid, precision, config, progress)
+
+    with model.encoder.attention_for_training(max_length):
+        state = run(
+            network,
+            stage.objective if start is None else start.learner(task, precision),
+            stage.rows,
+            optimizer,
+            stage.config.model_copy(update={"max_tokens": budget}),
+            state,
+            strategy=strategy,
+            checkpoints=checkpoints,
+            precision=precision,
+            metric=metric,
+            kind=task.kind,
+            evaluate=None if valid is None else judge,
+            progress=progress,
+            resume_hint=resume_hint(directory) if start is None else start.resume_hint,
+            watch=watch,
+        )
+    # tests run the whole encoder, as every program that loads the model does
+    model.features = None
+    stage.ready()
+    task = task.finish(model)
+    strategy.finish(model)
+    if task.tunes and valid is not None:
+        outputs = outputs_for(
+            model, task, valid.rows, max_tokens=config.tokens_at_once, what="validating for thresholds", progress=progress
+        )
+        task = task.tune(outputs, valid)
+    what = {"tuning": strategy.sentence(model), "trained_parameters": count, "frozen": kept, "forward_tokens_per_s": speed}
+    per_epoch = stage.config.epochs * steps_per_epoch(stage.rows, config) / config.epochs
+    return Fitted(model, task, state, metric, (precision, f"{reason}; {engine}"), per_epoch, what)
+
+
+def metric_of(config: Config, prepared: Prepared) -> str:
+    """Return the metric that chooses the checkpoint. Raises `DataError` for one that cannot be computed on the validation rows."""
+    task, valid = prepared.task, prepared.parts.get("valid")
+    metric = config.metric if config.metric is not None else task.default_metric
+    return metric if valid is None else computable(metric, task, valid, prepared.notes, told=config.metric is not None)
+
+
+def _say_what_is_trained(
+    config: Config, prepared: Prepared, model: TextModel, strategy: Strategy, count: int, how: str, progress: Progress
+) -> None:
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    name, task = prepared.pretrained.located.name, prepared.task
+    pooling = "" if task.head.per_token else f" {pooling_of(task, config)} pooling,"
+    progress.say(f"model {name}: {parameters / 1e6:.1f} M parameters,{pooling} trained in {how}")
+    progress.say(f"tuning {config.tuning}: {strategy.sentence(model)}, {count:,} of {parameters:,} parameters")
+    regularisers = regularisation(config.model_dump())
+    if regularisers:
+        progress.say(f"regularisation: {regularisers}")
+    strategy.train_mode(model, 0)
+    refuse_without_dropout(model, config)
+
+
+def _checkpoints(config: Config, prepared: Prepared, model: TextModel, directory: Path, start: Start | None) -> Checkpoints:
+    """Return the checkpoints of a run that depends on settings, rows, frozen weights, and the model that it goes on from."""
+    train, valid = prepared.parts["train"], prepared.parts.get("valid")
+    identity = [rows.fingerprint() for rows in (prepared.task.arrange(train.rows), *([valid.rows] if valid is not None else []))]
+    identity += [start.identity] if start is not None else []
+    identity += [digest_of(model)] if model.frozen else []
+    return Checkpoints(directory / CHECKPOINTS, config.content_hash(), identity)
+
+
+def _state(checkpoints: Checkpoints, network: TextModel, optimizer: torch.optim.Optimizer, progress: Progress) -> TrainState:
+    """Return where the newest whole checkpoint stood, after putting its weights in place."""
+    found, sentences = checkpoints.load_newest(network, optimizer)
+    for sentence in sentences:
+        progress.say(sentence)
+    progress.say("there is no checkpoint yet; starting from the first step." if found is None else f"resuming after step {found.step:,}.")
+    return found if found is not None else TrainState()
+
+
+def _note_what_is_little(config: Config, prepared: Prepared, stage: Stage, task: Task, progress: Progress) -> None:
+    """Note in report and terminal too few steps, too few evaluations to average, and rows that few-shot tuning is not for."""
+    per_epoch = steps_per_epoch(stage.rows, config)
+    steps = stage.config.epochs * per_epoch
+    fewer = check_evaluations(config, per_epoch)
+    notes = [*(remarks(stage.rows) if config.tuning == "fewshot" else ()), *([fewer] if fewer else [])]
+    if steps < _FEW_STEPS and stage.objective is task:
+        of = counted(len(stage.rows), "row" if stage.rows is prepared.parts["train"].rows else "example")
+        notes.append(
+            f"only {counted(steps, 'optimizer step')} ({counted(config.epochs, 'epoch')} of {of}, {config.batch_size} a step), which often "
+            f"is too few to learn: more epochs, a smaller {setting('batch_size')} or a higher {setting('lr')} may help."
+        )
+    for note in notes:
+        prepared.notes.append(note)
+        progress.say(f"note: {note}")
+
+
+def new_model(config: Config, prepared: Prepared) -> TextModel:
+    """Load the encoder's weights and put a fresh head on it."""
+    task = prepared.task
+    encoder = prepared.pretrained.load(
+        task.head,
+        dropout=config.dropout,
+        attention_dropout=config.attention_dropout,
+        seed=seed_for(config.seed, "weights"),
+    )
+    encoder.tokenizer.model_max_length = prepared.encoder.truncation.max_length
+    model = build_model(encoder, task.head, pooling=config.pooling, dropout=config.dropout, seed=seed_for(config.seed, "head"))
+    model.base = prepared.pretrained.located
+    bias = task.first_bias(prepared.parts["train"].rows) if encoder.fresh_head else None
+    if bias is not None:
+        set_output_bias(model, bias)
+    return model
+
+
+def _validation_scores(model: TextModel, task: Task, valid: Part, precision: str, config: Config, progress: Progress) -> dict[str, float]:
+    """Score the current weights on the validation rows, in the precision of training."""
+    valid = task.judged(valid)
+    outputs = outputs_for(
+        model, task, valid.rows, precision=precision, max_tokens=config.tokens_at_once, what="validating", progress=progress
+    )
+    return task.score(outputs, valid, progress)
+
+
+def computable(metric: str, task: Task, valid: Part, notes: list[str], *, told: bool) -> str:
+    """Return `metric`, or if it was not told and has no value on these validation rows, another one, which is noted.
+
+    Raises `DataError` when it was told and has none, whatever is predicted, before any time is spent.
+    """
+    possible = list(task.computable(valid.rows))
+    if metric in possible:
+        return metric
+    if not told and possible:
+        notes.append(
+            f"{metric} has no value on {counted(len(valid.rows), 'validation row')} that do not differ in their {task.target_word}; "
+            f"{possible[0]} chooses the checkpoint instead."
+        )
+        return possible[0]
+    summary = valid.rows.targets.summary(valid.rows.index)
+    found = (
+        listing([f"{repr(name) if task.labels else name} {count:,g}" for name, count in summary.items() if count or not task.labels], 5)
+        or "none"
+    )
+    raise DataError(
+        f"{valid.source.name}: {setting('metric')} {metric!r} cannot be computed on the validation rows: it needs rows that differ in "
+        f"their {task.target_word}, and of {counted(len(valid.rows), 'validation row')} the {task.target_word}s are {found}. Choose other "
+        f"validation rows, or another {setting('metric')}: {listing(possible, 40)}."
+    )

@@ -1,0 +1,6 @@
+"""The names of files in a model directory."""
+
+DESCRIPTION = "tunesmith.json"
+"""Written last: a directory with it is a whole model."""
+HEAD_FILE = "head.safetensors"
+"""The weights of a head that is not transformers'."""

@@ -1,0 +1,491 @@
+"""Going on with new rows: nothing known is lost unnoticed, and what is refused or cut off changes nothing."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import tiny
+import tunesmith
+from killer import Server
+from running import Run
+from tunesmith import replay, updating
+from tunesmith.cli import update as command
+from tunesmith.data.schema import Example, Schema, Source
+from tunesmith.gate import decide, paired_interval
+from tunesmith.model.growth import grow_outputs
+from tunesmith.model.heads import build_model, last_layer
+from tunesmith.model.pretrained import open_pretrained
+from tunesmith.training.distillation import drift
+
+SETTINGS: dict[str, Any] = {"epochs": 5, "lr": 0.005, "batch_size": 8, "max_length": 24, "precision": "fp32", "progress": "quiet"}
+THREE = ("animal", "colour", "neither")
+OPPOSITE = {"animal": "colour", "colour": "animal"}
+
+
+@pytest.fixture(scope="module")
+def trained(tiny_bert: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A classifier of two labels that keeps rows."""
+    out = tmp_path_factory.mktemp("trained") / "m"
+    path = tiny.write_csv(out.parent / "data.csv", tiny.rows(160))
+    found = tunesmith.train(path, model=tiny_bert, out=out, test_size=0.25, **SETTINGS)
+    assert found.metrics["accuracy"] > 0.9, "it can be made worse"
+    return out
+
+
+@pytest.fixture
+def model(trained: Path, tmp_path: Path) -> Path:
+    shutil.copytree(trained, tmp_path / "m")
+    return tmp_path / "m"
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    running = Server(tmp_path_factory.mktemp("server"))
+    yield running
+    running.close()
+
+
+def content(directory: Path) -> dict[str, bytes]:
+    files = (path for path in directory.rglob("*") if path.is_file() and "versions" not in path.relative_to(directory).parts)
+    return {str(path.relative_to(directory)): path.read_bytes() for path in files}
+
+
+def lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+# --- the head --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("architecture", ["bert", "roberta", "distilbert", "electra", "albert", "modernbert", "gpt2"])
+@pytest.mark.parametrize("pooling", ["cls", "mean"])
+def test_old_outputs_keep_their_weights_to_the_bit(architecture: str, pooling: str, tmp_path: Path) -> None:
+    spec = tiny.labelled(["b", "c"])
+    encoder = open_pretrained(str(tiny.save_encoder(tmp_path / "e", architecture))).load(spec, seed=1)
+    model = build_model(encoder, spec, pooling=pooling, dropout=0.1, seed=1).eval()
+    old = last_layer(model)
+    weight, bias = old.weight.detach().clone(), None if old.bias is None else old.bias.detach().clone()
+    batch = tunesmith.data.batches.collate([np.array([2, 9, 3], np.int32), np.array([2, 11, 12, 3], np.int32)], np.arange(2))
+    with torch.no_grad():
+        before = model(batch)
+    assert grow_outputs(model, ["b", "c", "a", "d"], seed=7) == 2
+    new = last_layer(model)
+    assert torch.equal(new.weight[:2], weight) and (bias is None or torch.equal(new.bias[:2], bias))
+    with torch.no_grad():
+        after = model(batch)
+    assert after.shape == (2, 4) and torch.allclose(after[:, :2], before, atol=1e-6)
+    drawn = new.weight[2:].detach().clone()
+    assert 0 < float(drawn.detach().abs().mean()) < 0.1
+    if pooling == "cls" and model.loads_in_transformers:
+        assert encoder.config.num_labels == 4 and encoder.config.id2label == {0: "b", 1: "c", 2: "a", 3: "d"}
+    again = build_model(encoder, spec, pooling="mean", dropout=0.1, seed=1) if pooling == "mean" else None
+    if again is not None:
+        grow_outputs(again, ["b", "c", "a", "d"], seed=7)
+        assert torch.equal(last_layer(again).weight[2:], drawn), "they follow from the seed"
+
+
+# --- the command -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_new_label_is_learned_and_the_old_test_is_kept(model: Path, run: Run, tmp_path: Path) -> None:
+    old = content(model)
+    feedback = tiny.write_csv(tmp_path / "feedback.csv", tiny.rows(60, seed=9, labels=THREE))
+    done = run("update", model, feedback, "--test-size", 0.2, "--epochs", 8, "--lr", 0.005)
+    assert done.code == 0, done.err
+    table = done.out.splitlines()
+    assert any(line.startswith("old test, 40 rows") for line in table) and any(
+        line.startswith("new rows held out, 12 rows") for line in table
+    )
+    assert "New labels: 'neither'." in table and any(
+        line.startswith("Decision: accepted. accuracy on the 40 old test rows") for line in table
+    )
+    assert f"model: {model} (version 2)" in table
+    assert "1 new label: 'neither', behind the 2 known ones" in done.err
+    bundle = tunesmith.load(model)
+    assert bundle.labels == ["animal", "colour", "neither"]
+    assert [found.label for found in bundle.predict(["the big old red", "a very little cat", "tree with the house over a new road"])] == [
+        "colour", "animal", "neither",
+    ]  # fmt: skip
+    page, card = (model / "report.html").read_text(encoding="utf-8"), (model / "README.md").read_text(encoding="utf-8")
+    for text in (page, card):
+        assert "old test, 40 rows" in text and "Decision: accepted" in text and "Rows of the data lie in the model directory" in text
+    assert "<h1>" in page and ".next" not in page and ".next" not in card
+    assert run("evaluate", model, model / "kept" / "test.jsonl").code == 0
+    from transformers import pipeline
+
+    found = pipeline("text-classification", str(model))("tree with the house over a new road")
+    assert found[0]["label"] == "neither"
+    assert content(model / "versions" / "001").keys() - {"manifest.json"} == old.keys()
+    assert len(lines(model / "kept" / "test.jsonl")) == 40 + 12, "what was held out is in the next gate"
+    record = json.loads(run("history", model, "--json").out)["versions"][1]
+    assert record["parent"] == 1 and record["decision"] == "accepted" and record["rows"]["rows"] == 60 and record["rows"]["held"] == 12
+    assert record["settings"]["epochs"] == 8 and record["fingerprint"] and record["scores"]["test"]["before"] > 0.9
+
+
+def test_a_second_update_goes_on_from_the_first(model: Path) -> None:
+    first = tunesmith.update(model, tiny.rows(60, seed=9, labels=THREE), replay_rows=50, epochs=2, force=True, progress="quiet")
+    assert first.version == 2 and first.record["rows"]["replayed"] == 104
+    kept = lines(model / "kept" / "replay.jsonl")
+    assert 40 <= len(kept) <= 50 and 0 < sum(row["label"] == "neither" for row in kept) < 20, "it stands for old and new rows"
+    second = tunesmith.update(model, tiny.rows(20, seed=11), epochs=1, force=True, progress="quiet")
+    assert second.version == 3 and second.record["parent"] == 2 and second.record["rows"]["replayed"] == len(kept)
+    assert second.record["new_labels"] == [] and second.bundle.labels == ["animal", "colour", "neither"]
+    assert second.result["kept"]["of"] == 104 + 54 + 18
+    assert second.result["base_model"] == first.result["base_model"] and second.result["name"] == "m"
+    assert [entry["version"] for entry in tunesmith.history(model)["versions"]] == [1, 2, 3]
+    assert tunesmith.rollback(model, to=1) == (3, 1) and tunesmith.load(model).labels == ["animal", "colour"]
+    again = tunesmith.update(model, tiny.rows(20, seed=11), epochs=1, force=True, progress="quiet")
+    assert (again.version, again.record["parent"]) == (4, 1)
+
+
+def test_corrections_win_and_test_rows_stay_out(model: Path, run: Run, tmp_path: Path) -> None:
+    kept, tests = lines(model / "kept" / "replay.jsonl"), lines(model / "kept" / "test.jsonl")
+    corrected = [{**row, "label": OPPOSITE[row["label"]]} for row in kept[:3]]
+    disputed = {**tests[0], "label": OPPOSITE[tests[0]["label"]]}
+    rows = [*corrected, *kept[3:5], disputed, tests[1], *tiny.rows(10, seed=21)]
+    done = run("update", model, tiny.write_csv(tmp_path / "f.csv", rows), "--epochs", 1, "--test-size", 0, "--valid-size", 0, "--force")
+    assert done.code == 0, done.err
+    assert "3 kept training rows are corrected by new rows and are not replayed." in done.err
+    assert "2 kept training rows are repeated by new rows and are not replayed." in done.err
+    assert "2 new rows have a text of the test rows and are not trained on; 1 of them with another target" in done.err
+    record = json.loads(run("history", model, "--json").out)["versions"][-1]
+    expected = {"rows": 15, "held": 0, "replayed": len(kept) - 5, "corrected": 3, "repeated": 2, "leaked": 2, "disputed": 1}
+    assert record["rows"] == expected
+    now = {row["text"]: row["label"] for row in lines(model / "kept" / "replay.jsonl")}
+    assert all(now[row["text"]] == row["label"] for row in corrected)
+    assert not now.keys() & {row["text"] for row in tests}
+    assert tunesmith.load(model).description["result"]["data"]["splits"]["train"]["rows"] == len(kept) + 10
+
+
+def wrong(count: int = 60) -> list[dict[str, str]]:
+    return [{**row, "label": OPPOSITE[row["label"]]} for row in tiny.rows(count, seed=30)]
+
+
+HARD = ("--epochs", 6, "--lr", 0.01, "--replay-rows", 0, "--distill", 0)
+
+
+def test_an_update_that_forgets_is_refused(model: Path, run: Run, tmp_path: Path) -> None:
+    before, feedback = content(model), tiny.write_csv(tmp_path / "wrong.csv", wrong())
+    done = run("update", model, feedback, *HARD)
+    assert done.code == 6, done.err
+    assert "the update is refused: accuracy on the 40 old test rows went from" in done.err and "more than the margin of 0.01" in done.err
+    assert "is as it was" in done.err and "--margin" in done.err and "--force" in done.err
+    assert "Decision: refused" in done.out and "old test, 40 rows" in done.out
+    assert content(model) == before and not (model / "versions" / ".next").exists()
+    found = json.loads(run("history", model, "--json").out)
+    assert found["current"] == 1 and len(found["versions"]) == 1
+    event = found["events"][0]
+    assert event["event"] == "refused" and event["scores"]["test"]["difference"] < -0.1 and event["parent"] == 1
+    low, high = event["scores"]["test"]["interval"]
+    assert low <= event["scores"]["test"]["difference"] <= high < 0
+    assert "refused" in run("history", model).out
+    done = run("update", model, feedback, *HARD, "--keep-refused", "bad", "--json")
+    assert done.code == 6 and json.loads(done.out)["exit_code"] == 6
+    assert content(model) == before and "Decision: refused" in (tmp_path / "bad" / "README.md").read_text(encoding="utf-8")
+    assert tunesmith.load(tmp_path / "bad").labels == ["animal", "colour"]
+    done = run("update", model, feedback, *HARD, "--margin", 1)
+    assert done.code == 0 and "within the margin of 1" in done.out
+
+
+def test_force_accepts_it_and_rollback_undoes_it(model: Path, run: Run, tmp_path: Path) -> None:
+    before = content(model)
+    done = run("update", model, tiny.write_csv(tmp_path / "wrong.csv", wrong()), *HARD, "--force", "--json")
+    line = json.loads(done.out)
+    assert done.code == 0 and line["decision"] == "forced" and line["version"] == 2 and line["out"] == str(model)
+    assert not (model / "kept").exists() or not list((model / "kept").iterdir()), "no rows were to be kept"
+    assert run("rollback", model).code == 0 and content(model) == before
+
+
+def test_into_another_directory(model: Path, run: Run, tmp_path: Path) -> None:
+    before = content(model)
+    feedback = tiny.write_csv(tmp_path / "f.csv", tiny.rows(20, seed=12))
+    done = run("update", model, feedback, "--epochs", 1, "-o", "other", "--force")
+    assert done.code == 0, done.err
+    assert content(model) == before and not (model / "versions").exists()
+    entry = json.loads(run("history", "other", "--json").out)["versions"][0]
+    assert entry["parent"] is None and entry["from"]["directory"] == str(model) and (tmp_path / "other" / "model.safetensors").is_file()
+    assert run("predict", "other", feedback).code == 0
+    done = run("update", model, feedback, "-o", "other")
+    assert done.code == 5 and "is not empty" in done.err
+    done = run("update", model, tiny.write_csv(tmp_path / "wrong.csv", wrong()), *HARD, "-o", "third")
+    assert done.code == 6 and not (tmp_path / "third").exists() and not (model / "versions").exists()
+
+
+# --- without the old rows --------------------------------------------------------------------------------------------------
+
+
+def test_without_kept_rows_it_distils_and_wants_a_test(trained: Path, model: Path, run: Run, tmp_path: Path) -> None:
+    shutil.rmtree(model / "kept")
+    feedback = tiny.write_csv(tmp_path / "f.csv", tiny.rows(20, seed=12))
+    done = run("update", model, feedback)
+    assert done.code == 2 and "keeps no test rows" in done.err and "--test FILE" in done.err and not (model / "versions").exists()
+    done = run("update", model, feedback, "--test", trained / "kept" / "test.jsonl", "--epochs", 1, "--replay-rows", 0)
+    assert done.code == 0, done.err
+    assert "no rows of the old training are kept: the outputs of the model before on the new rows are targets, too" in done.err
+    assert "with distillation of weight 1" in done.out and not (model / "kept" / "replay.jsonl").exists()
+
+
+def test_training_that_keeps_nothing(tiny_bert: Path, tmp_path: Path) -> None:
+    found = tunesmith.train(tiny.rows(40), model=tiny_bert, out=tmp_path / "m", replay_rows=0, **{**SETTINGS, "epochs": 1})
+    assert not (tmp_path / "m" / "kept").exists() and found.result["kept"] is None
+    assert "Rows of the data" not in (tmp_path / "m" / "README.md").read_text(encoding="utf-8")
+
+
+def test_distillation_keeps_more_of_what_was_known(model: Path, tmp_path: Path) -> None:
+    def loss(weight: float) -> float:
+        done = tunesmith.update(
+            model, wrong(), distill=weight, replay_rows=0, epochs=2, lr=0.005, force=True, out=tmp_path / str(weight), progress="quiet"
+        )
+        return float(done.record["scores"]["test"]["metrics_after"]["log_loss"])
+
+    assert loss(5.0) < loss(0.0) - 0.1
+
+
+def test_the_term_of_distillation() -> None:
+    class Task:
+        def __init__(self, labels: list[str], multi: bool) -> None:
+            self.labels = labels
+            self.head = tiny.labelled(labels, problem_type="multi_label_classification" if multi else "single_label_classification")
+
+    generator = torch.Generator().manual_seed(0)
+    wanted, other = torch.randn(5, 3, generator=generator), torch.randn(5, 3, generator=generator)
+    for task in (Task(["a", "b", "c"], False), Task(["a", "b", "c"], True), Task([], False)):
+        same = wanted.clone().requires_grad_()
+        term = drift(task, same, wanted)  # type: ignore[arg-type]
+        term.sum().backward()
+        assert term.abs().max() < 1e-6 and same.grad is not None and same.grad.abs().max() < 1e-6
+        assert (drift(task, other, wanted) > 0).all()  # type: ignore[arg-type]
+    soft = torch.softmax(wanted / 2, 1)
+    expected = 4 * (soft * (torch.log_softmax(wanted / 2, 1) - torch.log_softmax(other / 2, 1))).sum(1)
+    assert torch.allclose(drift(Task(["a", "b", "c"], False), other, wanted), expected, atol=1e-6)  # type: ignore[arg-type]
+
+
+# --- every task ------------------------------------------------------------------------------------------------------------
+
+
+def _more_tags(count: int, seed: int) -> list[dict[str, Any]]:
+    """Tagged words in another scheme than the model's, with a new kind of entity."""
+    rows = []
+    for row in _case("tagging").rows(count, seed):
+        tokens, tags = [*row["tokens"], "river", "road"], [*row["tags"], "B-PLACE", "E-PLACE"]
+        for i, tag in enumerate(tags[:-2]):
+            ends = tags[i + 1 : i + 2] != ["I-PET"]
+            tags[i] = {"B-PET": "S-PET" if ends else "B-PET", "I-PET": "E-PET" if ends else "I-PET"}.get(tag, tag)
+        rows.append({"tokens": tokens, "tags": tags})
+    return rows
+
+
+def _case(name: str, **settings: Any) -> Any:
+    import importlib.util
+
+    spec = importlib.util.spec_from_file_location("battery", Path(__file__).parent / "tasks" / "test_battery.py")
+    assert spec is not None and spec.loader is not None
+    module = sys.modules.get("battery") or importlib.util.module_from_spec(spec)
+    if "battery" not in sys.modules:
+        sys.modules["battery"] = module
+        spec.loader.exec_module(module)
+    return next(case for case in module.CASES if case.name == name and settings.items() <= case.settings.items())
+
+
+KINDS = [
+    ("pair", {}),
+    ("qa", {}),
+    ("regression", {}),
+    ("tagging", {}),
+    ("ranking", {"negatives_per_query": 3}),
+    ("ranking", {"ranker": "bi-encoder"}),
+]
+
+
+@pytest.mark.parametrize(("name", "settings"), KINDS, ids=lambda value: value if isinstance(value, str) else str(*value.values()))
+def test_every_task_is_updated(name: str, settings: dict[str, Any], tiny_bert: Path, run: Run, tmp_path: Path) -> None:
+    case = _case(name, **settings)
+    usual = {"epochs": 3, "lr": 3e-3, "batch_size": 8, "max_length": 48, "precision": "fp32", "seed": 3, "progress": "quiet"}
+    trained = tunesmith.train(case.rows(60, 0), model=tiny_bert, out=tmp_path / "m", test_size=0.2, **{**usual, **case.settings})
+    before = trained.bundle.task
+    bundle_of_test = trained.result["evaluations"]["test"]["metrics"]
+    rows = (_more_tags if name == "tagging" else case.rows)(30, 8)
+    done = tunesmith.update(tmp_path / "m", rows, epochs=1, test_size=0.2, force=True, progress="quiet")
+    found = done.record["scores"]["test"]
+    metric = done.record["metric"]
+    assert found["before"] == pytest.approx(bundle_of_test[metric], abs=1e-6), "the kept test rows are judged as those of training were"
+    assert found["after"] is not None and done.record["scores"]["feedback"]["rows"] > 0
+    assert done.result["evaluations"]["test"]["metrics"][metric] == pytest.approx(found["after"], abs=1e-6)
+    assert done.record["rows"]["replayed"] == trained.result["kept"]["replay"] > 10
+    after = done.bundle.task
+    if name == "tagging":
+        assert after.labels == [*before.labels, "B-PLACE", "I-PLACE"] and done.record["new_labels"] == ["B-PLACE", "I-PLACE"]
+    elif name == "regression":
+        values = [one.score for one in done.bundle.predict(case.rows(20, 5))]
+        assert min(values) > -1 and max(values) < 3.5, "in the units of the file"
+    again = tunesmith.update(tmp_path / "m", rows[:12], epochs=1, force=True, progress="quiet")
+    assert again.version == 3 and again.record["rows"]["repeated"] + again.record["rows"]["leaked"] == 12
+    assert run("predict", "m", "-", stdin=json.dumps(case.rows(3, 5)[0]).encode() + b"\n").code == 0
+
+
+def test_thresholds_that_were_chosen_stay(tiny_bert: Path, tmp_path: Path) -> None:
+    def several(count: int, seed: int, third: str) -> list[dict[str, Any]]:
+        pairs = zip(tiny.rows(count, seed=seed), tiny.rows(count, seed=seed + 1, labels=("animal", "colour", "neither")), strict=True)
+        names = {"animal": "animal", "colour": "colour", "neither": third}
+        return [{"text": f"{a['text']} {b['text']}", "label": sorted({a["label"], names[b["label"]]} - {""})} for a, b in pairs]
+
+    trained = tunesmith.train(several(120, 1, ""), model=tiny_bert, out=tmp_path / "m", label_type="multi", valid_size=0.3, **SETTINGS)
+    limits = trained.bundle.task.to_dict()["thresholds"]
+    done = tunesmith.update(tmp_path / "m", several(60, 5, "neither"), epochs=4, valid_size=0.3, force=True, progress="quiet")
+    after = done.bundle.task.to_dict()
+    assert after["labels"] == ["animal", "colour", "neither"] and after["thresholds"][:2] == limits != [0.5, 0.5]
+    assert after["thresholds"][2] != 0.5 and after["kind"] == "multi"
+    assert done.record["metric"] == "f1_micro" and done.record["scores"]["test"]["before"] is not None
+
+
+# --- cut off ---------------------------------------------------------------------------------------------------------------
+
+
+def test_a_killed_update_leaves_the_old_model_and_resumes_to_the_bit(model: Path, server: Server, tmp_path: Path) -> None:
+    whole = tmp_path / "whole"
+    shutil.copytree(model, whole)
+    before = content(model)
+    feedback = tiny.write_csv(tmp_path / "f.csv", tiny.rows(24, seed=12, labels=THREE))
+    flags = ("--epochs", 2, "--checkpoint-steps", 2, "--force")
+    assert server.run("update", whole, feedback, *flags).code == 0
+
+    done = server.run("update", model, feedback, *flags, traps=[("tunesmith.training.loop:clip", 9, "kill")])
+    assert done.code == -signal.SIGKILL and content(model) == before
+    other = server.run("update", model, feedback, *flags, "--lr", 0.1, "--resume")
+    assert other.code == 5 and "made with other settings" in other.err and content(model) == before
+    done = server.run("update", model, feedback, *flags, "--resume", traps=[("tunesmith.training.loop:clip", 5, "int")])
+    assert done.code == 130 and "is as it was. Go on with the same command and --resume" in done.err and content(model) == before
+    done = server.run("update", model, feedback, *flags, "--resume", traps=[("tunesmith.recipe:write_report", 1, "full")])
+    assert done.code == 5 and "the disk is full" in done.err and content(model) == before
+    done = server.run("update", model, feedback, *flags, "--resume")
+    assert done.code == 0, done.err
+    for name in ("model.safetensors", "config.json", "kept/replay.jsonl", "kept/test.jsonl"):
+        assert (model / name).read_bytes() == (whole / name).read_bytes(), name
+    assert {path.name for path in (model / "versions").iterdir()} == {"001", "002", "lineage.json"}
+    assert content(model).keys() == content(whole).keys()
+
+
+def test_a_killed_update_starts_again_cleanly(model: Path, server: Server, tmp_path: Path) -> None:
+    before = content(model)
+    feedback = tiny.write_csv(tmp_path / "f.csv", tiny.rows(24, seed=12))
+    flags = ("--epochs", 1, "--force")
+    for trap in (
+        ("tunesmith.updating:publish", 1, "kill"),
+        ("tunesmith.versions:_switch", 1, "kill"),
+        ("tunesmith.bundle:sync", 2, "int2"),
+    ):
+        done = server.run("update", model, feedback, *flags, traps=[trap])
+        assert done.code in (-signal.SIGKILL, 130) and content(model) == before, done.err
+    done = server.run("update", model, feedback, *flags, "--resume")
+    assert done.code in (0, 2)
+    done = server.run("update", model, feedback, *flags)
+    assert done.code == 0, done.err
+    assert tunesmith.load(model).description["result"]["update"]["decision"] in ("accepted", "forced")
+
+
+# --- what cannot be --------------------------------------------------------------------------------------------------------
+
+
+def test_bad_rows_and_settings_change_nothing(model: Path, run: Run, tmp_path: Path) -> None:
+    before = content(model)
+    (tmp_path / "gap.csv").write_text("text,label\na cat,animal\na dog,\n", encoding="utf-8")
+    (tmp_path / "other.csv").write_text("a,b,c\nx,y,z\n", encoding="utf-8")
+    (tmp_path / "joined.csv").write_text("text,label\na red cat,animal|colour\na dog,animal\n", encoding="utf-8")
+    (tmp_path / "few.csv").write_text("text,label\n,animal\n", encoding="utf-8")
+    good = tiny.write_csv(tmp_path / "good.csv", tiny.rows(8, seed=3))
+    for arguments, code, says in (
+        (("gap.csv",), 3, "gap.csv:3: no label"),
+        (("other.csv",), 3, "--text"),
+        (("joined.csv",), 3, "joined.csv:2: label 'animal|colour' joins labels that the model knows by '|'"),
+        (("few.csv",), 3, "none of its 1 row is left to learn from"),
+        (("nowhere.csv",), 3, "no such file"),
+        ((good, "--margin", -1), 2, "--margin is -1"),
+        ((good, "--epochs", 0), 2, "--epochs is '0'"),
+        ((good, "--resume"), 2, "Leave --resume out"),
+        ((good, "--group", "who"), 3, "no group column 'who'"),
+        ((good, "--force", "--keep-refused", "x"), 2, "exclude each other"),
+    ):
+        done = run("update", model, *arguments)
+        assert done.code == code and says in done.err, (arguments, done.err)
+        assert content(model) == before and not (model / "versions").exists(), arguments
+    with pytest.raises(tunesmith.errors.UsageError, match="model, max_length are not for an update to change"):
+        tunesmith.update(model, good, model="other", max_length=8)
+    (model / "kept" / "replay.jsonl").write_text("{\n", encoding="utf-8")
+    done = run("update", model, good)
+    assert done.code == 3 and "replay.jsonl:1: this row, kept for updates, is damaged" in done.err and not (model / "versions").exists()
+
+
+def test_an_encoder_is_pretrained_further_instead(tiny_bert: Path, run: Run, tmp_path: Path) -> None:
+    texts = [{"text": row["text"]} for row in tiny.rows(20)]
+    tunesmith.train(texts, task="masked-lm", model=tiny_bert, out=tmp_path / "m", epochs=1, max_length=24, progress="quiet")
+    assert not (tmp_path / "m" / "kept").exists()
+    done = run("update", "m", tiny.write_csv(tmp_path / "f.csv", texts))
+    assert done.code == 2 and "tunesmith pretrain TEXTS --model m" in done.err
+    with pytest.raises(tunesmith.errors.UsageError, match="replay_rows changes nothing for masked-lm"):
+        tunesmith.train(texts, task="masked-lm", model=tiny_bert, out=tmp_path / "n", replay_rows=5, progress="quiet")
+
+
+def test_the_flags_are_the_settings() -> None:
+    assert tuple(command.SETTINGS) == updating.SETTINGS
+
+
+# --- the parts -------------------------------------------------------------------------------------------------------------
+
+
+def test_the_sample_of_two_samples_is_the_sample_of_all() -> None:
+    schema = Schema(("text",), "label")
+    examples = [Example((f"text {i}",), ["a"], False, None, Source("f", i)) for i in range(500)]
+    whole = replay.merged(examples, 60, schema, grouped=False)
+    parts = [replay.merged(part, 60, schema, grouped=False) for part in (examples[:200], examples[200:350], examples[350:])]
+    assert replay.merged([one for part in parts for one in part], 60, schema, grouped=False) == whole and len(whole) == 60
+    share = sum(one.source.line < 200 for one in whole) / 60
+    assert 0.2 < share < 0.6, "as if it were drawn at random"
+    grouped = [Example((f"q {i // 10}", f"p {i}"), ["1"], False, f"q {i // 10}", Source("f", i)) for i in range(100)]
+    found = replay.merged(grouped, 35, Schema(("q", "p"), "l"), grouped=True)
+    assert len(found) == 30 and len({one.group for one in found}) == 3, "queries stay whole"
+
+
+def test_the_limit_in_megabytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(replay, "LIMIT_MB", 0.01)
+    schema = Schema(("text",), "label")
+    examples = [Example(("x" * 100 + str(i),), ["a"], False, None, Source("f", i)) for i in range(500)]
+    found = replay.merged(examples, 400, schema, grouped=False)
+    assert 70 < len(found) < 90 and sum(len(replay.line_of(one, schema)) for one in found) <= 10_000
+
+
+def test_the_decision_keeps_to_the_margin() -> None:
+    def found(before: float | None, after: float | None) -> dict[str, Any]:
+        return {"rows": 10, "before": before, "after": after}
+
+    assert decide(found(0.9, 0.89), "accuracy", "single", 0.01, force=False)[0] == "accepted"
+    assert decide(found(0.9, 0.88), "accuracy", "single", 0.01, force=False)[0] == "refused"
+    assert decide(found(0.9, 0.95), "accuracy", "single", 0.0, force=False)[0] == "accepted"
+    assert decide(found(0.9, 0.95), "log_loss", "single", 0.01, force=False)[0] == "refused", "less is better"
+    assert decide(found(0.9, 0.88), "accuracy", "single", 0.01, force=True)[0] == "forced"
+    assert decide(found(None, 0.5), "accuracy", "single", 0.01, force=False)[0] == "refused"
+    assert decide(None, "accuracy", "single", 0.01, force=True)[0] == "forced"
+
+
+def test_the_interval_of_a_difference_is_paired() -> None:
+    right = np.random.default_rng(0).random(400) < 0.7
+    better = right.copy()
+    better[:20] = True
+    gain = float(better.mean() - right.mean())
+
+    def of(values: np.ndarray) -> Any:
+        return len(values), lambda drawn: drawn @ values / drawn.sum(1)
+
+    low, high = paired_interval(of(right), of(better), seed=1) or [0, 0]
+    spread = float((better.astype(float) - right).std()) / 20  # of the mean of 400 differences
+    assert low < gain < high and abs((high - low) - 2 * 1.96 * spread) < 0.5 * spread
+    assert paired_interval(of(right), of(right), seed=1) is None and paired_interval(None, of(right), seed=1) is None
