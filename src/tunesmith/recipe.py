@@ -84,8 +84,7 @@ def train(
     resume: go on from the newest whole checkpoint in `config.out`
     overwrite: replace what is in `config.out`
     fold: (i, K) tests on the i-th (from 1) of K folds of the training rows
-    trial: this is one of several trainings that are compared: test rows and yardsticks are left alone; called with the data, it
-        returns what watches the validations
+    trial: leaves test rows and yardsticks alone, as a training does that is compared with others; with the data gives their watch
     keep: leave the checkpoints, of which the last is of a finished training, in the directory
     beside: plain values that go into the result, for the report
 
