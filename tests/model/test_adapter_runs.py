@@ -247,6 +247,14 @@ def test_encoder_and_adapter_moved_together_are_found(apart: Any, tmp_path: Path
     np.testing.assert_array_equal(tunesmith.load(tmp_path / "there" / "m").probabilities(TEXTS), before)
 
 
+def test_an_adapter_is_no_encoder_to_train(apart: Any, tmp_path: Path) -> None:
+    for way in ("lora", "adapter"):
+        _, directory = apart(way)
+        with pytest.raises(ModelError, match="holds only what was trained beside an encoder"):
+            train(directory, tmp_path / "next", "full")
+        shutil.rmtree(directory.parent)
+
+
 def test_an_encoder_of_other_weights_is_refused(apart: Any) -> None:
     encoder, directory = apart("lora")
     shutil.rmtree(encoder)
