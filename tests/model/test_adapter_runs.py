@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+import pickle
 import shutil
 from pathlib import Path
 from typing import Any
@@ -173,6 +174,15 @@ def test_a_loaded_adapter_is_saved_again_as_it_is(tiny_bert: Path, tmp_path: Pat
         tunesmith.load(tmp_path / way).model.save(tmp_path / f"{way}-again")
         for path in (tmp_path / way).glob("*.safetensors"):
             assert path.read_bytes() == (tmp_path / f"{way}-again" / path.name).read_bytes()
+
+
+@pytest.mark.parametrize("way", ["lora", "prefix", "ptuning"])
+def test_a_model_can_be_pickled(way: str, tiny_bert: Path, tmp_path: Path) -> None:
+    train(tiny_bert, tmp_path / "m", way, **({"merge": False} if way == "lora" else {}))
+    bundle = tunesmith.load(tmp_path / "m")
+    before = bundle.probabilities(TEXTS)
+    bundle.model = pickle.loads(pickle.dumps(bundle.model))
+    np.testing.assert_array_equal(bundle.probabilities(TEXTS), before)
 
 
 def test_a_loaded_adapter_is_merged_without_changing_other_models(tiny_bert: Path, tmp_path: Path) -> None:
