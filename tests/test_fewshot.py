@@ -16,7 +16,7 @@ import tunesmith
 from killer import Server
 from running import Run
 from tunesmith.errors import DataError, UsageError
-from tunesmith.training.fewshot import Contrast, draw, kinship, linear
+from tunesmith.training.fewshot import TEMPERATURE, Contrast, draw, kinship, linear
 
 SMALL = {"epochs": 6, "batch_size": 8, "lr": 3e-3, "precision": "fp32", "seed": 1}
 
@@ -101,9 +101,9 @@ def test_the_loss_is_that_of_the_paper() -> None:
     wanted = []
     for i in range(5):  # the only row of label 2 has no pair
         others = [a for a in range(6) if a != i]
-        below = sum(torch.exp(z[i] @ z[a] / 0.1) for a in others)
+        below = sum(torch.exp(z[i] @ z[a] / TEMPERATURE) for a in others)
         same = [p for p in others if targets[p] == targets[i]]
-        wanted.append(-sum(torch.log(torch.exp(z[i] @ z[p] / 0.1) / below) for p in same) / len(same))
+        wanted.append(-sum(torch.log(torch.exp(z[i] @ z[p] / TEMPERATURE) / below) for p in same) / len(same))
     contrast = Contrast(None, 6)  # type: ignore[arg-type]
     found = contrast.loss(z, tiny.targets_only(targets))
     assert torch.allclose(found.sum() / 6, sum(wanted) / 5, atol=1e-5)
@@ -192,6 +192,8 @@ def test_settings_of_a_loss_that_is_not_used_are_refused(tmp_path: Path, name: s
         tunesmith.train(few(tmp_path), tuning="fewshot", out=str(tmp_path / "m"), **{name: value})
 
 
-def test_another_pooling_is_refused(tmp_path: Path) -> None:
+def test_another_pooling_and_a_probe_of_the_rate_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="lr find probes the loss of the labels"):
+        tunesmith.train(few(tmp_path), tuning="fewshot", lr="find", out=str(tmp_path / "m"))
     with pytest.raises(UsageError, match=r"pooling cls: .* by the mean"):
         tunesmith.train(few(tmp_path), tuning="fewshot", pooling="cls", out=str(tmp_path / "m"))

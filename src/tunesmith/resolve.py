@@ -140,6 +140,8 @@ def _clashes(config: Config, wrong: set[str], recipes: Mapping[str, Path]) -> It
     for name in sorted(strategies.TUNINGS[way].without):
         if config.is_told(name):
             yield f"{_place(name, recipes)} changes nothing with {setting('tuning', config.tuning)}. Leave it out"
+    if way == "fewshot" and config.lr == "find":
+        yield f"{_place('lr', recipes)} find probes the loss of the labels, and {setting('tuning', way)} learns from pairs. Give a number"
     if way == "none" and wrong.isdisjoint(("prompts", "template", "method")):
         yield from _prompt_faults(config, recipes)
     if way in ("fewshot", "none") and config.pooling != "mean":
