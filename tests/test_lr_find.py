@@ -70,7 +70,7 @@ def test_a_run_killed_in_the_probe_or_after_it_ends_as_one_that_was_not(server: 
     assert server.run(*command, "--out", tmp_path / "whole").code == 0
     cut = server.run(*command, "--out", tmp_path / "cut", traps=[("tunesmith.training.loop:clip", 25, "kill")])
     assert cut.code == -signal.SIGKILL
-    cut = server.run("train", "--resume", "--out", tmp_path / "cut", traps=[("tunesmith.recipe:_fit", 1, "kill")])
+    cut = server.run("train", "--resume", "--out", tmp_path / "cut", traps=[("tunesmith.recipe:fit", 1, "kill")])
     assert cut.code == -signal.SIGKILL and "lr find: at most" in cut.err
     cut = server.run("train", "--resume", "--out", tmp_path / "cut", traps=[("tunesmith.training.loop:clip", 5, "kill")])
     assert cut.code == -signal.SIGKILL and "lr find" not in cut.err, "what was found is not looked for again"
