@@ -66,7 +66,7 @@ def test_a_cross_validation_killed_again_and_again_ends_as_one_that_was_not(
         ("tunesmith.training.loop:clip", 3),
         ("tunesmith.folds:write_json", 1),
         ("tunesmith.training.loop:clip", 7),
-        ("tunesmith.recipe:save_bundle", 3),
+        ("tunesmith.finishing:save_bundle", 3),
     ]
     for i, (place, call) in enumerate(places):
         command = started if i == 0 else ("train", "--resume")

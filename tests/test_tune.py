@@ -73,7 +73,7 @@ def test_a_search_killed_again_and_again_ends_as_one_that_was_not(server: Server
         ("tunesmith.study.trial:write_json", 1),
         ("tunesmith.study.trial:keep_record", 1),
         ("tunesmith.training.loop:clip", 9),
-        ("tunesmith.recipe:save_bundle", 2),
+        ("tunesmith.finishing:save_bundle", 2),
     ]
     for i, (place, call) in enumerate(places):
         command = started if i == 0 else ("tune", "--resume")
