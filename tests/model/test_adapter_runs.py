@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 
 import tiny
 import tunesmith
+from cutting import cut_off_at
 from running import Run
 from tasks.test_battery import CASES
 from tunesmith.errors import ModelError, UsageError
@@ -85,21 +86,11 @@ def test_targets_name_the_layers(tiny_bert: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("way", ["lora", "adapter", "prefix"])
 def test_a_resumed_run_ends_as_an_uninterrupted_one(way: str, tiny_bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from tunesmith.training import loop
 
     settings = {"checkpoint_steps": 2, **({"merge": False, "lora_dropout": 0.1} if way == "lora" else {})}
     whole = train(tiny_bert, tmp_path / "whole", way, **settings)
-    original = loop.lr_at
-
-    def failing(step: int, *rest: Any) -> float:
-        if step == 7:
-            raise KeyboardInterrupt
-        return original(step, *rest)
-
-    monkeypatch.setattr(loop, "lr_at", failing)
-    with pytest.raises(tunesmith.errors.Interrupted):
+    with cut_off_at(8):
         train(tiny_bert, tmp_path / "cut", way, **settings)
-    monkeypatch.setattr(loop, "lr_at", original)
     checkpoint = next((tmp_path / "cut" / "checkpoints").glob("step-*/model.safetensors"))
     assert checkpoint.stat().st_size < (tiny_bert / "model.safetensors").stat().st_size
     cut = train(tiny_bert, tmp_path / "cut", way, resume=True, **settings)
