@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 
 import tunesmith
+from cutting import cut_off_at
 from tiny import rows, save_encoder
-from tunesmith import automatic, recipe
+from tunesmith import automatic, finishing
 from tunesmith.errors import Interrupted, UsageError
 from tunesmith.progress import Progress
 from tunesmith.resolve import resolve
-from tunesmith.training import loop
 
 TABLE = rows(150, seed=2)
 QUICK: dict[str, Any] = {"tuning": "auto", "epochs": 2, "batch_size": 16, "max_length": 48, "precision": "fp32", "valid_size": 0.2}
@@ -46,7 +46,7 @@ def test_what_validation_prefers_is_kept_and_tested(encoder: Path, tmp_path: Pat
     said = capsys.readouterr().err
     assert f"auto: {best} is chosen by validation accuracy" in said and "auto: head reached validation accuracy" in said
     assert result.result["evaluations"]["test"] is not None
-    assert {path.name for path in (tmp_path / "out").iterdir() if path.is_dir()} <= {"adapter"}
+    assert {path.name for path in (tmp_path / "out").iterdir() if path.is_dir()} <= {"adapter", "kept"}
     assert tunesmith.load(tmp_path / "out").predict("a red house") is not None
     assert "Ways tried" in (tmp_path / "out" / "report.html").read_text()
 
@@ -61,14 +61,14 @@ def test_the_chosen_way_is_what_it_is_when_it_is_named(encoder: Path, tmp_path: 
 
 def test_test_rows_are_seen_once_at_the_end(encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tested: list[int] = []
-    original = recipe.evaluation_of
+    original = finishing.evaluation_of
 
     def counting(model: Any, task: Any, prepared: Any, name: str, *rest: Any, **more: Any) -> Any:
         found = original(model, task, prepared, name, *rest, **more)
         tested.extend([found["rows"]] if name == "test" and found is not None else [])
         return found
 
-    monkeypatch.setattr(recipe, "evaluation_of", counting)
+    monkeypatch.setattr(finishing, "evaluation_of", counting)
     train(encoder, tmp_path / "out", test=rows(20, seed=9))
     assert tested == [20]
 
@@ -98,23 +98,22 @@ def test_a_way_that_overruns_the_budget_ends_at_a_validation(encoder: Path, tmp_
     assert result.result["training"]["steps"] == result.result["training"]["best_step"] < 8 * 8
 
 
-@pytest.mark.parametrize("cut", [0, 1])
-def test_a_resumed_run_ends_as_an_uninterrupted_one(encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cut: int) -> None:
+def test_few_rows_are_tried_by_pairs_too_and_judged_by_the_same_rows(encoder: Path, tmp_path: Path) -> None:
+    few = train(encoder, tmp_path / "out", batch_size=8)
+    assert list(ways(few)) == ["head", "fewshot", "full"] and all("value" in record for record in few.result["ways"])
+
+
+def test_a_way_that_a_setting_means_nothing_for_is_left_out(encoder: Path, tmp_path: Path) -> None:
+    result = train(encoder, tmp_path / "out", label_smoothing=0.1)
+    assert "label_smoothing" in ways(result)["fewshot"]["why"] and "value" in ways(result)["full"]
+
+
+@pytest.mark.parametrize("cut", [6, 18])  # the first way takes 14 steps
+def test_a_resumed_run_ends_as_an_uninterrupted_one(encoder: Path, tmp_path: Path, cut: int) -> None:
     settings = {"lr": 3e-3, "checkpoint_steps": 2}
     whole = train(encoder, tmp_path / "whole", **settings)
-    original, begun = loop.lr_at, 0
-
-    def failing(step: int, *rest: Any) -> float:
-        nonlocal begun
-        begun += step == 0
-        if begun == cut + 1 and step == 5:
-            raise KeyboardInterrupt
-        return original(step, *rest)
-
-    monkeypatch.setattr(loop, "lr_at", failing)
-    with pytest.raises(Interrupted, match="resume"):
+    with cut_off_at(cut):
         train(encoder, tmp_path / "cut", **settings)
-    monkeypatch.setattr(loop, "lr_at", original)
     resumed = train(encoder, tmp_path / "cut", resume=True, **settings)
     assert resumed.result["training"]["history"] == whole.result["training"]["history"]
     assert resumed.metrics == whole.metrics
@@ -125,17 +124,17 @@ def test_a_run_cut_off_before_its_test_goes_on_with_the_way_that_was_chosen(
     encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = train(encoder, tmp_path / "whole")
-    original = recipe.evaluation_of
+    original = finishing.evaluation_of
 
     def failing(model: Any, task: Any, prepared: Any, name: str, *rest: Any, **more: Any) -> Any:
         if name == "test" and name in prepared.parts:
             raise KeyboardInterrupt
         return original(model, task, prepared, name, *rest, **more)
 
-    monkeypatch.setattr(recipe, "evaluation_of", failing)
+    monkeypatch.setattr(finishing, "evaluation_of", failing)
     with pytest.raises(Interrupted):
         train(encoder, tmp_path / "cut")
-    monkeypatch.setattr(recipe, "evaluation_of", original)
+    monkeypatch.setattr(finishing, "evaluation_of", original)
     resumed = train(encoder, tmp_path / "cut", resume=True)
     assert resumed.metrics == whole.metrics and len(resumed.result["ways"]) == len(whole.result["ways"])
     assert not (tmp_path / "cut" / "ways").exists()

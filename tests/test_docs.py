@@ -35,7 +35,7 @@ SHIM = """#!{python}
 import sys
 from tunesmith.cli.app import main
 short = dict.fromkeys(("train", "pretrain", "update"), ["--epochs", "1"]) | {{"tune": ["--trials", "1"]}}
-once = short.get(sys.argv[1], []) if "none" not in sys.argv else []
+once = [] if "none" in sys.argv else short.get(sys.argv[1], [])
 main(sys.argv[1:] + once)
 """
 

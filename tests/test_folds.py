@@ -17,7 +17,7 @@ from killer import Server
 from running import Run
 from tunesmith.config import Config
 from tunesmith.data.split import folds_of, units_of
-from tunesmith.errors import DataError, UsageError
+from tunesmith.errors import DataError, StorageError, UsageError
 from tunesmith.prepare import opened, prepare
 from tunesmith.progress import QUIET
 
@@ -66,7 +66,7 @@ def test_a_cross_validation_killed_again_and_again_ends_as_one_that_was_not(
         ("tunesmith.training.loop:clip", 3),
         ("tunesmith.folds:write_json", 1),
         ("tunesmith.training.loop:clip", 7),
-        ("tunesmith.recipe:save_bundle", 3),
+        ("tunesmith.finishing:save_bundle", 3),
     ]
     for i, (place, call) in enumerate(places):
         command = started if i == 0 else ("train", "--resume")
@@ -171,6 +171,14 @@ def test_without_test_rows_the_folds_are_the_measure(tiny_bert: Path, tmp_path: 
 def test_wrong_use(run: Run, few: Path, tiny_bert: Path, flags: list[str], code: int, said: str) -> None:
     done = run("train", few, "--model", tiny_bert, "--out", "m", *flags)
     assert done.code == code and said in done.err, done.err
+
+
+def test_folds_of_somebody_else_are_not_deleted(tmp_path: Path) -> None:
+    (tmp_path / "m" / "folds" / "1").mkdir(parents=True)
+    (tmp_path / "m" / "folds" / "1" / "letter.txt").write_text("dear")
+    with pytest.raises(StorageError, match="is not empty"):
+        tunesmith.train(tiny.rows(12), folds=2, progress="quiet", out=tmp_path / "m")
+    assert (tmp_path / "m" / "folds" / "1" / "letter.txt").read_text() == "dear"
 
 
 def test_an_estimator_has_no_folds_of_its_own(tmp_path: Path) -> None:

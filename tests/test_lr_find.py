@@ -56,10 +56,9 @@ def test_a_found_rate_trains_the_same_model_as_a_given_one(run: Run, tiny_bert: 
     assert {2e-5, 5e-5} <= set(rates) and 3 <= len(rates) <= 5 and rates == sorted(rates)
     assert [one["outcome"] for one in probe["candidates"]].count("chosen") == 1
     assert probe["steps"] <= 160
-    first = {one["rate"]: one["rounds"][0] for one in probe["candidates"]}
+    first = {one["rate"]: (float(f"{one['rounds'][0]['value']:.2g}"), -abs(np.log(one["rate"] / 5e-5))) for one in probe["candidates"]}
     left = [one["rate"] for one in probe["candidates"] if len(one["rounds"]) == 2]
-    worst = min((first[rate]["value"], -first[rate]["log_loss"]) for rate in left)
-    assert all((part["value"], -part["log_loss"]) <= worst for rate, part in first.items() if rate not in left)
+    assert all(first[rate] <= min(first[one] for one in left) for rate in first if rate not in left)
 
     again = run("train", "--resume", "--out", "found")
     assert again.code == 0 and "finished already" in again.err
@@ -71,7 +70,7 @@ def test_a_run_killed_in_the_probe_or_after_it_ends_as_one_that_was_not(server: 
     assert server.run(*command, "--out", tmp_path / "whole").code == 0
     cut = server.run(*command, "--out", tmp_path / "cut", traps=[("tunesmith.training.loop:clip", 25, "kill")])
     assert cut.code == -signal.SIGKILL
-    cut = server.run("train", "--resume", "--out", tmp_path / "cut", traps=[("tunesmith.recipe:_fit", 1, "kill")])
+    cut = server.run("train", "--resume", "--out", tmp_path / "cut", traps=[("tunesmith.recipe:fit", 1, "kill")])
     assert cut.code == -signal.SIGKILL and "lr find: at most" in cut.err
     cut = server.run("train", "--resume", "--out", tmp_path / "cut", traps=[("tunesmith.training.loop:clip", 5, "kill")])
     assert cut.code == -signal.SIGKILL and "lr find" not in cut.err, "what was found is not looked for again"
@@ -106,6 +105,15 @@ def test_without_validation_rows_there_is_no_probe(run: Run, tiny_bert: Path, fe
     assert done.code == 2 and "--lr find checks rates on validation rows, and there are none" in done.err
     done = run("train", few, "--model", tiny_bert, "--lr", "fnid")
     assert done.code == 2 and "--lr is 'fnid'; it must be a number above 0 and at most 10, or 'find'. Did you mean 'find'?" in done.err
+
+
+def test_where_nothing_is_learned_the_usual_rate_stays(tiny_bert: Path, tmp_path: Path) -> None:
+    words = [row["text"] for row in tiny.rows(60, seed=3)]
+    labels = ["yes" if i % 2 else "no" for i in range(60)]  # by the row's number, which no text tells
+    settings = {**COMMON, "epochs": 1, "metric": "log_loss"}
+    found = tunesmith.train(words, labels=labels, lr="find", model=tiny_bert, out=tmp_path / "m", progress="quiet", **settings)
+    assert found.result["recipe"]["lr"] == 5e-5
+    assert all(5e-7 <= one["rate"] <= 5e-3 for one in found.result["lr_find"]["candidates"])
 
 
 def test_suggestions_of_a_curve() -> None:

@@ -142,8 +142,8 @@ PLACES = {
     "best weights kept but not yet in a checkpoint": (f"{LOOP}:Checkpoints.save", 3),
     "at the end of an epoch": (f"{LOOP}:Checkpoints.save", 6),
     "at the last checkpoint": (f"{LOOP}:Checkpoints.save", 13),
-    "at the test": ("tunesmith.recipe:assess", 2),
-    "the model saved to its temporary directory": ("tunesmith.recipe:write_report", 1),
+    "at the test": ("tunesmith.result:assess", 2),
+    "the model saved to its temporary directory": ("tunesmith.finishing:write_report", 1),
     "the model's files half in place": ("pathlib:Path.replace", 4),
     "all in place but tunesmith.json": ("tunesmith.bundle:write_json", 1),
 }
@@ -198,7 +198,7 @@ def test_killed_from_outside_on_sight_of_a_half_written_checkpoint(plain: Run) -
     assert "resuming after step 4" in plain.check(out)
 
 
-@pytest.mark.parametrize("trap", [(f"{LOOP}:clip", 9), (f"{LOOP}:Checkpoints.save", 6), ("tunesmith.recipe:assess", 1)])
+@pytest.mark.parametrize("trap", [(f"{LOOP}:clip", 9), (f"{LOOP}:Checkpoints.save", 6), ("tunesmith.result:assess", 1)])
 def test_killed_with_windows_and_several_labels(trap: tuple[str, int], rich: Run) -> None:
     rich.check(rich.cut((*trap, "kill")))
 
@@ -408,7 +408,7 @@ def test_ctrl_c_twice_stops_at_once(plain: Run) -> None:
 
 def test_ctrl_c_behind_the_training(plain: Run) -> None:
     out = plain.directory / "testing"
-    done = plain.train(out, "--json", traps=[("tunesmith.recipe:assess", 2, "int")])
+    done = plain.train(out, "--json", traps=[("tunesmith.result:assess", 2, "int")])
     assert done.code == 130 and f"tunesmith train --resume --out {out}" in done.err and "Traceback" not in done.err
     assert json.loads(done.out)["exit_code"] == 130
     plain.check(out)
@@ -451,7 +451,7 @@ def test_a_disk_that_fills_up_during_the_run(plain: Run, small_disk: Path) -> No
 
 def test_full_disk_while_the_model_is_saved(plain: Run) -> None:
     out = plain.directory / "full2"
-    done = plain.train(out, "--json", traps=[("tunesmith.recipe:write_report", 1, "full")])
+    done = plain.train(out, "--json", traps=[("tunesmith.finishing:write_report", 1, "full")])
     assert done.code == 5 and json.loads(done.out)["exit_code"] == 5 and "the disk is full" in json.loads(done.out)["error"]
     plain.check(out)
 

@@ -73,7 +73,7 @@ def test_a_search_killed_again_and_again_ends_as_one_that_was_not(server: Server
         ("tunesmith.study.trial:write_json", 1),
         ("tunesmith.study.trial:keep_record", 1),
         ("tunesmith.training.loop:clip", 9),
-        ("tunesmith.recipe:save_bundle", 2),
+        ("tunesmith.finishing:save_bundle", 2),
     ]
     for i, (place, call) in enumerate(places):
         command = started if i == 0 else ("tune", "--resume")
@@ -116,6 +116,7 @@ def test_ctrl_c_saves_the_trial_and_says_how_to_go_on(server: Server, tiny_bert:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(400)
 def test_several_processes_share_the_trials_and_none_outlives_a_kill(tiny_bert: Path, few: Path, tmp_path: Path) -> None:
     out = tmp_path / "m"
     command = [sys.executable, "-m", "tunesmith", "tune"]
@@ -219,6 +220,8 @@ WRONG = {
     "together": (["--search", "truncation=head,windows", "--search", "max_length=16,64"], "stride"),
     "set and searched": (["--search", "epochs=1,2", "--epochs", "3"], "--epochs: set and searched at once"),
     "find": (["--lr", "find"], "both look for the rate"),
+    "ways": (["--tuning", "auto"], "--tuning auto chooses a way by trials of its own"),
+    "no way": (["--search", "tuning=full,none"], "--tuning none trains nothing that settings could better"),
     "no validation": (["--valid-size", "0"], "there are no validation rows"),
     "no trials": (["--trials", "0"], "--trials is 0; it must be a whole number from 1"),
     "pruner": (["--pruner", "best"], "--pruner is 'best'; it must be 'median', 'hyperband', 'none'"),
@@ -262,6 +265,9 @@ def test_a_directory_that_is_not_a_study_is_left_alone(few: Path, tiny_bert: Pat
     (tmp_path / "m" / "letter.txt").write_text("dear")
     with pytest.raises(StorageError, match="is not empty"):
         tunesmith.tune(few, trials=1, model=tiny_bert, out=tmp_path / "m", progress="quiet")
+    (tmp_path / "m" / "trials").mkdir()
+    with pytest.raises(StorageError, match="is of no study"):
+        tunesmith.tune(few, trials=1, model=tiny_bert, out=tmp_path / "m", progress="quiet", overwrite=True)
     with pytest.raises(UsageError, match="need jobs=1"):
         tunesmith.tune(tiny.rows(30), trials=1, jobs=2, model=tiny_bert, out=tmp_path / "n", progress="quiet")
 

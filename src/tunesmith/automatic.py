@@ -118,7 +118,9 @@ class _Trials:
 
     def config_of(self, way: str, directory: Path) -> Config:
         """Return the settings of a trial: those that were told, else those that suit the way."""
-        return resolve(self._told, {"tuning": way, "out": str(directory)})
+        # every way is judged by the same rows
+        split = {"valid_size": self._config.valid_size, "test_size": self._config.test_size}
+        return resolve(self._told, split, {"tuning": way, "out": str(directory)})
 
     def run(self) -> dict[str, Any]:
         """Try the ways, and return the record of the one that did best. Raises `UsageError` when there is nothing to choose by."""
@@ -154,13 +156,16 @@ class _Trials:
         if (place / RECORD).is_file():
             record = _read(place / RECORD)
         else:
-            why = self._too_long(way)
+            try:
+                why = self._too_long(way, self.config_of(way, place))
+            except UsageError as error:  # a setting that was told means nothing for this way
+                why = str(error)
             record = {"way": way, "why": why} if why else self._trial(way, place)
             write_json(place / RECORD, record)
         self._progress.say(_sentence(record))
         return record
 
-    def _too_long(self, way: str) -> str:
+    def _too_long(self, way: str, config: Config) -> str:
         """Return why `way` would not end within the budget; empty where it may, or where nothing is known of the speed."""
         speed = self.records[0].get("forward_tokens_per_s") if self.records else None
         if self._ends is None:
@@ -171,7 +176,7 @@ class _Trials:
         if speed is None:
             return ""
         task, rows = self._data_seen.task, self._data_seen.parts["train"].rows
-        config, layers = self.config_of(way, self._directory), int(self._data_seen.pretrained.config.num_hidden_layers)
+        layers = int(self._data_seen.pretrained.config.num_hidden_layers)
         tokens = task.tokens_an_example(task.arrange(rows)) * len(task.arrange(rows))
         trained = strategies.parse(way)[1]
         # a pass forward and one of twice the work back, of the layers that are trained; those below run forward once

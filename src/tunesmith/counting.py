@@ -9,6 +9,7 @@ Shapes: E examples, C classes (labels), K distinct (gold, predicted) rows, R res
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -68,6 +69,16 @@ def row_cells(gold: NDArray[Any], predicted: NDArray[Any], n_labels: int) -> Cel
     ]
     exact = (gold == predicted) if single else (gold == predicted).all(1)
     return Cells(np.ones(len(gold), np.int64), sides[0], sides[1], sides[0] * sides[1], exact.astype(np.float64), single)
+
+
+def resampled(
+    gold: NDArray[Any], predicted: NDArray[Any], n_labels: int, metric: str
+) -> tuple[int, Callable[[NDArray[Any]], NDArray[np.float64]]] | None:
+    """Return E, and what makes of float64[R, E], how often each row is drawn, the metric float64[R]; None for one of probabilities."""
+    cells = row_cells(gold, predicted, n_labels)
+    if metric not in label_scores(cells, cells.counts[None]):
+        return None
+    return len(gold), lambda drawn: label_scores(cells, drawn)[metric]
 
 
 def label_scores(cells: Cells, counts: NDArray[Any]) -> dict[str, NDArray[np.float64]]:

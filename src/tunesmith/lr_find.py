@@ -44,6 +44,7 @@ _SHARE, _LEAST, _MOST = 0.1, 20, 100
 """Steps of the range test and of the first round: a share of the run's, at least and at most so many."""
 _SPAN = 1000.0  # the range test begins so many times below the usual rate, and ends so many times above it
 _NEIGHBOUR = 2.5  # the usual rate's neighbours are so many times below and above it
+_FAR = 100.0  # so many times off the usual rate a suggestion is noise, and not followed
 _ALIKE = 1.4  # rates that differ by less are tried once
 _SMOOTHING = 0.8
 _BLOWN_UP = 4.0  # times its least value, the loss at which the range test ends
@@ -163,18 +164,18 @@ class _Probe:
         return curve
 
     def _short_training(self, rate: float, steps: int) -> dict[str, float | None]:
-        """Return value and log loss on the validation rows after so many steps with `rate` as the peak of the run's own schedule."""
+        """Return the value on the validation rows after so many steps with `rate` as the peak of the run's own schedule."""
         try:
             with self.progress.track(f"lr find: {rate:g}", steps, "steps") as tracker:
                 for _ in self._training(steps, rate, None):
                     tracker.advance()
         except Diverged:
-            return {"value": None, "log_loss": None}
+            return {"value": None}
         model, optimizer = self.model, self.optimizer
         settle(optimizer)
         outputs = outputs_for(model, self.task, self.valid.rows, precision=self.precision, max_tokens=self.config.tokens_at_once)
         scores = self.task.score(outputs, self.valid)
-        return {"value": scores.get(self.metric), "log_loss": scores.get("log_loss")}
+        return {"value": scores.get(self.metric)}
 
     def _training(self, steps: int, rate: float, rates: Callable[[int, int, Config], float] | None) -> Iterator[StepRecord]:
         """Train a fresh model, left in `self.model`, for `steps` steps on random training rows; rates: in place of the schedule."""
@@ -206,14 +207,16 @@ class _Probe:
                 if record.step >= steps:
                     return
 
-    def _rank(self, candidate: dict[str, Any]) -> tuple[float, float, float]:
-        """Return what is greatest for the best of the rates: its value, then its smaller log loss, then how near the usual one it is."""
-        last = candidate["rounds"][-1]
-        if last["value"] is None or not math.isfinite(last["value"]):
-            return -math.inf, -math.inf, 0.0
+    def _rank(self, candidate: dict[str, Any]) -> tuple[float, float]:
+        """Return what is greatest for the best of the rates: its value, to two digits, then how near the usual rate it is.
+
+        What differs by less is noise after so few steps; where nothing has been learned yet, a rate that changes nothing must not win.
+        """
+        value = candidate["rounds"][-1]["value"]
+        if value is None or not math.isfinite(value):
+            return -math.inf, 0.0
         sign = 1 if greater_is_better(self.metric, self.task.kind) else -1
-        loss = last["log_loss"] if last["log_loss"] is not None else 0.0
-        return sign * last["value"], -loss, -abs(math.log(candidate["rate"] / self.usual))
+        return sign * float(f"{value:.2g}"), -abs(math.log(candidate["rate"] / self.usual))
 
     model: TextModel
     optimizer: torch.optim.Optimizer
@@ -239,7 +242,7 @@ def _candidates(suggested: dict[str, float], usual: float) -> list[dict[str, Any
     """Return the rates to compare, the lowest first: the usual one, its neighbours, and what the range test suggests beside them."""
     words = {"steepest": "range test, steepest fall", "minimum": "range test, a tenth of the best"}
     named = [(usual, "usual"), (usual / _NEIGHBOUR, "below the usual"), (min(usual * _NEIGHBOUR, 10.0), "above the usual")]
-    named += [(rate, words[name]) for name, rate in suggested.items()]
+    named += [(rate, words[name]) for name, rate in suggested.items() if 1 / _FAR <= rate / usual <= _FAR]
     found: list[dict[str, Any]] = []
     for rate, source in named:
         rate = float(f"{rate:.2g}")

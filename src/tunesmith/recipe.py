@@ -84,8 +84,7 @@ def train(
     resume: go on from the newest whole checkpoint in `config.out`
     overwrite: replace what is in `config.out`
     fold: (i, K) tests on the i-th (from 1) of K folds of the training rows
-    trial: this is one of several trainings that are compared: test rows and yardsticks are left alone; called with the data, it
-        returns what watches the validations
+    trial: leaves test rows and yardsticks alone, as a training does that is compared with others; with the data gives their watch
     keep: leave the checkpoints, of which the last is of a finished training, in the directory
     beside: plain values that go into the result, for the report
 
@@ -96,8 +95,7 @@ def train(
         raise UsageError(f"{both} exclude each other: go on with what is in the directory, or replace it.")
     data = {"train": train_data, "valid": valid_data, "test": test_data}
     given = {name: value if value is not None else getattr(config, name) for name, value in data.items()}
-    prompting = config.tuning == "none"
-    if given["train"] is None and not prompting:
+    if given["train"] is None and config.tuning != "none":
         raise UsageError("no training data: name a file of labelled rows.")
     place = given["train"] if given["train"] is not None else given["test"]
     directory = output_directory(config, place, resume=resume, overwrite=overwrite)
@@ -126,7 +124,7 @@ def train(
             store_settings(directory, config)
         try:
             further = dict(beside if beside is not None else {})
-            if prompting:
+            if config.tuning == "none":
                 fitted = _prompted(config, prepared, progress)
             else:
                 if config.lr == "find":

@@ -56,8 +56,9 @@ class Kept:
 
 def check_keeping(task: Task, config: Config) -> None:
     """Raise `UsageError` for a number of rows to keep where none are kept."""
-    if config.is_told("replay_rows") and not task.updatable:
-        raise UsageError(f"{setting('replay_rows')} changes nothing for {task.name}, which keeps no rows. Leave it out.")
+    if config.is_told("replay_rows") and (not task.updatable or config.tuning == "none"):
+        where = f"for {task.name}" if not task.updatable else f"with {setting('tuning', 'none')}"
+        raise UsageError(f"{setting('replay_rows')} changes nothing {where}, which keeps no rows. Leave it out.")
 
 
 def keep_rows(parts: dict[str, Part], task: Task, config: Config, notes: list[str], progress: Progress) -> Kept | None:

@@ -56,7 +56,8 @@ def output_directory(config: Config, data: Any, *, resume: bool, overwrite: bool
         )
     started = is_started(directory)
     # a run that ended before its first checkpoint left nothing worth keeping
-    taken = directory.is_dir() and any(started or path.name not in (CHECKPOINTS, FOLDS) for path in directory.iterdir())
+    nothing = (CHECKPOINTS,) if any((directory / FOLDS).glob("[0-9]*")) else (CHECKPOINTS, FOLDS)
+    taken = directory.is_dir() and any(started or path.name not in nothing for path in directory.iterdir())
     if taken and not resume and not overwrite:
         advice = f"{setting('resume', True)} to go on with the training that was started there, " if started else ""
         raise StorageError(

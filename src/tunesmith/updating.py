@@ -42,7 +42,7 @@ SETTINGS = (
 """What an update may be told; all else is as the model was trained."""
 _OF_THE_DATA = ("train", "valid", "test", "out", "text", "text_pair", "label", "group", "encoding", "drop_unlabelled", "valid_size",
                 "test_size", "dedupe", "folds", "reinit")  # fmt: skip
-_MERGED = ("lora", "dora", "ia3")  # ways of tuning after which the encoder has what was learned
+_ENDED = ("lora", "dora", "ia3", "fewshot", "auto")  # ways of tuning whose model is trained on as one whose weights are all trained
 
 
 @dataclass(frozen=True)
@@ -95,6 +95,8 @@ def update(
             f"{directory} is a model for {bundle.task.name}, which is not updated but pretrained further: "
             f"tunesmith pretrain TEXTS --model {directory}"
         )
+    if bundle.description.get("prompting") is not None:
+        raise UsageError(f"{directory} was made without any training. Give it more examples with: tunesmith add-examples {directory} FILE")
     if bundle.model.apart:
         raise UsageError(
             f"{directory} holds only what was added to an encoder that others share, which an update would change. Train again on all "
@@ -255,12 +257,15 @@ def _config_of(bundle: Bundle, data: Any, given: dict[str, Any], progress: Progr
     """Return the settings of the update: those that the model was trained with, and those that are given."""
     stored = dict(bundle.description["result"]["recipe"])
     way = str(stored.get("tuning", "full")).partition(":")[0]
-    if way in _MERGED:
+    if way in _ENDED:
         for name in ("tuning", "lr", *strategies.special_settings()):
             stored.pop(name, None)
-        progress.say(f"the updates of {way} are part of the encoder by now; all weights are trained, at the usual rate unless told.")
+        progress.say(f"the model was tuned by {way}; the update trains all of its weights, at the usual rate unless told.")
     kept = {key: value for key, value in stored.items() if value is not None and key not in _OF_THE_DATA and key in Config.model_fields}
-    return resolve(kept, {"train": str(data)} if isinstance(data, str | Path) else {}, given)
+    config = resolve(kept, {"train": str(data)} if isinstance(data, str | Path) else {}, given)
+    if config.lr == "find":
+        raise UsageError(f"{setting('lr', 'find')} is for the training of a new model. Name a rate.")
+    return config
 
 
 def _pretrained(bundle: Bundle) -> Pretrained:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+import pickle
 import shutil
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from safetensors.torch import load_file, save_file
 
 import tiny
 import tunesmith
+from cutting import cut_off_at
 from running import Run
 from tasks.test_battery import CASES
 from tunesmith.errors import ModelError, UsageError
@@ -84,21 +86,11 @@ def test_targets_name_the_layers(tiny_bert: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("way", ["lora", "adapter", "prefix"])
 def test_a_resumed_run_ends_as_an_uninterrupted_one(way: str, tiny_bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from tunesmith.training import loop
 
     settings = {"checkpoint_steps": 2, **({"merge": False, "lora_dropout": 0.1} if way == "lora" else {})}
     whole = train(tiny_bert, tmp_path / "whole", way, **settings)
-    original = loop.lr_at
-
-    def failing(step: int, *rest: Any) -> float:
-        if step == 7:
-            raise KeyboardInterrupt
-        return original(step, *rest)
-
-    monkeypatch.setattr(loop, "lr_at", failing)
-    with pytest.raises(tunesmith.errors.Interrupted):
+    with cut_off_at(8):
         train(tiny_bert, tmp_path / "cut", way, **settings)
-    monkeypatch.setattr(loop, "lr_at", original)
     checkpoint = next((tmp_path / "cut" / "checkpoints").glob("step-*/model.safetensors"))
     assert checkpoint.stat().st_size < (tiny_bert / "model.safetensors").stat().st_size
     cut = train(tiny_bert, tmp_path / "cut", way, resume=True, **settings)
@@ -175,6 +167,15 @@ def test_a_loaded_adapter_is_saved_again_as_it_is(tiny_bert: Path, tmp_path: Pat
             assert path.read_bytes() == (tmp_path / f"{way}-again" / path.name).read_bytes()
 
 
+@pytest.mark.parametrize("way", ["lora", "prefix", "ptuning"])
+def test_a_model_can_be_pickled(way: str, tiny_bert: Path, tmp_path: Path) -> None:
+    train(tiny_bert, tmp_path / "m", way, **({"merge": False} if way == "lora" else {}))
+    bundle = tunesmith.load(tmp_path / "m")
+    before = bundle.probabilities(TEXTS)
+    bundle.model = pickle.loads(pickle.dumps(bundle.model))
+    np.testing.assert_array_equal(bundle.probabilities(TEXTS), before)
+
+
 def test_a_loaded_adapter_is_merged_without_changing_other_models(tiny_bert: Path, tmp_path: Path) -> None:
     train(tiny_bert, tmp_path / "one", "lora", merge=False)
     train(tiny_bert, tmp_path / "two", "prompt")
@@ -245,6 +246,14 @@ def test_encoder_and_adapter_moved_together_are_found(apart: Any, tmp_path: Path
     before = tunesmith.load(directory).probabilities(TEXTS)
     (tmp_path / "here").rename(tmp_path / "there")
     np.testing.assert_array_equal(tunesmith.load(tmp_path / "there" / "m").probabilities(TEXTS), before)
+
+
+def test_an_adapter_is_no_encoder_to_train(apart: Any, tmp_path: Path) -> None:
+    for way in ("lora", "adapter"):
+        _, directory = apart(way)
+        with pytest.raises(ModelError, match="holds only what was trained beside an encoder"):
+            train(directory, tmp_path / "next", "full")
+        shutil.rmtree(directory.parent)
 
 
 def test_an_encoder_of_other_weights_is_refused(apart: Any) -> None:

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 import tunesmith
+from cutting import cut_off_at
 from tiny import rows, save_encoder
 from tunesmith import recipe
 from tunesmith.errors import ModelError, UsageError
@@ -19,7 +20,6 @@ from tunesmith.model.heads import TextModel
 from tunesmith.model.tuning import choose_strategy, depths, layers_of
 from tunesmith.progress import Progress
 from tunesmith.resolve import resolve
-from tunesmith.training import loop
 
 TABLE = rows(60, seed=1)
 QUICK: dict[str, Any] = {"epochs": 2, "batch_size": 8, "max_length": 48, "precision": "fp32", "valid_size": 0.2, "test_size": 0.2}
@@ -274,17 +274,8 @@ def test_a_resumed_run_ends_as_an_uninterrupted_one(
 
     settings = {"tuning": tuning, "lr": 1e-3, "epochs": 3, "checkpoint_steps": 2, **({"unfreeze": 2} if tuning == "layerwise" else {})}
     whole = train(four_layers, tmp_path / "whole", **settings)
-    original = loop.lr_at
-
-    def failing(step: int, *rest: Any) -> float:
-        if step == 7:
-            raise KeyboardInterrupt
-        return original(step, *rest)
-
-    monkeypatch.setattr(loop, "lr_at", failing)
-    with pytest.raises(tunesmith.errors.Interrupted):
+    with cut_off_at(8):
         train(four_layers, tmp_path / "cut", **settings)
-    monkeypatch.setattr(loop, "lr_at", original)
     saved = next((tmp_path / "cut" / "checkpoints").glob("step-*/model.safetensors"))
     if tuning in ("head", "last:1"):
         assert saved.stat().st_size < (four_layers / "model.safetensors").stat().st_size / 2

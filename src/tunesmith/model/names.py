@@ -45,6 +45,11 @@ def locate(name: str) -> Located:
     if path.is_dir():
         if not (path / "config.json").is_file():
             inside = sorted(file.name for file in path.iterdir())
+            if {"adapter_config.json", "bottlenecks.safetensors"} & set(inside):
+                raise ModelError(
+                    f"{path} holds only what was trained beside an encoder, not the encoder. Name the encoder, which its README.md tells, "
+                    f"or train it again with {setting('merge', True)}, where its way of tuning can be merged."
+                )
             raise ModelError(
                 f"{path} is a directory but no model: it has no config.json (it has {listing(inside, 6) or 'no files'}). "
                 "Name a directory that save_pretrained or tunesmith train wrote."

@@ -53,36 +53,48 @@ class VirtualTokens:
         return replace(batch, ids=ids, cu_seqlens=ends, borders=borders), torch.from_numpy(own.astype(np.int64))
 
 
+class Learned:
+    """Gives what is learned for the virtual tokens, float[V, ...]; no module itself, so that those who call it do not hold its parameters.
+
+    module: PEFT's; computed: a network makes the vectors from its own, as while p-tuning is trained; shape: of the result
+    """
+
+    def __init__(self, module: Any, shape: tuple[int, ...], computed: bool) -> None:
+        self.module, self.shape, self.computed = module, shape, computed
+
+    def __call__(self) -> Tensor:
+        found: Tensor = self.module(torch.arange(self.shape[0])[None])[0] if self.computed else self.module.embedding.weight
+        return found.view(self.shape)
+
+
 class Words(nn.Module):
     """A table of words with virtual ones behind its end."""
 
-    def __init__(self, words: nn.Module, vectors: Callable[[], Tensor], size: int) -> None:
+    def __init__(self, words: nn.Module, vectors: Learned, size: int) -> None:
         super().__init__()
-        self.words, self.size = words, size
-        self._vectors = (vectors,)  # in a tuple, so that the parameters behind it are not registered twice
+        self.words, self.size, self.vectors = words, size, vectors
 
     def forward(self, ids: Tensor) -> Tensor:
         """ids: int64[...] -> float[..., E]"""
         virtual = ids >= self.size
         places = (ids - self.size).clamp(min=0)
-        return torch.where(virtual[..., None], self._vectors[0]()[places], self.words(ids.masked_fill(virtual, 0)))
+        return torch.where(virtual[..., None], self.vectors()[places], self.words(ids.masked_fill(virtual, 0)))
 
 
 class Prefixed(nn.Module):
     """The product that gives a layer's keys, or its values, with those of the virtual tokens in their places."""
 
-    def __init__(self, linear: nn.Module, tokens: VirtualTokens, of_layers: Callable[[], Tensor], place: int) -> None:
+    def __init__(self, linear: nn.Module, tokens: VirtualTokens, of_layers: Learned, place: int) -> None:
         super().__init__()
-        self.linear, self.place = linear, place
-        self._tokens, self._of_layers = tokens, (of_layers,)
+        self.linear, self.tokens, self.of_layers, self.place = linear, tokens, of_layers, place
 
     def forward(self, hidden: Tensor) -> Tensor:
         """hidden: float[T, H] packed, float[S, L, H] padded -> of the same shape"""
         found: Tensor = self.linear(hidden)
-        own = self._of_layers[0]()[:, self.place].to(found.dtype)
+        own = self.of_layers()[:, self.place].to(found.dtype)
         if found.ndim == 3:
             return torch.cat([own.expand(len(found), *own.shape), found[:, len(own) :]], 1)
-        rows = self._tokens.rows
+        rows = self.tokens.rows
         assert rows is not None
         return found.index_copy(0, rows, own.repeat(len(rows) // len(own), 1))
 
@@ -93,9 +105,10 @@ def put_before(encoder: Encoder, learned: nn.Module, *, count: int, computed: bo
     learned: PEFT's module with their vectors; computed: a network makes these from its own, as while p-tuning is trained
     """
     words, size = encoder.hf.get_input_embeddings(), int(encoder.config.vocab_size)
+    vectors = Learned(learned, (count, words.weight.shape[1]), computed)
     encoder.learned = learned
     encoder.virtual = VirtualTokens(np.arange(size, size + count, dtype=np.int32), leads=True)
-    encoder.hf.set_input_embeddings(Words(words, lambda: _rows(learned, count, computed), size))
+    encoder.hf.set_input_embeddings(Words(words, vectors, size))
     encoder.changed()
 
 
@@ -114,17 +127,9 @@ def put_prefix(encoder: Encoder, learned: nn.Module, *, count: int, computed: bo
     encoder.learned = learned
     # what the encoder makes of a virtual token is never read: its keys and values are replaced, its output left out
     encoder.virtual = VirtualTokens(np.full(count, encoder.probe_tokens(1)[0], np.int32), leads=False)
-
-    def of_layers() -> Tensor:
-        return _rows(learned, count, computed).view(count, 2 * encoder.layers, encoder.width)
-
+    of_layers = Learned(learned, (count, 2 * encoder.layers, encoder.width), computed)
     for layer, names in enumerate(zip(keys, values, strict=True)):
         for half, name in enumerate(names):
             linear = encoder.base.get_submodule(name)
             put(encoder.base, name, Prefixed(linear, encoder.virtual, of_layers, 2 * layer + half))
     encoder.changed()
-
-
-def _rows(learned: Any, count: int, computed: bool) -> Tensor:
-    """Return float[V, ...], what is learned for each virtual token."""
-    return learned(torch.arange(count)[None])[0] if computed else learned.embedding.weight

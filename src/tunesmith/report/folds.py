@@ -45,7 +45,7 @@ def metric_rows(folds: Folds) -> list[list[str]]:
 def fold_rows(folds: Folds, most: int | None = None) -> list[list[str]]:
     """Return a table: a row per fold with its rows and its value of each metric, or of the `most` first."""
     shown = names(folds)[:most]
-    rows = [["fold", "rows", *shown]]
+    rows = [["fold", counted(0, folds["unit"]).removeprefix("0 "), *shown]]
     for i, tested in enumerate(folds["tested"]):
         rows.append([str(i + 1), count(tested), *(figure(name, folds["metrics"][name]["values"][i]) for name in shown)])
     return rows

@@ -49,7 +49,7 @@ def verdict(probe: Probe) -> str:
     said = f"lr {chosen['rate']:g} ({chosen['from']}) does best on the validation rows"
     if "range test" in chosen["from"] or not probe["suggested"]:
         return f"{said}."
-    return f"{said}, better than what the range test suggests."
+    return f"{said}; what the range test suggests is no better, or too far off to be followed."
 
 
 def curve(probe: Probe) -> Markup | None:

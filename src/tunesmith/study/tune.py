@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tunesmith import recipe
+from tunesmith import recipe, strategies
 from tunesmith.bundle import DESCRIPTION
 from tunesmith.config import Config
 from tunesmith.errors import Interrupted, ModelError, StorageError, UsageError, counted, listing, setting
@@ -198,6 +198,10 @@ def _plan(
         raise UsageError(f"{listing(map(setting, both))}: set and searched at once. Leave the setting or its range out.")
     specs = dict(search) if search is not None else default_space(config, told)
     ranges = read_space(specs, config, where)
+    ways = next((range_.values for range_ in ranges if range_.name == "tuning"), (config.tuning,))
+    for way in (way for way in (strategies.AUTO, "none") if way in ways):
+        what = "chooses a way by trials of its own" if way == strategies.AUTO else "trains nothing that settings could better"
+        raise UsageError(f"{setting('tuning', way)} {what}. Name the ways to compare instead: {setting('search', 'tuning=full,last:2')}.")
     for range_ in ranges:
         if range_.name == "model":
             for name in range_.values:
@@ -274,7 +278,10 @@ def _directory(config: Config, data: Any, *, resume: bool, overwrite: bool) -> P
         )
     if config.out is not None and overwrite and (Path(config.out) / PLAN).is_file():
         return Path(config.out)
-    return output_directory(config, data, resume=False, overwrite=overwrite)
+    directory = output_directory(config, data, resume=False, overwrite=overwrite)
+    if (directory / TRIALS).exists():
+        raise StorageError(f"{directory / TRIALS} is of no study, and would be written into. Choose another {setting('out')}.")
+    return directory
 
 
 def _clear(directory: Path) -> None:

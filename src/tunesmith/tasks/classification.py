@@ -14,7 +14,7 @@ from torch import Tensor
 
 from tunesmith import yardsticks
 from tunesmith.config import Config
-from tunesmith.counting import label_scores, row_cells
+from tunesmith.counting import resampled
 from tunesmith.data.audit_labels import PLACEHOLDERS, spellings
 from tunesmith.data.batches import PackedBatch
 from tunesmith.data.cloze import ClozeEncoder
@@ -30,7 +30,7 @@ from tunesmith.progress import QUIET, Progress
 from tunesmith.prompts import templates_of
 from tunesmith.tasks.base import Hub, Measured, Task, merge_windows
 from tunesmith.tasks.divergences import of_choices, of_flags
-from tunesmith.tasks.labels import EMPTY_LIST, ClassTargets, class_weights, label_order, new_labels, recognise, targets_of
+from tunesmith.tasks.labels import EMPTY_LIST, ClassTargets, class_weights, counts_of, focus, label_order, new_labels, recognise, targets_of
 from tunesmith.tasks.mistakes import worst
 from tunesmith.tasks.rows import Part, Ragged, Rows
 
@@ -62,8 +62,7 @@ class Classification(Task):
     thresholds: for multi, float per label: predicted when the probability is at or above
     separator: what joins labels in one cell, None for lists
     aggregation: mean or max of the outputs over a text's windows
-    loss_name, focal_gamma, label_smoothing, weights: the training loss; weights has one factor per label
-    settled: how many thresholds, from the first, `tune` leaves as they are
+    loss_name, focal_gamma, label_smoothing, weights: the loss, with one weight per label; settled: thresholds that `tune` leaves alone
     """
 
     labels: list[str]
@@ -150,11 +149,11 @@ class Classification(Task):
 
     def settle(self, rows: Rows, config: Config) -> Classification:
         """Weigh the labels by their counts in the training rows."""
-        return replace(self, weights=class_weights(config.class_weights, self.labels, _counts(rows), self.multi))
+        return replace(self, weights=class_weights(config.class_weights, self.labels, counts_of(rows), self.multi))
 
     def remarks(self, rows: Rows) -> list[str]:
         """Return notes on labels that are spelled alike, and that look like measured values."""
-        notes, counts = [], dict(zip(self.labels, _counts(rows).tolist(), strict=True))
+        notes, counts = [], dict(zip(self.labels, counts_of(rows).tolist(), strict=True))
         twice = spellings(dict(sorted(counts.items(), key=lambda item: -item[1])))
         if twice:
             pairs = [f"{one.label!r} ({counted(one.rows, 'row')}) and {one.like!r} ({counted(one.like_rows, 'row')})" for one in twice]
@@ -180,7 +179,7 @@ class Classification(Task):
 
     def gaps(self, rows: Rows) -> list[str]:
         """Return a note on labels that no training row has."""
-        unseen = [label for label, count in zip(self.labels, _counts(rows).tolist(), strict=True) if count == 0]
+        unseen = [label for label, count in zip(self.labels, counts_of(rows).tolist(), strict=True) if count == 0]
         if not unseen:
             return []
         named = listing(map(repr, unseen), 8)
@@ -217,12 +216,12 @@ class Classification(Task):
             terms = F.binary_cross_entropy_with_logits(outputs, smooth, reduction="none")
             if self.loss_name == "focal":
                 p = torch.sigmoid(outputs)
-                terms = terms * _focus(torch.where(targets > 0, p, 1 - p), self.focal_gamma)
+                terms = terms * focus(torch.where(targets > 0, p, 1 - p), self.focal_gamma)
             return (terms if weights is None else terms * weights).mean(1)
         terms = F.cross_entropy(outputs, targets, reduction="none", label_smoothing=smoothing)
         if self.loss_name == "focal":
             p = F.softmax(outputs, 1).gather(1, targets[:, None])[:, 0]
-            terms = terms * _focus(p, self.focal_gamma)
+            terms = terms * focus(p, self.focal_gamma)
         return terms if weights is None else terms * weights[targets]
 
     def divergence(self, one: Tensor, other: Tensor, batch: PackedBatch) -> Tensor:
@@ -240,7 +239,7 @@ class Classification(Task):
         """
         if not self.multi:
             return None
-        share = (_counts(rows) + 0.5) / (len(rows) + 1)
+        share = (counts_of(rows) + 0.5) / (len(rows) + 1)
         return np.log(share / (1 - share)).astype(np.float32)
 
     def probabilities(self, outputs: np.ndarray) -> np.ndarray:
@@ -272,18 +271,15 @@ class Classification(Task):
 
     def extended(self, table: TokenTable, config: Config) -> Classification:
         """Put new labels behind the known ones; thresholds that were chosen stay."""
-        new = new_labels(table, self.labels, self.multi, self.separator)
-        limits = None if self.thresholds is None else [*self.thresholds, *[0.5] * len(new)]
-        found = replace(self, labels=[*self.labels, *new], thresholds=limits, settled=len(self.thresholds or []))
-        return replace(found, loss_name=config.loss, focal_gamma=config.focal_gamma, label_smoothing=config.label_smoothing)
+        new, known = new_labels(table, self.labels, self.multi, self.separator), self.thresholds
+        changes: dict[str, Any] = {"loss_name": config.loss, "focal_gamma": config.focal_gamma, "label_smoothing": config.label_smoothing}
+        changes |= {"thresholds": None if known is None else [*known, *[0.5] * len(new)], "settled": len(known or [])}
+        return replace(self, labels=[*self.labels, *new], **changes)
 
     def measured(self, outputs: Ragged, part: Part, metric: str) -> Measured | None:
         """Return the metrics that follow from the predicted labels alone."""
         predicted = predicted_labels(self.probabilities(outputs.values), self.kind, self.thresholds)
-        cells = row_cells(self.gold(part.rows), predicted, self.outputs)
-        return (
-            (len(outputs), lambda drawn: label_scores(cells, drawn)[metric]) if metric in label_scores(cells, cells.counts[None]) else None
-        )
+        return resampled(self.gold(part.rows), predicted, self.outputs, metric)
 
     def score(self, outputs: Ragged, part: Part, progress: Progress = QUIET) -> dict[str, float]:
         """Return the metrics on validation rows; with several labels a row each threshold is the best one for these rows."""
@@ -402,15 +398,3 @@ class Classification(Task):
         """Build the task that `to_dict` described."""
         keys = ("kind", "labels", "thresholds", "separator", "aggregation")
         return cls(**{key: values[key] for key in keys})
-
-
-def _counts(rows: Rows) -> np.ndarray:
-    """Return int64[C], how many of the chosen rows have each label."""
-    targets = rows.targets
-    assert isinstance(targets, ClassTargets)
-    return targets.counts(rows.index)
-
-
-def _focus(p: Tensor, gamma: float) -> Tensor:
-    """Return (1 - p)**gamma, the factor of the focal loss; kept off 0, where the slope of a root (gamma < 1) has no bound."""
-    return (1 - p).clamp_min(1e-7) ** gamma

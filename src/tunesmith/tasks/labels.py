@@ -11,11 +11,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from torch import Tensor
 
 from tunesmith.data.joined import parts, separator_of
 from tunesmith.data.table import Labels, TokenTable
 from tunesmith.errors import DataError, UsageError, did_you_mean, listing, setting
 from tunesmith.metrics import Kind
+from tunesmith.tasks.rows import Rows
 
 EMPTY_LIST = " A row that has none of the labels is written in JSONL, with an empty list [] of them: an empty cell says nothing of them."
 """For messages on missing labels where a row may have any number of them."""
@@ -173,3 +175,15 @@ def label_order(label: str) -> tuple[int, float, tuple[str | int, ...], str]:
     if math.isfinite(value):
         return 0, value, (), label
     return 1, 0.0, tuple(int(part) if number % 2 else part for number, part in enumerate(re.split(r"(\d+)", label))), label
+
+
+def counts_of(rows: Rows) -> np.ndarray:
+    """Return int64[C], how many of the chosen rows have each label."""
+    targets = rows.targets
+    assert isinstance(targets, ClassTargets)
+    return targets.counts(rows.index)
+
+
+def focus(p: Tensor, gamma: float) -> Tensor:
+    """Return (1 - p)**gamma, the factor of the focal loss; kept off 0, where the slope of a root (gamma < 1) has no bound."""
+    return (1 - p).clamp_min(1e-7) ** gamma

@@ -46,17 +46,17 @@ class Distilling:
 def drift(task: Task, outputs: Tensor, wanted: Tensor) -> Tensor:
     """Return float[R], how far each row of outputs float[R, C] is from those that are wanted.
 
-    One label a row: the cross-entropy of the softened distributions, times the squared temperature, which keeps the size of the gradient
-    (Hinton et al. 2015, "Distilling the Knowledge in a Neural Network", section 2), less its least value. Several labels: the same for
-    each label's yes and no, averaged. Without labels: half of the squared difference, to which the former tends for high temperatures
-    (section 2.1).
+    One label a row: the Kullback-Leibler divergence of the distributions over the outputs divided by the temperature, whose gradient is
+    that of Li and Hoiem's cross-entropy, equation 2. Several labels: the same for each label's yes and no, averaged. Without labels: half
+    of the squared difference of the divided outputs, which the former tends to for high temperatures (Hinton et al. 2015, "Distilling the
+    Knowledge in a Neural Network", section 2.1).
     """
     if not task.labels:
-        return torch.square(outputs - wanted).mean(1) / 2
+        return torch.square((outputs - wanted) / TEMPERATURE).mean(1) / 2
     if task.head.problem_type == "multi_label_classification":
         soft = torch.sigmoid(wanted / TEMPERATURE)
         terms = F.binary_cross_entropy_with_logits(outputs / TEMPERATURE, soft, reduction="none")
         least = F.binary_cross_entropy_with_logits(wanted / TEMPERATURE, soft, reduction="none")
-        return (terms - least).mean(1) * TEMPERATURE**2
+        return (terms - least).mean(1)
     log_soft = F.log_softmax(wanted / TEMPERATURE, 1)
-    return F.kl_div(F.log_softmax(outputs / TEMPERATURE, 1), log_soft, reduction="none", log_target=True).sum(1) * TEMPERATURE**2
+    return F.kl_div(F.log_softmax(outputs / TEMPERATURE, 1), log_soft, reduction="none", log_target=True).sum(1)
