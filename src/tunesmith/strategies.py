@@ -103,7 +103,7 @@ TUNINGS: dict[str, Tuning] = {
         _OF_PROMPTS,
         "Liu et al. 2021, GPT Understands, Too",
     ),
-    "prefix": Tuning("keys and values of virtual tokens in every layer, and the head", {"lr": 5e-3}, _OF_PROMPTS, "Li and Liang 2021"),
+    "prefix": Tuning("keys and values of virtual tokens in every layer, and the head", {"lr": 3e-2}, _OF_PROMPTS, "Li and Liang 2021"),
     AUTO: Tuning("what validation prefers of several ways that are tried, the cheapest first", settings=frozenset({"budget"})),
 }
 """`last` stands for `last:N`, N layers."""
