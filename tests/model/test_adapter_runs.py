@@ -89,17 +89,17 @@ def test_a_resumed_run_ends_as_an_uninterrupted_one(way: str, tiny_bert: Path, t
 
     settings = {"checkpoint_steps": 2, **({"merge": False, "lora_dropout": 0.1} if way == "lora" else {})}
     whole = train(tiny_bert, tmp_path / "whole", way, **settings)
-    original = loop.lr_at
+    original, steps = loop.set_lr, iter(range(100))
 
-    def failing(step: int, *rest: Any) -> float:
-        if step == 7:
+    def failing(*given: Any) -> None:
+        if next(steps) == 7:
             raise KeyboardInterrupt
-        return original(step, *rest)
+        original(*given)
 
-    monkeypatch.setattr(loop, "lr_at", failing)
+    monkeypatch.setattr(loop, "set_lr", failing)
     with pytest.raises(tunesmith.errors.Interrupted):
         train(tiny_bert, tmp_path / "cut", way, **settings)
-    monkeypatch.setattr(loop, "lr_at", original)
+    monkeypatch.setattr(loop, "set_lr", original)
     checkpoint = next((tmp_path / "cut" / "checkpoints").glob("step-*/model.safetensors"))
     assert checkpoint.stat().st_size < (tiny_bert / "model.safetensors").stat().st_size
     cut = train(tiny_bert, tmp_path / "cut", way, resume=True, **settings)
