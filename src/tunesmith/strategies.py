@@ -86,7 +86,7 @@ TUNINGS: dict[str, Tuning] = {
     ),
     "ia3": Tuning(
         "factors of keys, values and inner activations, and the head",
-        {"lr": 5e-3},
+        {"lr": 2e-2},
         frozenset({"merge"}),
         "Liu et al. 2022, Few-Shot Parameter-Efficient Fine-Tuning is Better and Cheaper than In-Context Learning",
     ),
@@ -99,7 +99,7 @@ TUNINGS: dict[str, Tuning] = {
     "prompt": Tuning("vectors of virtual tokens before each text, and the head", {"lr": 5e-3}, _OF_PROMPTS, "Lester et al. 2021"),
     "ptuning": Tuning(
         "a small network that makes vectors of virtual tokens before each text, and the head",
-        {"lr": 1e-3},
+        {"lr": 3e-3},
         _OF_PROMPTS,
         "Liu et al. 2021, GPT Understands, Too",
     ),
