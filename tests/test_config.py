@@ -87,6 +87,13 @@ RANGES: dict[str, tuple[list[Any], list[Any]]] = {
     "unfreeze": ([0, 200], [-1, 201, 0.5]),
     "reinit": ([0, 200], [-1, 201]),
     "features": (["auto", "fp32", "bf16", "off"], ["on", "int8"]),
+    "rank": ([1, 1024], [0, 1025, 1.5]),
+    "lora_alpha": ([1, 65536], [0, 65537]),
+    "lora_dropout": ([0, 0.5], [-0.1, 1, math.nan]),
+    "targets": ([None, "query,value"], [""]),
+    "merge": ([True, False], ["perhaps"]),
+    "bottleneck": ([1, 8192], [0, 8193]),
+    "virtual_tokens": ([1, 512], [0, 513]),
     "features_gb": ([0.001, 1e6], [0, -1, math.inf, math.nan]),
     "lr": ([1e-9, 10, "find"], [0, -1, 10.1, math.nan, math.inf, "fast"]),
     "weight_decay": ([0, 0.99], [-0.1, 1, math.nan]),
@@ -339,6 +346,7 @@ def test_a_setting_is_spelled_for_those_who_read_it() -> None:
 
 # where data lies, where results go, and what and how often is saved: what the table's own key or nothing at all accounts for
 PATHS = {
+    "merge",
     "budget", "features_gb", "features_dir", "train", "valid", "test", "out", "replay_rows", "checkpoint_minutes", "checkpoint_steps",
 }  # fmt: skip
 

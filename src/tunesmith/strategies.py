@@ -86,7 +86,7 @@ TUNINGS: dict[str, Tuning] = {
     ),
     "ia3": Tuning(
         "factors of keys, values and inner activations, and the head",
-        {"lr": 5e-3},
+        {"lr": 2e-2},
         frozenset({"merge"}),
         "Liu et al. 2022, Few-Shot Parameter-Efficient Fine-Tuning is Better and Cheaper than In-Context Learning",
     ),
@@ -99,11 +99,11 @@ TUNINGS: dict[str, Tuning] = {
     "prompt": Tuning("vectors of virtual tokens before each text, and the head", {"lr": 5e-3}, _OF_PROMPTS, "Lester et al. 2021"),
     "ptuning": Tuning(
         "a small network that makes vectors of virtual tokens before each text, and the head",
-        {"lr": 1e-3},
+        {"lr": 3e-3},
         _OF_PROMPTS,
         "Liu et al. 2021, GPT Understands, Too",
     ),
-    "prefix": Tuning("keys and values of virtual tokens in every layer, and the head", {"lr": 5e-3}, _OF_PROMPTS, "Li and Liang 2021"),
+    "prefix": Tuning("keys and values of virtual tokens in every layer, and the head", {"lr": 3e-2}, _OF_PROMPTS, "Li and Liang 2021"),
     AUTO: Tuning("what validation prefers of several ways that are tried, the cheapest first", settings=frozenset({"budget"})),
 }
 """`last` stands for `last:N`, N layers."""

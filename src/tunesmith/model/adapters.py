@@ -75,6 +75,7 @@ class Peft(Beside):
         config.task_type, config.modules_to_save = task_type(model), modules_of_head(model)
         with quiet():
             self.peft = peft.get_peft_model(model.encoder.hf, config)
+        _drop_originals(model.encoder.hf)
         if isinstance(model.head, CheckpointMaskedHead):
             body = {id(parameter) for parameter in model.encoder.base.parameters()}
             for parameter in model.encoder.hf.parameters():
@@ -263,6 +264,7 @@ def attach_saved(model: TextModel, way: str, directory: Path) -> None:
             f"the adapter in {directory} cannot be loaded: {type(error).__name__}: {str(error).strip()[:300]}. "
             "Restore it from a copy, or train again."
         ) from error
+    _drop_originals(model.encoder.hf)
     if way in PROMPTS:
         put_virtual(model, found, way, computed=False)
     model.encoder.changed()
@@ -286,6 +288,15 @@ def modules_of_head(model: TextModel) -> list[str] | None:
     if isinstance(model.head, CheckpointHead) and getattr(base, "pooler", None) is not None:
         names.append(f"{hf.base_model_prefix}.pooler")
     return names
+
+
+def _drop_originals(hf: nn.Module) -> None:
+    """Let go of the untrained head and pooler that PEFT keeps beside the trained ones."""
+    from peft.utils import ModulesToSaveWrapper
+
+    for module in hf.modules():
+        if isinstance(module, ModulesToSaveWrapper):
+            module.original_module = nn.Identity()
 
 
 def merge_adapter(model: TextModel) -> None:
