@@ -52,7 +52,7 @@ def test_predicting_nothing_gives_nothing(tmp_path: Path, tiny_bert: Path, revie
 def test_a_model_that_is_to_be_replaced_stays_whole_until_the_new_one_is(
     tmp_path: Path, tiny_bert: Path, reviews: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from tunesmith import recipe
+    from tunesmith import result
 
     old = train(reviews, tmp_path / "m", tiny_bert, epochs=1).bundle.predict(["a red cat"])
 
@@ -60,7 +60,7 @@ def test_a_model_that_is_to_be_replaced_stays_whole_until_the_new_one_is(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched, pytest.raises(Interrupted):
-        patched.setattr(recipe, "assess", fail)
+        patched.setattr(result, "assess", fail)
         train(reviews, tmp_path / "m", tiny_bert, overwrite=True, seed=1, epochs=2)
     assert tunesmith.load(tmp_path / "m").predict(["a red cat"]) == old
     resumed = train(reviews, tmp_path / "m", tiny_bert, resume=True, seed=1, epochs=2)
