@@ -9,7 +9,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 PIP_FLAGS ?= $(if $(CI),--quiet)
-PYTEST_FLAGS ?= -n auto
+PYTEST_FLAGS ?= -n auto --dist worksteal
 BENCH_FLAGS ?=
 
 BIN := $(VENV)/bin

@@ -15,6 +15,11 @@ os.environ["OMP_NUM_THREADS"] = "1"
 from running import run as run
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let the slow tests begin first, so that no core waits for another's at the end."""
+    items.sort(key=lambda item: "slow" not in item.keywords)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Token tables go to a directory of this test session."""
