@@ -11,6 +11,7 @@ import tunesmith
 from cutting import cut_off_at
 from tiny import rows, save_encoder
 from tunesmith import automatic, finishing
+from tunesmith.data.given import Given
 from tunesmith.errors import Interrupted, UsageError
 from tunesmith.progress import Progress
 from tunesmith.resolve import resolve
@@ -77,7 +78,7 @@ def test_settings_that_suit_a_way_are_its_own_unless_told(encoder: Path, tmp_pat
     config = resolve({"tuning": "auto", "model": str(encoder), "batch_size": 8, "out": str(tmp_path)})
     (tmp_path / "ways").mkdir()
     (tmp_path / "ways" / "plan.json").write_text('{"batch_size": 8}')
-    given = {"train_data": TABLE, "valid_data": None, "test_data": None, "labels": None}
+    given = Given(TABLE)
     trials = automatic._Trials(config, tmp_path, given, Progress("quiet"))
     head, full = (trials.config_of(way, tmp_path / way) for way in ("head", "full"))
     assert (head.lr, head.epochs, head.pooling, head.batch_size) == (5e-3, 20, "mean", 8)

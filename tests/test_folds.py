@@ -16,9 +16,10 @@ import tunesmith
 from killer import Server
 from running import Run
 from tunesmith.config import Config
+from tunesmith.data.given import Given
 from tunesmith.data.split import folds_of, units_of
 from tunesmith.errors import DataError, StorageError, UsageError
-from tunesmith.prepare import opened, prepare
+from tunesmith.prepare import prepare
 from tunesmith.progress import QUIET
 
 COMMON: dict[str, Any] = {"max_length": 16, "precision": "fp32", "batch_size": 8, "epochs": 2, "lr": 0.01, "checkpoint_steps": 2}
@@ -103,7 +104,7 @@ def test_every_row_is_tested_once_and_no_text_or_group_is_parted() -> None:
     config = Config(group="customer", model="all-minilm-l6-v2", folds=4)
     seen = []
     for number in range(1, 5):
-        sources = opened(config, {"train_data": data, "valid_data": None, "test_data": None, "labels": None})
+        sources = Given(data).opened(config)
         prepared = prepare(config, sources, QUIET, fold=(number, 4))
         parts = {name: part.rows for name, part in prepared.parts.items()}
         assert set(parts) == {"train", "valid", "test"}

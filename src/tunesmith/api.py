@@ -8,6 +8,7 @@ from typing import Any
 
 from tunesmith.automatic import kind_of_run
 from tunesmith.bundle import Bundle
+from tunesmith.data.given import Given
 from tunesmith.data.memory import open_data
 from tunesmith.progress import Mode, Progress
 from tunesmith.prompting import add_examples as _add_examples
@@ -46,10 +47,10 @@ def train(
     Returns a `TrainResult` with `directory`, `metrics`, `result` (the whole report) and `bundle` (ready to predict).
     Raises `UsageError`, `DataError`, `ModelError`, `StorageError` (all `tunesmith.errors.TunesmithError`), `Interrupted`.
     """
-    files, tables, settings = _sorted(data, valid, test, settings)
+    files, given, settings = _sorted(data, valid, test, labels, settings)
     config = resolve(settings, files)
     run = kind_of_run(config, resume=resume)
-    return run(config, **tables, labels=labels, resume=resume, overwrite=overwrite, progress=Progress(progress))
+    return run(config, given, resume=resume, overwrite=overwrite, progress=Progress(progress))
 
 
 def tune(
@@ -79,22 +80,19 @@ def tune(
     Returns a `TuneResult` with `best`, `value`, `importances`, `study` (every trial) and `trained` (what `train` returns).
     Raises what `train` raises; after `Interrupted` and after a crash `resume` loses no trial.
     """
-    files, tables, settings = _sorted(data, valid, test, settings)
+    files, given, settings = _sorted(data, valid, test, labels, settings)
     return _tune(
-        resolve(settings, files), search=search, told=settings, trials=trials, jobs=jobs, pruner=pruner, **tables, labels=labels,
-        resume=resume, overwrite=overwrite, progress=Progress(progress),
+        resolve(settings, files), given, search=search, told=settings, trials=trials, jobs=jobs, pruner=pruner, resume=resume,
+        overwrite=overwrite, progress=Progress(progress),
     )  # fmt: skip
 
 
-def _sorted(data: Any, valid: Any, test: Any, settings: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+def _sorted(data: Any, valid: Any, test: Any, labels: Any, settings: dict[str, Any]) -> tuple[dict[str, Any], Given, dict[str, Any]]:
     """Return the names of files, the tables in memory, and the settings as a recipe has them."""
-    files = {name: str(value) for name, value in (("train", data), ("valid", valid), ("test", test)) if isinstance(value, str | Path)}
-    tables = {
-        f"{name}_data": value
-        for name, value in (("train", data), ("valid", valid), ("test", test))
-        if value is not None and name not in files
-    }
-    return files, tables, {key: str(value) if isinstance(value, Path) else value for key, value in settings.items()}
+    parts = {"train": data, "valid": valid, "test": test}
+    files = {name: str(value) for name, value in parts.items() if isinstance(value, str | Path)}
+    given = Given(**{name: value for name, value in parts.items() if name not in files}, labels=labels)
+    return files, given, {key: str(value) if isinstance(value, Path) else value for key, value in settings.items()}
 
 
 def update(

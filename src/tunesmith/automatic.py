@@ -12,10 +12,11 @@ from typing import Any
 from tunesmith import recipe, strategies
 from tunesmith.bundle import DESCRIPTION
 from tunesmith.config import Config
+from tunesmith.data.given import NOTHING, Given
 from tunesmith.errors import Interrupted, ModelError, StorageError, UsageError, setting
 from tunesmith.folds import cross_validate
 from tunesmith.metrics import greater_is_better
-from tunesmith.prepare import Prepared, opened, prepare
+from tunesmith.prepare import Prepared, prepare
 from tunesmith.progress import QUIET, Bars, Progress
 from tunesmith.report.wording import duration, figure
 from tunesmith.resolve import resolve
@@ -51,11 +52,8 @@ def kind_of_run(config: Config, *, resume: bool) -> Callable[..., recipe.TrainRe
 
 def choose_way(
     config: Config,
+    given: Given = NOTHING,
     *,
-    train_data: Any = None,
-    valid_data: Any = None,
-    test_data: Any = None,
-    labels: Any = None,
     resume: bool = False,
     overwrite: bool = False,
     progress: Progress = QUIET,
@@ -67,16 +65,9 @@ def choose_way(
 
     Arguments and errors: as of `recipe.train`; `resume` goes on in the way that was cut off.
     """
-    data = {"train_data": train_data, "valid_data": valid_data, "test_data": test_data, "labels": labels}
-    given = train_data if train_data is not None else config.train
-    if resume and overwrite:
-        both = f"{setting('resume')} and {setting('overwrite')}"
-        raise UsageError(f"{both} exclude each other: go on with what is in the directory, or replace it.")
-    if given is None:
-        raise UsageError("no training data: name a file of labelled rows.")
     directory = output_directory(config, given, resume=resume, overwrite=overwrite)
     if resume and (directory / DESCRIPTION).is_file() and not is_started(directory):
-        return recipe.train(config.model_copy(update={"out": str(directory)}), resume=True, progress=progress, **data)
+        return recipe.train(config.model_copy(update={"out": str(directory)}), given, resume=True, progress=progress)
     if resume and not any((directory / CHECKPOINTS).glob("step-*")):
         check_same_settings(directory, config)
     with locked(directory / WAYS):
@@ -89,7 +80,7 @@ def choose_way(
             # a resumed run is given every setting, and would not know which ones were left to the ways
             told = config.model_fields_set - {"tuning", "budget", "out"}
             write_json(directory / WAYS / _PLAN, config.model_dump(mode="json", include=told, exclude_none=True))
-        trials = _Trials(config, directory, data, progress)
+        trials = _Trials(config, directory, given, progress)
         chosen = trials.run()
     target, source = directory / CHECKPOINTS, directory / WAYS / _folder(chosen["way"]) / CHECKPOINTS
     if not any(target.glob("step-*")):
@@ -97,7 +88,7 @@ def choose_way(
             path.rename(target / path.name)
     final = trials.config_of(chosen["way"], directory)
     store_settings(directory, final)
-    result = recipe.train(final, resume=True, progress=Bars(progress.mode), beside={"ways": trials.records}, **data)
+    result = recipe.train(final, given, resume=True, progress=Bars(progress.mode), beside={"ways": trials.records})
     shutil.rmtree(directory / WAYS, ignore_errors=True)
     return result
 
@@ -105,14 +96,14 @@ def choose_way(
 class _Trials:
     """The trials of one run in its directory. records: way, value, metric, seconds and stopped of each, or why it was left out."""
 
-    def __init__(self, config: Config, directory: Path, data: dict[str, Any], progress: Progress) -> None:
-        self._config, self._directory, self._data, self._progress = config, directory, data, progress
+    def __init__(self, config: Config, directory: Path, given: Given, progress: Progress) -> None:
+        self._config, self._directory, self._given, self._progress = config, directory, given, progress
         self._told = _read(directory / WAYS / _PLAN)
         self._ends = None if config.budget_s is None else time.monotonic() + config.budget_s
         self.records: list[dict[str, Any]] = []
         self._told_of_data = False
         config = self.config_of("full", directory)
-        self._data_seen = prepare(config, opened(config, data), Bars(progress.mode))
+        self._data_seen = prepare(config, given.opened(config), Bars(progress.mode))
         if not len(self._data_seen.parts["valid"].rows if "valid" in self._data_seen.parts else ()):
             raise UsageError(f"{setting('tuning', 'auto')} chooses by validation rows, and there are none. Raise {setting('valid_size')}.")
 
@@ -195,7 +186,7 @@ class _Trials:
         self._told_of_data = True
         own = self.config_of(way, place)
         try:
-            trained = recipe.train(own, resume=started, overwrite=not started, progress=shown, trial=self._watch, keep=True, **self._data)
+            trained = recipe.train(own, self._given, resume=started, overwrite=not started, progress=shown, trial=self._watch, keep=True)
         except Interrupted as error:
             raise stopped_in(f"way {way}", error, resume_hint(self._directory)) from None
         except (UsageError, ModelError) as error:

@@ -12,13 +12,14 @@ from sklearn.preprocessing import MultiLabelBinarizer
 from sklearn.utils.multiclass import check_classification_targets, type_of_target
 from sklearn.utils.validation import check_is_fitted, column_or_1d
 
+from tunesmith.automatic import kind_of_run
 from tunesmith.bundle import Bundle
 from tunesmith.config import Config
+from tunesmith.data.given import Given
 from tunesmith.data.memory import from_memory
 from tunesmith.errors import DataError, UsageError, counted
 from tunesmith.evaluate import CHUNK
 from tunesmith.progress import Progress
-from tunesmith.recipe import train
 from tunesmith.resolve import resolve
 
 
@@ -82,13 +83,13 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
         config = self._config(multi, self.pairs_)
         data = {**dict(zip(("text", "text_pair"), map(list, zip(*texts, strict=True)), strict=False)), "label": labels}
         progress = Progress(self.progress)  # type: ignore[arg-type]
+        run = kind_of_run(config, resume=False)
         if self.out is not None:
-            trained = train(config, train_data=data, overwrite=True, progress=progress)
+            trained = run(config, Given(data), overwrite=True, progress=progress)
         else:
             with tempfile.TemporaryDirectory(prefix="tunesmith-") as directory:
-                trained = train(
-                    config.model_copy(update={"out": str(Path(directory) / "model"), "replay_rows": 0}), train_data=data, progress=progress
-                )
+                own = config.model_copy(update={"out": str(Path(directory) / "model"), "replay_rows": 0})
+                trained = run(own, Given(data), progress=progress)
         self.bundle_: Bundle = trained.bundle
         self.result_ = trained.result
         # the model orders labels by their text; scikit-learn orders classes_ by their own type

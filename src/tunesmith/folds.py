@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,9 @@ import numpy as np
 from tunesmith import recipe
 from tunesmith.bundle import DESCRIPTION
 from tunesmith.config import Config
-from tunesmith.errors import DataError, Interrupted, StorageError, UsageError, setting
-from tunesmith.prepare import opened, prepare
+from tunesmith.data.given import NOTHING, Given
+from tunesmith.errors import DataError, Interrupted, StorageError, setting
+from tunesmith.prepare import prepare
 from tunesmith.progress import QUIET, Bars, Progress
 from tunesmith.report.wording import figure
 from tunesmith.rundir import (
@@ -34,11 +36,8 @@ from tunesmith.training.state import Checkpoints
 
 def cross_validate(
     config: Config,
+    given: Given = NOTHING,
     *,
-    train_data: Any = None,
-    valid_data: Any = None,
-    test_data: Any = None,
-    labels: Any = None,
     resume: bool = False,
     overwrite: bool = False,
     progress: Progress = QUIET,
@@ -51,19 +50,12 @@ def cross_validate(
 
     Arguments and errors: as of `recipe.train`; `resume` goes on in the fold that was cut off.
     """
-    data = {"train_data": train_data, "valid_data": valid_data, "test_data": test_data, "labels": labels}
-    given = train_data if train_data is not None else config.train
-    if resume and overwrite:
-        both = f"{setting('resume')} and {setting('overwrite')}"
-        raise UsageError(f"{both} exclude each other: go on with what is in the directory, or replace it.")
-    if given is None:
-        raise UsageError("no training data: name a file of labelled rows.")
     directory = output_directory(config, given, resume=resume, overwrite=overwrite)
     if resume:
         check_same_settings(directory, config)
         if (directory / DESCRIPTION).is_file() and not is_started(directory):
-            return recipe.train(config, resume=True, progress=progress, **data)
-        _check_same_rows(config, directory, data)
+            return recipe.train(config, given, resume=True, progress=progress)
+        _check_same_rows(config, directory, given)
     with locked(directory / FOLDS):
         if not resume:
             for old in (directory / FOLDS).glob("[0-9]*"):
@@ -72,15 +64,15 @@ def cross_validate(
         if not any((directory / CHECKPOINTS).glob("step-*")):
             store_settings(directory, config)
         assert config.folds is not None
-        results = [_fold(config, number, directory, data, progress) for number in range(1, config.folds + 1)]
+        results = [_fold(config, number, directory, given, progress) for number in range(1, config.folds + 1)]
     found = summary(results, config.folds)
     write_json(directory / FOLDS / "folds.json", found)
     progress.say("training the model on all rows:")
     started = any((directory / CHECKPOINTS).glob("step-*"))
-    return recipe.train(config, resume=started, overwrite=not started, progress=progress, beside={"cross_validation": found}, **data)
+    return recipe.train(config, given, resume=started, overwrite=not started, progress=progress, beside={"cross_validation": found})
 
 
-def _fold(config: Config, number: int, directory: Path, data: dict[str, Any], progress: Progress) -> dict[str, Any]:
+def _fold(config: Config, number: int, directory: Path, given: Given, progress: Progress) -> dict[str, Any]:
     """Return the result of a fold: read where it is finished, trained or trained on where it is not."""
     place = directory / FOLDS / str(number)
     told = f"fold {number} of {config.folds}"
@@ -95,7 +87,7 @@ def _fold(config: Config, number: int, directory: Path, data: dict[str, Any], pr
         shown = progress if number == 1 else Bars(progress.mode)
         try:
             trained = recipe.train(
-                own, resume=started, overwrite=not started, progress=shown, fold=(number, config.folds or 0), **{**data, "test_data": None}
+                own, replace(given, test=None), resume=started, overwrite=not started, progress=shown, fold=(number, config.folds or 0)
             )
         except Interrupted as error:
             raise stopped_in(told, error, resume_hint(directory)) from None
@@ -121,10 +113,10 @@ def _read(path: Path) -> dict[str, Any]:
         raise StorageError(f"{path} cannot be read ({error}). Remove its directory, and go on with {setting('resume', True)}.") from None
 
 
-def _check_same_rows(config: Config, directory: Path, data: dict[str, Any]) -> None:
+def _check_same_rows(config: Config, directory: Path, given: Given) -> None:
     """Raise `DataError` when folds that are finished were made of other training rows."""
     for path in sorted((directory / FOLDS).glob(f"*/{RECORD}"))[:1]:
-        prepared = prepare(config, opened(config, data), QUIET)
+        prepared = prepare(config, given.opened(config), QUIET)
         if _read(path)["rows"] != prepared.parts["train"].rows.table.key:
             raise DataError(
                 f"{prepared.parts['train'].source.name}: the rows are others than those that the folds were begun with. Bring the former "

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, replace
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,7 +12,6 @@ import numpy as np
 from tunesmith import registry, strategies
 from tunesmith.accounting import account
 from tunesmith.config import Config
-from tunesmith.data.memory import open_data
 from tunesmith.data.schema import RowSource, Schema, choose_task, guess_schema, rows_of
 from tunesmith.data.split import folds_of, split_off, units_of
 from tunesmith.data.table import TokenTable, open_table
@@ -42,18 +40,6 @@ class Prepared:
     parts: dict[str, Part]
     dropped: dict[str, int]
     notes: list[str]
-
-
-def opened(config: Config, data: dict[str, Any]) -> dict[str, RowSource]:
-    """Return the rows by part: tables in `data` (train_data, ... and labels, as `recipe.train` has them), else the files of `config`."""
-    sources = {}
-    for name in ("train", "valid", "test"):
-        value = data[f"{name}_data"] if data[f"{name}_data"] is not None else getattr(config, name)
-        if value is not None:
-            encoding = config.encoding if isinstance(value, str | Path) else None
-            sources[name] = open_data(value, labels=data["labels"] if name == "train" else None, encoding=encoding)
-    # a collection comes with splits of its own
-    return {**getattr(sources.get("train"), "companions", {}), **sources}
 
 
 def prepare(config: Config, sources: dict[str, RowSource], progress: Progress, *, fold: tuple[int, int] | None = None) -> Prepared:

@@ -9,11 +9,12 @@ from typing import Any
 
 from tunesmith.bundle import DESCRIPTION, Bundle
 from tunesmith.config import Config
+from tunesmith.data.given import NOTHING, Given
 from tunesmith.errors import Interrupted, UsageError, did_you_mean, listing, setting
 from tunesmith.finishing import finish
 from tunesmith.fitting import fit, metric_of, new_model
 from tunesmith.lr_find import find_rate
-from tunesmith.prepare import Prepared, opened, prepare
+from tunesmith.prepare import Prepared, prepare
 from tunesmith.progress import QUIET, Progress
 from tunesmith.prompting import prompted, rows_of_prompts
 from tunesmith.replay import check_keeping
@@ -64,11 +65,8 @@ class TrainResult:
 
 def train(
     config: Config,
+    given: Given = NOTHING,
     *,
-    train_data: Any = None,
-    valid_data: Any = None,
-    test_data: Any = None,
-    labels: Any = None,
     resume: bool = False,
     overwrite: bool = False,
     progress: Progress = QUIET,
@@ -79,8 +77,7 @@ def train(
 ) -> TrainResult:
     """Fine-tune, test, and write the model directory.
 
-    train_data, valid_data, test_data: tables in memory, in place of the files that `config` names
-    labels: of `train_data` when that is a list of texts
+    given: tables in memory, in place of the files that `config` names
     resume: go on from the newest whole checkpoint in `config.out`
     overwrite: replace what is in `config.out`
     fold: (i, K) tests on the i-th (from 1) of K folds of the training rows
@@ -90,21 +87,13 @@ def train(
 
     Raises `UsageError`, `DataError`, `ModelError`, `StorageError`, and `Interrupted` after Ctrl-C.
     """
-    if resume and overwrite:
-        both = f"{setting('resume')} and {setting('overwrite')}"
-        raise UsageError(f"{both} exclude each other: go on with what is in the directory, or replace it.")
-    data = {"train": train_data, "valid": valid_data, "test": test_data}
-    given = {name: value if value is not None else getattr(config, name) for name, value in data.items()}
-    if given["train"] is None and config.tuning != "none":
-        raise UsageError("no training data: name a file of labelled rows.")
-    place = given["train"] if given["train"] is not None else given["test"]
-    directory = output_directory(config, place, resume=resume, overwrite=overwrite)
+    directory = output_directory(config, given, resume=resume, overwrite=overwrite)
     if resume:
         check_same_settings(directory, config)
     if resume and (directory / DESCRIPTION).is_file() and not is_started(directory):
         progress.say(f"{directory} is finished already; nothing is left to resume.")
         return _finished(directory)
-    sources = opened(config, {"train_data": train_data, "valid_data": valid_data, "test_data": test_data, "labels": labels})
+    sources = given.opened(config)
     if "train" not in sources:
         sources = {"train": rows_of_prompts(config, sources.get("test")), **sources}
         config = config.model_copy(update={"test_size": 0.0, "valid_size": 0.0})

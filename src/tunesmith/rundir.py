@@ -11,6 +11,7 @@ from typing import Any
 
 from tunesmith.bundle import DESCRIPTION
 from tunesmith.config import Config
+from tunesmith.data.given import Given
 from tunesmith.errors import Interrupted, StorageError, UsageError, listing, setting
 from tunesmith.resolve import resolve
 from tunesmith.storage import write_json
@@ -26,11 +27,15 @@ _FILES = ("train", "valid", "test")
 _WRITTEN = ("README.md", "report.html", "config.json", "model.safetensors", "tokenizer.json")
 
 
-def output_directory(config: Config, data: Any, *, resume: bool, overwrite: bool) -> Path:
+def output_directory(config: Config, given: Given, *, resume: bool, overwrite: bool) -> Path:
     """Return where the model goes: `config.out`, else `runs/NAME` after the data file, numbered when that is taken.
 
-    Raises `UsageError` when there is nothing to resume, `StorageError` when something is there that may not be replaced.
+    Raises `UsageError` when there is nothing to train on or to resume, `StorageError` when something is there that may not be replaced.
     """
+    if resume and overwrite:
+        both = f"{setting('resume')} and {setting('overwrite')}"
+        raise UsageError(f"{both} exclude each other: go on with what is in the directory, or replace it.")
+    data = given.named(config)
     if config.out is not None:
         directory = Path(config.out)
     else:

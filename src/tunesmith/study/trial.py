@@ -7,6 +7,7 @@ from typing import Any
 
 from tunesmith import recipe
 from tunesmith.bundle import DESCRIPTION
+from tunesmith.data.given import NOTHING, Given
 from tunesmith.errors import Diverged, Interrupted, UsageError
 from tunesmith.prepare import Prepared
 from tunesmith.progress import Bars, Progress
@@ -17,19 +18,19 @@ from tunesmith.study.trials import PRUNED, Trials
 from tunesmith.training.loop import Watch
 
 
-def run_trials(trials: Trials, left: list[int], hint: str, progress: Progress, **data: Any) -> None:
+def run_trials(trials: Trials, left: list[int], hint: str, progress: Progress, given: Given = NOTHING) -> None:
     """Go on with the unfinished trials `left`, then begin new ones until there are as many as planned.
 
-    hint: how to go on, for the message of an interruption; data: tables in memory, as `recipe.train` takes them
+    hint: how to go on, for the message of an interruption; given: as `recipe.train` takes it
     Raises what a training raises but `Diverged`, which ends its trial alone.
     """
     for number in left:
-        _run(trials, trials.again(number), hint, progress, data)
+        _run(trials, trials.again(number), hint, progress, given)
     while (trial := trials.claim()) is not None:
-        _run(trials, trial, hint, progress, data)
+        _run(trials, trial, hint, progress, given)
 
 
-def _run(trials: Trials, trial: Any, hint: str, progress: Progress, data: dict[str, Any]) -> None:
+def _run(trials: Trials, trial: Any, hint: str, progress: Progress, given: Given = NOTHING) -> None:
     place = trials.place(trial.number)
     twin = trials.twin(trial)
     if twin is not None:
@@ -39,7 +40,7 @@ def _run(trials: Trials, trial: Any, hint: str, progress: Progress, data: dict[s
         record = trials.tell(trial, twin.state.name.lower(), twin.value, **notes)
     else:
         try:
-            record = _trained(trials, trial, place, progress, data)
+            record = _trained(trials, trial, place, progress, given)
         except Interrupted as error:
             where = f"trial {trial.number + 1:,} of {trials.plan.trials:,}"
             raise stopped_in(where, error, hint) from None
@@ -48,7 +49,7 @@ def _run(trials: Trials, trial: Any, hint: str, progress: Progress, data: dict[s
     progress.say(line(record, trials) + (" · best so far" if best is not None and best.number == record.number else ""))
 
 
-def _trained(trials: Trials, trial: Any, place: Path, progress: Progress, data: dict[str, Any]) -> Any:
+def _trained(trials: Trials, trial: Any, place: Path, progress: Progress, given: Given) -> Any:
     metric = trials.plan.metric
     try:
         config = trials.plan.config(**trial.params, out=str(place))
@@ -61,7 +62,7 @@ def _trained(trials: Trials, trial: Any, place: Path, progress: Progress, data: 
 
     started = (place / CHECKPOINTS).is_dir() or (place / DESCRIPTION).is_file()
     try:
-        result = recipe.train(config, resume=started, overwrite=not started, trial=begin, progress=Bars(progress.mode), **data).result
+        result = recipe.train(config, given, resume=started, overwrite=not started, trial=begin, progress=Bars(progress.mode)).result
     except Diverged as error:
         # as one that is worse than all others, which a failed trial would not be to the sampler
         return trials.tell(trial, PRUNED, outcome="diverged", why=str(error))

@@ -15,11 +15,12 @@ from typing import Any
 from tunesmith import recipe, strategies
 from tunesmith.bundle import DESCRIPTION
 from tunesmith.config import Config
+from tunesmith.data.given import NOTHING, Given
 from tunesmith.errors import Interrupted, ModelError, StorageError, UsageError, counted, listing, setting
 from tunesmith.fitting import computable
 from tunesmith.metrics import greater_is_better
 from tunesmith.model.names import locate
-from tunesmith.prepare import opened, prepare
+from tunesmith.prepare import prepare
 from tunesmith.progress import QUIET, Progress
 from tunesmith.rundir import CHECKPOINTS, is_started, keep_record, output_directory, stopped_in
 from tunesmith.storage import sweep, writing
@@ -57,6 +58,7 @@ class TuneResult:
 
 def tune(
     config: Config,
+    given: Given = NOTHING,
     *,
     search: Mapping[str, Any] | None = None,
     where: str = "search:",
@@ -64,10 +66,6 @@ def tune(
     trials: int | None = None,
     jobs: int = 1,
     pruner: str | None = None,
-    train_data: Any = None,
-    valid_data: Any = None,
-    test_data: Any = None,
-    labels: Any = None,
     resume: bool = False,
     overwrite: bool = False,
     progress: Progress = QUIET,
@@ -80,26 +78,22 @@ def tune(
     trials: how many trainings are compared, 20 unless told; on a resume: how many there shall be in all
     jobs: so many processes share the trials, and the processors
     pruner: "median" (unless told), "hyperband" or "none"
-    train_data, valid_data, test_data, labels, resume, overwrite: as `recipe.train` takes them
+    given, resume, overwrite: as `recipe.train` takes them
 
     Raises what a training raises, and `Interrupted` after Ctrl-C: then, and after a crash, `resume` loses no trial.
     """
     _check_arguments(trials, jobs, pruner, resume, overwrite)
-    data = {"train_data": train_data, "valid_data": valid_data, "test_data": test_data, "labels": labels}
-    given = train_data if train_data is not None else config.train
     directory = _directory(config, given, resume=resume, overwrite=overwrite)
-    if jobs > 1 and any(value is not None for value in data.values()):
+    if jobs > 1 and given.in_memory:
         raise UsageError(
             f"{setting('jobs')} above 1 needs data in files, which each process opens; tables in memory need {setting('jobs', 1)}."
         )
     if resume:
         plan = Plan.read(directory)
         plan.check_same(directory, config, None if search is None else dict(search), pruner)
-        plan.check_rows(prepare(plan.config(), opened(plan.config(), data), progress))
+        plan.check_rows(prepare(plan.config(), given.opened(plan.config()), progress))
     else:
-        if given is None:
-            raise UsageError("no training data: name a file of labelled rows.")
-        plan = _plan(config, search, where, told, trials, pruner, data, progress)
+        plan = _plan(config, search, where, told, trials, pruner, given, progress)
     with _held(directory) as lock:
         if overwrite:
             _clear(directory)
@@ -108,10 +102,10 @@ def tune(
         elif trials is not None and trials != plan.trials:
             plan = Plan(**{**vars(plan), "trials": trials})
             plan.write(directory)
-        return _run(directory, plan, jobs, data, lock, progress)
+        return _run(directory, plan, jobs, given, lock, progress)
 
 
-def _run(directory: Path, plan: Plan, jobs: int, data: dict[str, Any], lock: int, progress: Progress) -> TuneResult:
+def _run(directory: Path, plan: Plan, jobs: int, given: Given, lock: int, progress: Progress) -> TuneResult:
     hint = _hint(directory)
     trials = Trials(directory, plan, jobs=jobs)
     left = trials.unfinished()
@@ -125,7 +119,7 @@ def _run(directory: Path, plan: Plan, jobs: int, data: dict[str, Any], lock: int
     _say_plan(trials, progress)
     try:
         if jobs == 1:
-            run_trials(trials, left, hint, progress, **data)
+            run_trials(trials, left, hint, progress, given)
         elif done + len(left) < plan.trials or left:
             progress.say(f"{jobs} processes with {counted(threads_each(jobs), 'thread')} each")
             work(directory, jobs, left, hint, progress, lock)
@@ -142,26 +136,24 @@ def _run(directory: Path, plan: Plan, jobs: int, data: dict[str, Any], lock: int
         config = plan.config(**values)
         said = f"trial {best.number + 1} of {len(found['trials'])}, the best: validation {plan.metric} {best.value:.4f}"
         write_recipe(directory / BEST, config, f"Written by tunesmith tune: {said}.")
-        trained = _train_best(directory, plan, config, found, data, progress)
+        trained = _train_best(directory, plan, config, found, given, progress)
     except KeyboardInterrupt:
         raise Interrupted(f"stopped at once; all trials are saved as far as they went. {hint}") from None
     return TuneResult(directory, values, float(best.value), found, trained)
 
 
-def _train_best(
-    directory: Path, plan: Plan, config: Config, found: dict[str, Any], data: dict[str, Any], progress: Progress
-) -> recipe.TrainResult:
+def _train_best(directory: Path, plan: Plan, config: Config, found: dict[str, Any], given: Given, progress: Progress) -> recipe.TrainResult:
     """Train once more with the best settings, test, and write the model directory."""
     config = config.model_copy(update={"out": str(directory)})
     started = is_started(directory)
     if (directory / DESCRIPTION).is_file() and not started:
-        kept = recipe.train(config, resume=True, **data) if _same(directory, found) else None
+        kept = recipe.train(config, given, resume=True) if _same(directory, found) else None
         if kept is not None:
             progress.say(f"{directory} is finished already; {setting('trials')} above {plan.trials:,} would go on searching.")
             return kept
     progress.say("training with the best settings anew, and testing:")
     try:
-        return recipe.train(config, resume=started, overwrite=not started, progress=progress, beside={"study": found}, **data)
+        return recipe.train(config, given, resume=started, overwrite=not started, progress=progress, beside={"study": found})
     except Interrupted as error:
         raise stopped_in("", error, _hint(directory)) from None
 
@@ -183,7 +175,7 @@ def _plan(
     told: Collection[str],
     trials: int | None,
     pruner: str | None,
-    data: dict[str, Any],
+    given: Given,
     progress: Progress,
 ) -> Plan:
     """Check ranges and data, and return what the study is begun with."""
@@ -206,7 +198,7 @@ def _plan(
         if range_.name == "model":
             for name in range_.values:
                 locate(name)
-    prepared = prepare(config, opened(config, data), progress)
+    prepared = prepare(config, given.opened(config), progress)
     valid, task = prepared.parts.get("valid"), prepared.task
     if valid is None:
         raise UsageError(
@@ -261,11 +253,12 @@ def _check_arguments(trials: int | None, jobs: int, pruner: str | None, resume: 
         raise UsageError(*faults)
 
 
-def _directory(config: Config, data: Any, *, resume: bool, overwrite: bool) -> Path:
+def _directory(config: Config, given: Given, *, resume: bool, overwrite: bool) -> Path:
     """Return where the study and its model go. Raises `StorageError` when something is there that may not be replaced."""
     if resume:
         if config.out is not None:
             return Path(config.out)
+        data = given.of("train", config)
         stem = Path(data).name.split(".")[0] if isinstance(data, str | Path) else "model"
         found = sorted(Path("runs").glob(f"{stem}*/{PLAN}"), key=lambda path: path.stat().st_mtime)
         if not found:
@@ -278,7 +271,7 @@ def _directory(config: Config, data: Any, *, resume: bool, overwrite: bool) -> P
         )
     if config.out is not None and overwrite and (Path(config.out) / PLAN).is_file():
         return Path(config.out)
-    directory = output_directory(config, data, resume=False, overwrite=overwrite)
+    directory = output_directory(config, given, resume=False, overwrite=overwrite)
     if (directory / TRIALS).exists():
         raise StorageError(f"{directory / TRIALS} is of no study, and would be written into. Choose another {setting('out')}.")
     return directory
