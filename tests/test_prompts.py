@@ -283,7 +283,7 @@ def test_data_that_do_not_fit(tmp_path: Path, tiny_bert: Path, reviews: Path) ->
     common = {"tuning": "none", "model": str(tiny_bert), "out": str(tmp_path / "m")}
     with pytest.raises(DataError, match=r"reviews.csv:3: label 'colour' is not one of"):
         tunesmith.train(test=str(reviews), prompts={"animal": "cat", "tree": "tree"}, **common)
-    with pytest.raises(DataError, match="too few labels"):
+    with pytest.raises(UsageError, match="prompts speaks of 'animal' alone; at least 2 labels"):
         tunesmith.train(test=str(reviews), prompts={"animal": "cat"}, **common)
     with pytest.raises(UsageError, match="needs prompts"):
         tunesmith.train(test=str(reviews), **common)

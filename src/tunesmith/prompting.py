@@ -58,7 +58,7 @@ class Prompted:
 def rows_of_prompts(config: Config, test: RowSource | None) -> RowSource:
     """Return descriptions as labelled rows, in the columns of the test rows, which stand for training rows where there are none.
 
-    Raises `UsageError` where there are no prompts.
+    Raises `UsageError` where there are no prompts, or those of a single label.
     """
     if config.method == "nearest":
         raise UsageError(
@@ -68,6 +68,11 @@ def rows_of_prompts(config: Config, test: RowSource | None) -> RowSource:
     if config.prompts is None:
         raise UsageError(
             f"no data: {setting('tuning', 'none')} needs {setting('prompts')}, which say what each label means, or a file of labelled rows."
+        )
+    if len(config.prompts) < 2:
+        raise UsageError(
+            f"{setting('prompts')} speaks of {listing(map(repr, config.prompts))} alone; at least 2 labels are needed, each with its "
+            "words: 'billing=bills and payments,delivery=parcels'."
         )
     text = config.text if config.text is not None else "text"
     label = config.label if config.label is not None else "label"
