@@ -466,6 +466,36 @@ def test_an_encoder_is_pretrained_further_instead(tiny_bert: Path, run: Run, tmp
         tunesmith.train(texts, task="masked-lm", model=tiny_bert, out=tmp_path / "n", replay_rows=5, progress="quiet")
 
 
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"tuning": "lora", "merge": False}, "which an update would change. Train again on all rows"),
+        ({"tuning": "prefix"}, "which an update would change. Train again on all rows"),
+        ({"tuning": "none"}, "add-examples"),
+    ],
+)
+def test_models_that_are_not_updated_keep_no_rows(settings: dict[str, Any], says: str, tiny_bert: Path, run: Run, tmp_path: Path) -> None:
+    common = {"model": tiny_bert, "out": tmp_path / "m", "max_length": 24, "progress": "quiet", **settings}
+    trained = common if settings["tuning"] == "none" else {"epochs": 1, **common}
+    found = tunesmith.train(tiny.rows(40), test=tiny.rows(20, seed=2), **trained)
+    assert not (tmp_path / "m" / "kept").exists() and found.result["kept"] is None
+    done = run("update", "m", tiny.write_csv(tmp_path / "f.csv", tiny.rows(8, seed=3)))
+    assert done.code == 2 and says in done.err
+    with pytest.raises(tunesmith.errors.UsageError, match=f"changes nothing with tuning='{settings['tuning']}'.*keep no rows"):
+        tunesmith.train(tiny.rows(40), **{**trained, "out": tmp_path / "n", "replay_rows": 5})
+
+
+@pytest.mark.parametrize("tuning", ["fewshot", "auto", "lora"])
+def test_models_of_other_ways_are_updated(tuning: str, tiny_bert: Path, tmp_path: Path) -> None:
+    settings = {**SETTINGS, "epochs": 2} | ({"budget": "1s"} if tuning == "auto" else {})
+    tunesmith.train(tiny.rows(60), model=tiny_bert, out=tmp_path / "m", tuning=tuning, test_size=0.25, **settings)
+    assert lines(tmp_path / "m" / "kept" / "replay.jsonl")
+    found = tunesmith.update(tmp_path / "m", tiny.rows(60, seed=9, labels=THREE), epochs=2, lr=0.005, force=True, progress="quiet")
+    assert found.version == 2 and set(found.bundle.task.labels) == set(THREE)
+    made = found.result["training"]
+    assert tuning == "auto" or made["trained_parameters"] == made["parameters"], "auto's model goes on in the way that was chosen"
+
+
 def test_the_flags_are_the_settings() -> None:
     assert tuple(command.SETTINGS) == updating.SETTINGS
 

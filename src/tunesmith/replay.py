@@ -22,6 +22,7 @@ from tunesmith.data.schema import Example, Schema, joined
 from tunesmith.errors import UsageError, setting
 from tunesmith.progress import Progress
 from tunesmith.storage import write_text
+from tunesmith.strategies import is_updated
 from tunesmith.tasks.base import Task
 from tunesmith.tasks.rows import Part
 
@@ -56,9 +57,16 @@ class Kept:
 
 def check_keeping(task: Task, config: Config) -> None:
     """Raise `UsageError` for a number of rows to keep where none are kept."""
-    if config.is_told("replay_rows") and (not task.updatable or config.tuning == "none"):
-        where = f"for {task.name}" if not task.updatable else f"with {setting('tuning', 'none')}"
-        raise UsageError(f"{setting('replay_rows')} changes nothing {where}, which keeps no rows. Leave it out.")
+    if config.is_told("replay_rows") and config.replay_rows and not _keeps(task, config):
+        where = f"for {task.name}" if not task.updatable else f"with {setting('tuning', config.tuning)}"
+        if task.updatable and not config.merge:
+            where += f" and {setting('merge', False)}"
+        raise UsageError(f"{setting('replay_rows')} changes nothing {where}, whose models are not updated and keep no rows. Leave it out.")
+
+
+def _keeps(task: Task, config: Config) -> bool:
+    """Whether models of a task and a way to tune can be updated, and so keep rows."""
+    return task.updatable and is_updated(config.tuning, merge=config.merge)
 
 
 def keep_rows(parts: dict[str, Part], task: Task, config: Config, notes: list[str], progress: Progress) -> Kept | None:
@@ -66,7 +74,7 @@ def keep_rows(parts: dict[str, Part], task: Task, config: Config, notes: list[st
 
     What cannot be kept, as its source has changed or is a whole collection, is noted.
     """
-    if not config.replay_rows or not task.updatable:
+    if not config.replay_rows or not _keeps(task, config):
         return None
     grouped = registry.family(task.name).grouped
     schema = parts["train"].schema

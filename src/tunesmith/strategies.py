@@ -20,6 +20,7 @@ class Tuning:
     without: those of other ways that mean nothing for this one
     tasks: those that it works for; empty: all
     source: where it comes from
+    updated: whether `update` can go on from its models
     """
 
     trains: str
@@ -28,6 +29,7 @@ class Tuning:
     source: str = ""
     without: frozenset[str] = frozenset()
     tasks: tuple[str, ...] = ()
+    updated: bool = True
 
 
 _OF_FEATURES = frozenset({"features", "features_gb", "features_dir"})
@@ -76,6 +78,7 @@ TUNINGS: dict[str, Tuning] = {
         "Schick and Schütze 2021; Zhao et al. 2021; Snell et al. 2017; Khandelwal et al. 2020",
         without=_OF_THE_LOSS | _OF_STEPS,
         tasks=("classification", "pair"),
+        updated=False,
     ),
     "lora": Tuning("updates of low rank to linear layers, and the head", {"lr": 1e-3}, _OF_LORA, "Hu et al. 2022, LoRA"),
     "dora": Tuning(
@@ -95,15 +98,21 @@ TUNINGS: dict[str, Tuning] = {
         {"lr": 1e-3},
         frozenset({"bottleneck"}),
         "Houlsby et al. 2019, Parameter-Efficient Transfer Learning for NLP",
+        updated=False,
     ),
-    "prompt": Tuning("vectors of virtual tokens before each text, and the head", {"lr": 5e-3}, _OF_PROMPTS, "Lester et al. 2021"),
+    "prompt": Tuning(
+        "vectors of virtual tokens before each text, and the head", {"lr": 5e-3}, _OF_PROMPTS, "Lester et al. 2021", updated=False
+    ),
     "ptuning": Tuning(
         "a small network that makes vectors of virtual tokens before each text, and the head",
         {"lr": 3e-3},
         _OF_PROMPTS,
         "Liu et al. 2021, GPT Understands, Too",
+        updated=False,
     ),
-    "prefix": Tuning("keys and values of virtual tokens in every layer, and the head", {"lr": 3e-2}, _OF_PROMPTS, "Li and Liang 2021"),
+    "prefix": Tuning(
+        "keys and values of virtual tokens in every layer, and the head", {"lr": 3e-2}, _OF_PROMPTS, "Li and Liang 2021", updated=False
+    ),
     AUTO: Tuning("what validation prefers of several ways that are tried, the cheapest first", settings=frozenset({"budget"})),
 }
 """`last` stands for `last:N`, N layers."""
@@ -128,6 +137,12 @@ def usual(name: Any) -> Mapping[str, Any]:
     """Return the values of settings that suit the way `name` unless they are told; none for what is no way to tune."""
     found = TUNINGS.get(name.partition(":")[0]) if isinstance(name, str) else None
     return found.usual if found is not None else {}
+
+
+def is_updated(name: str, *, merge: bool) -> bool:
+    """Return whether `update` can go on from models of the way `name`; `merge`: what is trained beside the encoder is added to it."""
+    way = TUNINGS[name.partition(":")[0]]
+    return way.updated and (merge or "merge" not in way.settings)
 
 
 def check_task(name: str, task: str) -> None:

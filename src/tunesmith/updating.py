@@ -42,7 +42,7 @@ SETTINGS = (
 """What an update may be told; all else is as the model was trained."""
 _OF_THE_DATA = ("train", "valid", "test", "out", "text", "text_pair", "label", "group", "encoding", "drop_unlabelled", "valid_size",
                 "test_size", "dedupe", "folds", "reinit")  # fmt: skip
-_ENDED = ("lora", "dora", "ia3", "fewshot", "auto")  # ways of tuning whose model is trained on as one whose weights are all trained
+_ENDED = ("lora", "dora", "ia3", "fewshot")  # ways of tuning whose model is trained on as one whose weights are all trained
 
 
 @dataclass(frozen=True)
