@@ -109,7 +109,7 @@ def test_train_json_is_one_line(run: Run, tiny_bert: Path, reviews: Path) -> Non
 
 def test_train_without_any_test_or_validation_rows(run: Run, tiny_bert: Path, reviews: Path) -> None:
     sizes = ("--valid-size", 0, "--test-size", 0)
-    out, _ = run("train", reviews, "--model", tiny_bert, "--epochs", 1, "--max-length", 32, "--out", "m", "--json", *sizes)
+    out, _ = run("train", reviews, "--model", tiny_bert, "--epochs", 1, "--max-length", 32, "-o", "m", "--json", *sizes)
     found = one_json_line(out)
     assert found["test"] is None and found["valid"] is None
     one_json_line(run("evaluate", "m", reviews, "--json")[0])

@@ -145,7 +145,8 @@ def _option(name: str, panel: str) -> Any:
     if field.annotation is bool:
         return Annotated[bool | None, typer.Option(f"{flag}/--no-{flag[2:]}", help=help_text, rich_help_panel=panel, show_default=False)]
     values = "|".join(["auto", *registry.TASKS]) if name == "task" else metavar(field.annotation)
-    return Annotated[str | None, typer.Option(flag, help=help_text, metavar=values, rich_help_panel=panel, show_default=False)]
+    flags = (flag, "-o") if name == "out" else (flag,)
+    return Annotated[str | None, typer.Option(*flags, help=help_text, metavar=values, rich_help_panel=panel, show_default=False)]
 
 
 def metavar(annotation: Any) -> str:
