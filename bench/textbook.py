@@ -1,0 +1,171 @@
+"""The textbook task: all IMDB training reviews, 512 tokens, three epochs, all test reviews; and what could make it better.
+
+    python -m bench.textbook [--trials plain,mean,pretrained] [--with mean,pretrained] [--whole] [--write docs/benchmarks.md]
+
+Trials train on a part of the training reviews and are judged by another part of them: ingredients are chosen there, and the test file is
+not opened. `--whole` then trains on all reviews, plain and with the ingredients named by `--with`, and tests. Each training is one command
+of tunesmith in a process of its own, which the page shows; it is resumed where it was cut off, and a finished one is not run again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from bench.data import ROOT, balanced_sample, data_folder, read, written
+from bench.run import machine
+from bench.speed import matrix_rate, work_per_token
+from bench.table import write
+
+BEGIN = "<!-- textbook: begin (made by `python -m bench.textbook --write docs/benchmarks.md`) -->"
+END = "<!-- textbook: end -->"
+TRIAL_ROWS = 4_000
+ENCODER = "encoder"  # the directory of the encoder that was pretrained on the reviews
+PLAIN = "plain"
+INGREDIENTS: dict[str, tuple[str, ...]] = {
+    PLAIN: (),
+    "rate": ("--lr=1e-4",),
+    "mean": ("--pooling=mean",),
+    "head-tail": ("--truncation=head-tail",),
+    "windows": ("--truncation=windows",),
+    "layerwise": ("--tuning=layerwise",),
+    "r-drop": ("--r-drop=1",),
+    "fgm": ("--fgm=1",),
+    "ema": ("--ema=0.999",),
+    "smoothing": ("--label-smoothing=0.1",),
+    "pretrained": (f"--model={ENCODER}",),
+}
+COMMON = ("--text=text", "--label=label", "--max-length=512", "--epochs=3")
+
+Result = dict[str, Any]
+
+
+def run(command: list[str], out: Path) -> Result:
+    """Run a command of tunesmith that writes `out`, go on with it, or read what it told when it was finished; return its line of JSON."""
+    line = [sys.executable, "-m", "tunesmith", *command, f"--out={out}", "--json"]
+    if (out / "checkpoints").is_dir() or (out / "tunesmith.json").is_file():
+        line.append("--resume")
+    done = subprocess.run(line, stdout=subprocess.PIPE, text=True)
+    if done.returncode != 0:
+        sys.exit(f"bench: {shlex.join(line)} ended with status {done.returncode}")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def trial_files(source: Path, target: Path) -> tuple[Path, Path]:
+    """Write two balanced parts of the training reviews without a review in common, to learn from and to judge by, and return them."""
+    paths = (target / "trial-train.csv", target / "trial-valid.csv")
+    if not all(path.exists() for path in paths):
+        rows = list(dict(read(source, ["text", "label"])).items())
+        chosen = balanced_sample(rows, 2 * TRIAL_ROWS, random.Random("textbook"))
+        for path, part in zip(paths, (chosen[:TRIAL_ROWS], chosen[TRIAL_ROWS:]), strict=True):
+            written(path, ["text", "label"], part)
+    return paths
+
+
+def pretrained(source: Path, out: Path) -> Path:
+    """Pretrain the bundled encoder on the texts of the training reviews, once, and return its directory."""
+    texts = out.parent / "data" / "texts.csv"
+    if not texts.exists():
+        written(texts, ["text"], list(dict.fromkeys(read(source, ["text"]))))
+    run(["pretrain", str(texts), "--max-length=256", "--epochs=3", "--lr=1e-4", "--warmup=0.06"], out)
+    return out
+
+
+def flags_of(names: list[str], source: Path, runs: Path) -> list[str]:
+    """Return the flags of ingredients, after the encoder that they need was made."""
+    flags = [flag for name in names for flag in INGREDIENTS[name]]
+    if f"--model={ENCODER}" in flags:
+        flags[flags.index(f"--model={ENCODER}")] = f"--model={pretrained(source, runs / ENCODER)}"
+    return flags
+
+
+def whole(names: list[str], folder: Path, runs: Path) -> Result:
+    """Train on all reviews with ingredients, test on all, and return what it told, with the share of the matrix rate before it."""
+    source, out = folder / "train.csv", runs / ("whole-" + "-".join(names or [PLAIN]))
+    flags = flags_of(names, source, runs)
+    measured = out.with_suffix(".rate")
+    if not measured.exists():
+        out.parent.mkdir(parents=True, exist_ok=True)
+        measured.write_text(str(matrix_rate()), encoding="utf-8")
+    found = run(["train", str(source), f"--test={folder / 'test.csv'}", "--valid-size=0", *COMMON, *flags], out)
+    training = found["training"]
+    length = training["tokens"] / (len(read(source, ["text"])) * training["epochs"])
+    found["share"] = training["tokens_per_s"] * work_per_token(length)[0] / float(measured.read_text(encoding="utf-8")) / 1e9
+    return found
+
+
+def render(trials: dict[str, Result], runs: dict[str, Result], *, timed: bool) -> str:
+    """Return both tables."""
+    lines = []
+    if trials:
+        lines += [
+            f"{TRIAL_ROWS:,} training reviews, judged by {TRIAL_ROWS:,} others of the training file:\n",
+            "| ingredient | flags | validation accuracy | against plain |",
+            "|---|---|--:|--:|",
+        ]
+        plain = trials.get(PLAIN)
+        for name, found in trials.items():
+            accuracy = found["valid"]["accuracy"]
+            against = f"{accuracy - plain['valid']['accuracy']:+.4f}" if plain is not None and name != PLAIN else ""
+            lines.append(f"| {name} | `{' '.join(INGREDIENTS[name])}` | {accuracy:.4f} | {against} |".replace("| `` |", "| |"))
+        lines.append("")
+    if runs:
+        lines += [
+            "All 25,000 training reviews, tested on all 25,000 test reviews:\n",
+            "| ingredients | test accuracy | tokens seen | tokens/s | share of the matrix rate |",
+            "|---|--:|--:|--:|--:|",
+        ]
+        for name, found in runs.items():
+            training = found["training"]
+            speed = [f"{training['tokens_per_s']:,.0f}", f"{found['share']:.2f}"] if timed else ["", ""]
+            cells = [name, f"{found['test']['accuracy']:.4f}", f"{training['tokens']:,}", *speed]
+            lines.append("| " + " | ".join(cells) + " |")
+        lines.append("")
+    return "\n".join([*lines, f"machine: {machine()}"])
+
+
+def main() -> None:
+    """Run what is missing, print the tables, and write them where that is asked for."""
+    parser = argparse.ArgumentParser(description="The textbook task, whole, and what could make it better.")
+    parser.add_argument("--trials", default=",".join(INGREDIENTS), help="which ingredients to try, with commas; '' for none")
+    parser.add_argument("--with", dest="chosen", default="", help="the ingredients of a second whole run, with commas")
+    parser.add_argument("--whole", action="store_true", help="train on all reviews and test: plain, and with the chosen ingredients")
+    parser.add_argument("--busy", action="store_true", help="other programs run beside: leave rates out of the tables")
+    parser.add_argument("--runs", type=Path, default=ROOT / "runs" / "textbook", help="where models and prepared data go")
+    parser.add_argument("--write", type=Path, help="a page to put the tables into as well, between its markers")
+    args = parser.parse_args()
+    asked, chosen = ([name for name in text.split(",") if name] for text in (args.trials, args.chosen))
+    for name in [*asked, *chosen]:
+        if name not in INGREDIENTS:
+            parser.error(f"{name!r} is not one of {', '.join(INGREDIENTS)}")
+    folder = data_folder() / "imdb"
+    if not folder.is_dir():
+        print(f"bench: skipped, there is no {folder} (name the data folder with TUNESMITH_DATA)")
+        return
+    if args.busy:
+        os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    source = folder / "train.csv"
+    trials = {}
+    for name in asked:
+        train, valid = trial_files(source, args.runs / "data")
+        flags = flags_of([name], source, args.runs)
+        trials[name] = run(["train", str(train), f"--valid={valid}", "--test-size=0", *COMMON, *flags], args.runs / f"trial-{name}")
+    runs = {}
+    if args.whole:
+        for names in [[], *([chosen] if chosen else [])]:
+            runs[" + ".join(names) or PLAIN] = whole(names, folder, args.runs)
+    text = render(trials, runs, timed=not args.busy)
+    print(text)
+    if args.write is not None:
+        write(args.write, text, BEGIN, END)
+
+
+if __name__ == "__main__":
+    main()
