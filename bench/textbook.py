@@ -62,7 +62,7 @@ def trial_files(source: Path, target: Path) -> tuple[Path, Path]:
     """Write two balanced parts of the training reviews without a review in common, to learn from and to judge by, and return them."""
     paths = (target / "trial-train.csv", target / "trial-valid.csv")
     if not all(path.exists() for path in paths):
-        rows = list(dict(read(source, ["text", "label"])).items())
+        rows = list({row[0]: row for row in read(source, ["text", "label"])}.values())
         chosen = balanced_sample(rows, 2 * TRIAL_ROWS, random.Random("textbook"))
         for path, part in zip(paths, (chosen[:TRIAL_ROWS], chosen[TRIAL_ROWS:]), strict=True):
             written(path, ["text", "label"], part)
