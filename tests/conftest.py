@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 # tiny matrices gain nothing from a second thread, and lose much when another process wants the core
 os.environ["OMP_NUM_THREADS"] = "1"
 
+from killer import Server
 from running import run as run
 
 
@@ -24,6 +26,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def _cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Token tables go to a directory of this test session."""
     os.environ["TUNESMITH_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """Starts command lines that can be cut off at any point; a process is as good as new."""
+    running = Server(tmp_path_factory.mktemp("server"))
+    yield running
+    running.close()
 
 
 @pytest.fixture(scope="session")

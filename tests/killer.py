@@ -25,6 +25,11 @@ from typing import Any
 
 Trap = tuple[str, int, str]
 
+_IMPORTED = (
+    "tunesmith.recipe", "tunesmith.walk", "tunesmith.folds", "tunesmith.study.tune", "tunesmith.cli.app", "sklearn.linear_model",
+    "pyarrow.parquet", "transformers", "optuna", "sqlalchemy.dialects.sqlite",
+)  # fmt: skip
+
 
 @dataclasses.dataclass(frozen=True)
 class Done:
@@ -38,11 +43,10 @@ class Done:
 class Server:
     """Starts command lines in forked processes, one at a time."""
 
-    def __init__(self, directory: Path, *modules: str) -> None:
-        """modules: imported once, too, besides what every training needs"""
+    def __init__(self, directory: Path) -> None:
         self.directory = directory
         self.process = subprocess.Popen(
-            [sys.executable, __file__, *modules],
+            [sys.executable, __file__],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -154,8 +158,7 @@ def _child(job: dict[str, Any]) -> None:
 
 
 def _serve() -> None:
-    needed = ("tunesmith.recipe", "tunesmith.walk", "tunesmith.cli.app", "sklearn.linear_model", "pyarrow.parquet", "transformers")
-    for name in (*needed, *sys.argv[1:]):
+    for name in _IMPORTED:
         importlib.import_module(name)
     from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer, BertModel  # noqa: F401 - costly to import
 

@@ -6,6 +6,7 @@ import dataclasses
 import io
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -20,6 +21,11 @@ class Ended:
 
 
 Run = Callable[..., Ended]
+
+
+def told(settings: dict[str, Any]) -> list[str]:
+    """Return settings as flags."""
+    return [word for name, value in settings.items() for word in (f"--{name.replace('_', '-')}", str(value))]
 
 
 @pytest.fixture

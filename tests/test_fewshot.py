@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -137,13 +136,6 @@ def test_the_head_leaves_out_labels_without_a_row() -> None:
 
 
 # --- resume ----------------------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    running = Server(tmp_path_factory.mktemp("server"))
-    yield running
-    running.close()
 
 
 def test_a_killed_run_goes_on_to_the_same_bits(server: Server, tmp_path: Path, tiny_bert: Path) -> None:

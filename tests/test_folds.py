@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ import pytest
 import tiny
 import tunesmith
 from killer import Server
-from running import Run
+from running import Run, told
 from tunesmith.config import Config
 from tunesmith.data.given import Given
 from tunesmith.data.split import folds_of, units_of
@@ -26,19 +25,8 @@ COMMON: dict[str, Any] = {"max_length": 16, "precision": "fp32", "batch_size": 8
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    running = Server(tmp_path_factory.mktemp("server"), "tunesmith.folds")
-    yield running
-    running.close()
-
-
-@pytest.fixture(scope="module")
 def few(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny.write_csv(tmp_path_factory.mktemp("few") / "few.csv", tiny.rows(60, seed=3))
-
-
-def told(settings: dict[str, Any]) -> list[str]:
-    return [word for name, value in settings.items() for word in (f"--{name.replace('_', '-')}", str(value))]
 
 
 def outcome(out: Path) -> dict[str, Any]:

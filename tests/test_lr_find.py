@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,26 +13,15 @@ import pytest
 import tiny
 import tunesmith
 from killer import Server
-from running import Run
+from running import Run, told
 from tunesmith.lr_find import suggestions
 
 COMMON: dict[str, Any] = {"max_length": 16, "precision": "fp32", "batch_size": 8, "epochs": 2, "dropout": 0.1}
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    running = Server(tmp_path_factory.mktemp("server"))
-    yield running
-    running.close()
-
-
-@pytest.fixture(scope="module")
 def few(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny.write_csv(tmp_path_factory.mktemp("few") / "few.csv", tiny.rows(80, seed=3))
-
-
-def told(settings: dict[str, Any]) -> list[str]:
-    return [word for name, value in settings.items() for word in (f"--{name.replace('_', '-')}", str(value))]
 
 
 def test_a_found_rate_trains_the_same_model_as_a_given_one(run: Run, tiny_bert: Path, few: Path, tmp_path: Path) -> None:

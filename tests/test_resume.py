@@ -26,13 +26,6 @@ LOOP = "tunesmith.training.loop"
 NEVER_EQUAL = ("seconds", "tokens_per_s", "peak_memory_mb")
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    running = Server(tmp_path_factory.mktemp("server"))
-    yield running
-    running.close()
-
-
 def multi_rows() -> list[dict[str, str]]:
     """Texts of up to four times 16 tokens, with any of three labels."""
     parts = [tiny.rows(128, seed=seed, labels=("animal", "colour", "neither")) for seed in (1, 2, 3)]

@@ -10,7 +10,6 @@ import subprocess
 import sys
 import time
 import tomllib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ import pytest
 import tiny
 import tunesmith
 from killer import Server
-from running import Run
+from running import Run, told
 from tunesmith.config import Config
 from tunesmith.errors import DataError, StorageError, UsageError
 from tunesmith.study.space import Range, default_space, read_flags, read_space
@@ -30,19 +29,8 @@ FLAGS = ["--search", "lr=1e-3..5e-2", "--search", "epochs=1,2", "--search", "war
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    running = Server(tmp_path_factory.mktemp("server"), "optuna", "tunesmith.study.tune", "sqlalchemy.dialects.sqlite")
-    yield running
-    running.close()
-
-
-@pytest.fixture(scope="module")
 def few(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny.write_csv(tmp_path_factory.mktemp("few") / "few.csv", tiny.rows(60, seed=3))
-
-
-def told(settings: dict[str, Any]) -> list[str]:
-    return [word for name, value in settings.items() for word in (f"--{name.replace('_', '-')}", str(value))]
 
 
 def outcome(out: Path) -> dict[str, Any]:

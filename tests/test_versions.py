@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -45,13 +44,6 @@ def updated(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def model(updated: Path, tmp_path: Path) -> Path:
     shutil.copytree(updated, tmp_path / "m")
     return tmp_path / "m"
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    running = Server(tmp_path_factory.mktemp("server"))
-    yield running
-    running.close()
 
 
 def content(directory: Path) -> dict[str, bytes]:

@@ -366,19 +366,15 @@ def test_a_bi_encoder_learns_the_same_in_parts(tiny_bert: Path, tmp_path: Path) 
 
 
 @pytest.mark.parametrize("shape", [["--negatives", "random"], ["--ranker", "bi-encoder", "--negatives", "hard"]], ids=["cross", "bi"])
-def test_a_killed_run_goes_on_to_the_same_bits(shape: list[str], data: Path, tiny_bert: Path, tmp_path: Path) -> None:
-    server = Server(tmp_path)
-    try:
-        flags = ["--model", tiny_bert, "--epochs", 3, "--batch-size", 5, "--max-length", 48, "--precision", "fp32", "--checkpoint-steps", 2]
-        flags += ["--negatives-per-query", 3, "--lr", 0.003, *shape]
-        whole = server.run("train", data, "--out", tmp_path / "whole", *flags)
-        assert whole.code == 0, whole.err
-        cut = server.run("train", data, "--out", tmp_path / "cut", *flags, traps=[("tunesmith.training.loop:clip", 8, "kill")])
-        assert cut.code == -9
-        again = server.run("train", "--resume", "--out", tmp_path / "cut")
-        assert again.code == 0 and "resuming after step" in again.err, again.err
-    finally:
-        server.close()
+def test_a_killed_run_goes_on_to_the_same_bits(shape: list[str], data: Path, tiny_bert: Path, server: Server, tmp_path: Path) -> None:
+    flags = ["--model", tiny_bert, "--epochs", 3, "--batch-size", 5, "--max-length", 48, "--precision", "fp32", "--checkpoint-steps", 2]
+    flags += ["--negatives-per-query", 3, "--lr", 0.003, *shape]
+    whole = server.run("train", data, "--out", tmp_path / "whole", *flags)
+    assert whole.code == 0, whole.err
+    cut = server.run("train", data, "--out", tmp_path / "cut", *flags, traps=[("tunesmith.training.loop:clip", 8, "kill")])
+    assert cut.code == -9
+    again = server.run("train", "--resume", "--out", tmp_path / "cut")
+    assert again.code == 0 and "resuming after step" in again.err, again.err
     weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("whole", "cut")]
     assert weights[0] == weights[1]
     results = [json.loads((tmp_path / name / "tunesmith.json").read_text())["result"] for name in ("whole", "cut")]
