@@ -56,7 +56,10 @@ def fit(
     count = sum(parameter.numel() for parameter in trained.values())
     _say_what_is_trained(config, prepared, model, strategy, count, f"{precision} ({reason}), {engine}", progress)
     network = strategy.network(model)
+    # before the mode of the first epoch, in which layers may wait that are trained later
     optimizer = build_optimizer(network, config, strategy.rate(model))
+    strategy.train_mode(model, 0)
+    refuse_without_dropout(model, config)
     checkpoints = _checkpoints(config, prepared, model, directory, start)
     state = _state(checkpoints, network, optimizer, progress) if resume else TrainState()
     task, planned = task.planned(prepared.parts["train"], prepared.pretrained, prepared.encoder, config, progress)
@@ -128,8 +131,6 @@ def _say_what_is_trained(
     regularisers = regularisation(config.model_dump())
     if regularisers:
         progress.say(f"regularisation: {regularisers}")
-    strategy.train_mode(model, 0)
-    refuse_without_dropout(model, config)
 
 
 def _checkpoints(config: Config, prepared: Prepared, model: TextModel, directory: Path, start: Start | None) -> Checkpoints:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ import tunesmith
 from cutting import cut_off_at
 from tiny import rows, save_encoder
 from tunesmith import recipe
+from tunesmith.data.batches import pack
+from tunesmith.data.tokens import Encoded
 from tunesmith.errors import ModelError, UsageError
 from tunesmith.model import features
 from tunesmith.model.heads import TextModel
@@ -134,6 +137,16 @@ def test_layers_join_from_the_top(four_layers: Path) -> None:
     assert all(parameter.requires_grad for parameter in model.parameters())
 
 
+def test_every_layer_that_has_joined_is_trained(four_layers: Path, tmp_path: Path) -> None:
+    run = train(four_layers, tmp_path / "out", tuning="layerwise", unfreeze=2, epochs=4, lr=1e-2, valid_size=0)
+    before, after = (dict(model.named_parameters()) for model in (model_of(four_layers)[0], run.bundle.model))
+    depth = depths(run.bundle.model)
+    moved = {depth[name] for name in before if not torch.equal(before[name], after[name])}
+    assert moved == {0, 1, 2, 3, 4, 5}
+    words = next(name for name in before if "word_embeddings" in name)
+    assert not torch.equal(before[words], after[words])
+
+
 def test_fresh_layers_differ_from_the_checkpoint_and_not_between_runs(four_layers: Path) -> None:
     one, two = (model_of(four_layers, tuning="layerwise", reinit=1)[0] for _ in range(2))
     before = model_of(four_layers)[0]
@@ -181,6 +194,27 @@ def test_dropout_is_in_the_trained_layers_only(four_layers: Path) -> None:
     strategy.train_mode(model, 0)
     assert [layer.training for layer in layers_of(model)] == [False, False, True, True]
     assert not model.encoder.base.embeddings.training and model.head.training
+
+
+@pytest.mark.parametrize("engine", ["packed", "padded"])
+def test_masks_change_the_states_of_trained_layers_alone(four_layers: Path, engine: str) -> None:
+    model, strategy = model_of(four_layers, tuning="last:2", dropout=0.5, engine=engine)
+    model.encoder.choose_engine(engine)
+    batch = pack([Encoded([np.array([2, 9, 10, 11, 3], np.int32)], [], 5, 0) for _ in range(4)], np.zeros(4, np.int64))
+
+    def apart(read: Callable[[], torch.Tensor]) -> float:
+        found = []
+        for seed in (1, 2):
+            torch.manual_seed(seed)
+            found.append(read().detach())
+        return float((found[0] - found[1]).abs().max())
+
+    strategy.train_mode(model, 0)
+    assert apart(lambda: model.states(batch)) > 0.01
+    if engine == "packed":
+        assert apart(lambda: model.below(batch, 2)) == 0
+    model.eval()
+    assert apart(lambda: model.states(batch)) == 0
 
 
 @pytest.mark.parametrize("tuning", ["head", "last:2"])

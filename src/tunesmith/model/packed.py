@@ -118,7 +118,8 @@ class Packed:
         start: float32[T, H], what goes into the first of `layers`; None: the embeddings
         layers: those that run
         """
-        drop = chance(self._base.training)
+        run = self._layers[layers]
+        drop = chance(any(layer.out.training for layer in run) or (start is None and self._base.embeddings.training))
         bf16 = torch.is_autocast_enabled("cpu")
         dtype = torch.get_autocast_dtype("cpu") if bf16 else torch.float32
         with torch.autocast("cpu", enabled=False):
@@ -128,7 +129,6 @@ class Packed:
             first = torch.from_numpy(batch.cu_seqlens[:-1].astype(np.int64)) if only_first else None
             tokens = len(hidden)
             hidden = F.pad(hidden, (0, 0, 0, -tokens % _ROWS))
-            run = self._layers[layers]
             for layer, products in zip(run, self._products(dtype, run), strict=True):
                 only = first if layer is self._layers[-1] else None
                 hidden = self._layer(layer, products, hidden, dtype, groups, drop, biases, only)
