@@ -243,6 +243,18 @@ def test_distillation_keeps_more_of_what_was_known(model: Path, tmp_path: Path) 
     assert loss(20.0) < loss(0.0) - 0.1
 
 
+def test_outputs_of_new_labels_are_free_of_distillation(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    compared = set()
+
+    def spying(task: Any, outputs: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+        compared.add((outputs.shape[1], wanted.shape[1]))
+        return drift(task, outputs, wanted)
+
+    monkeypatch.setattr("tunesmith.training.distillation.drift", spying)
+    tunesmith.update(model, tiny.rows(30, seed=9, labels=THREE), distill=1.0, replay_rows=0, epochs=1, force=True, progress="quiet")
+    assert compared == {(2, 2)}, "the third label has no output before that it could be held to"
+
+
 def test_the_term_of_distillation() -> None:
     class Task:
         def __init__(self, labels: list[str], multi: bool) -> None:

@@ -154,16 +154,16 @@ class _Run:
         bundle, feedback, config = self.bundle, self.feedback, self.config
         gate = Gate.before(bundle.model, feedback, config, self.progress)
         task = feedback.task.settle(feedback.parts["train"].rows, config)
-        bias = task.first_bias(feedback.parts["train"].rows) if task.labels else None
+        task = task.go_on(bundle.model, feedback.task)
+        weight = self.distill if self.distill is not None else float(not feedback.replayed)
+        former = copy.deepcopy(bundle.model) if weight else None  # before it grows: the outputs of new labels are held to nothing
         if task.labels:
+            bias = task.first_bias(feedback.parts["train"].rows)
             grow_outputs(bundle.model, task.labels, seed=seed_for(config.seed, "new labels"), bias=bias)
         dropout = getattr(bundle.model.head, "dropout", None)  # of a head of our own, which prediction loads without
         if dropout is not None:
             usual = float(getattr(bundle.model.encoder.config, "hidden_dropout_prob", 0.1))
             dropout.p = config.dropout if config.dropout is not None else usual
-        task = task.go_on(bundle.model, feedback.task)
-        weight = self.distill if self.distill is not None else float(not feedback.replayed)
-        former = copy.deepcopy(bundle.model) if weight else None
         if weight:
             why = "" if self.distill is not None else "no rows of the old training are kept: "
             self.progress.say(f"{why}the outputs of the model before on the new rows are targets, too (distillation, weight {weight:g})")
