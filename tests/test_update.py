@@ -437,6 +437,7 @@ def test_bad_rows_and_settings_change_nothing(model: Path, run: Run, tmp_path: P
     (tmp_path / "other.csv").write_text("a,b,c\nx,y,z\n", encoding="utf-8")
     (tmp_path / "joined.csv").write_text("text,label\na red cat,animal|colour\na dog,animal\n", encoding="utf-8")
     (tmp_path / "few.csv").write_text("text,label\n,animal\n", encoding="utf-8")
+    (tmp_path / "bare.csv").write_text("text,label\na cat,\na dog,\n", encoding="utf-8")
     good = tiny.write_csv(tmp_path / "good.csv", tiny.rows(8, seed=3))
     for arguments, code, says in (
         (("gap.csv",), 3, "gap.csv:3: no label"),
@@ -444,6 +445,8 @@ def test_bad_rows_and_settings_change_nothing(model: Path, run: Run, tmp_path: P
         (("joined.csv",), 3, "joined.csv:2: label 'animal|colour' joins labels that the model knows by '|'"),
         (("few.csv",), 3, "none of its 1 row is left to learn from"),
         (("nowhere.csv",), 3, "no such file"),
+        ((good, "--test", "bare.csv", "--drop-unlabelled"), 3, "bare.csv: none of its 2 rows has a label"),
+        ((good, "--test", "bare.csv"), 3, "bare.csv:2, bare.csv:3: no label"),
         ((good, "--margin", -1), 2, "--margin is -1"),
         ((good, "--epochs", 0), 2, "--epochs is '0'"),
         ((good, "--resume"), 2, "Leave --resume out"),
@@ -539,6 +542,7 @@ def test_the_decision_keeps_to_the_margin() -> None:
     assert decide(found(0.9, 0.88), "accuracy", "single", 0.01, force=True)[0] == "forced"
     assert decide(found(None, 0.5), "accuracy", "single", 0.01, force=False)[0] == "refused"
     assert decide(None, "accuracy", "single", 0.01, force=True)[0] == "forced"
+    assert decide(None, "accuracy", "single", 0.01, force=False)[0] == "refused"
 
 
 def test_the_interval_of_a_difference_is_paired() -> None:

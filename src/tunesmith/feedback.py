@@ -174,7 +174,13 @@ def _test_part(bundle: Bundle, task: Task, test: Any, config: Config, progress: 
     schema = bundle.schema_for(source, need_label=True)
     table = open_table(source, schema, bundle.encoder, progress)
     missing = missing_targets(table, type(task), config, needed=True)
-    return task.own(Part(Rows(table, np.flatnonzero(~missing), task.targets(table)), source, schema)), None
+    found = task.own(Part(Rows(table, np.flatnonzero(~missing), task.targets(table)), source, schema))
+    if not len(found.rows):
+        raise DataError(
+            f"{source.name}: none of its {counted(len(table), 'row')} has a label, so nothing says whether the update forgets. Name "
+            f"labelled rows with {setting('test')}."
+        )
+    return found, None
 
 
 def _keys(table: TokenTable, index: np.ndarray, grouped: bool) -> np.ndarray:

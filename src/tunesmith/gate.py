@@ -145,7 +145,9 @@ def decide(found: dict[str, Any] | None, metric: str, kind: str, margin: float, 
     An update is refused when the metric is worse on the old test rows than before by more than `margin`, in the metric's own unit.
     """
     if found is None:
-        return "forced", f"There are no old test rows to judge by; {setting('force', True)} accepts that."
+        if force:
+            return "forced", f"There are no old test rows to judge by; {setting('force', True)} accepts that."
+        return "refused", f"There are no old test rows, so nothing says whether the update forgets; name some with {setting('test')}."
     rows, before, after = counted(found["rows"], "old test row"), found["before"], found["after"]
     if before is None or after is None:
         if force:
