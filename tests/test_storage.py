@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import shutil
@@ -9,6 +10,7 @@ import subprocess
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -20,7 +22,7 @@ from tunesmith.data.schema import Schema
 from tunesmith.data.table import open_table
 from tunesmith.data.tokens import TextEncoder, Truncation
 from tunesmith.errors import DataError, StorageError
-from tunesmith.storage import locked, new_directory, new_file, sweep, verify, write_json, write_manifest, write_text, writing
+from tunesmith.storage import LOCK, locked, new_directory, new_file, sweep, verify, write_json, write_manifest, write_text, writing
 
 
 def test_a_new_directory_is_there_only_when_whole(tmp_path: Path) -> None:
@@ -169,6 +171,27 @@ def test_a_lock_is_one_runs_alone(tmp_path: Path) -> None:
     with locked(tmp_path):
         pass
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_lock_that_was_removed_locks_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another run ends, and removes its lock, between the opening of the file and its locking; a third one then holds the new file."""
+    import fcntl
+
+    original, third = fcntl.flock, contextlib.ExitStack()
+
+    def late(file: Any, how: int) -> None:
+        monkeypatch.setattr(fcntl, "flock", original)
+        (tmp_path / LOCK).unlink()
+        third.enter_context(locked(tmp_path))
+        original(file, how)
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    with third, pytest.raises(StorageError, match="another run"), locked(tmp_path):
+        pytest.fail("two hold it")
+    with locked(tmp_path):
+        pass
+    assert not list(tmp_path.iterdir())
+
 
 
 def encoder() -> TextEncoder:

@@ -414,18 +414,80 @@ def test_a_killed_update_starts_again_cleanly(model: Path, server: Server, tmp_p
     before = content(model)
     feedback = tiny.write_csv(tmp_path / "f.csv", tiny.rows(24, seed=12))
     flags = ("--epochs", 1, "--force")
-    for trap in (
-        ("tunesmith.updating:publish", 1, "kill"),
-        ("tunesmith.versions:_switch", 1, "kill"),
-        ("tunesmith.bundle:sync", 2, "int2"),
-    ):
+    for trap in (("tunesmith.updating:publish", 1, "kill"), ("tunesmith.bundle:sync", 2, "int2")):
         done = server.run("update", model, feedback, *flags, traps=[trap])
         assert done.code in (-signal.SIGKILL, 130) and content(model) == before, done.err
+    done = server.run("update", model, feedback, *flags, "--resume", traps=[("tunesmith.versions:_switch", 1, "kill")])
+    assert done.code == -signal.SIGKILL and content(model) == before, done.err
+    assert not list((model / "versions").glob("*/checkpoints")), "what it made is a version now"
+    shown = server.run("history", model)
+    assert f"version 2 was accepted and never became the current one: tunesmith rollback {model} --to 2" in shown.out
     done = server.run("update", model, feedback, *flags, "--resume")
-    assert done.code in (0, 2)
+    assert done.code == 2 and "Leave --resume out" in done.err
     done = server.run("update", model, feedback, *flags)
-    assert done.code == 0, done.err
+    assert done.code == 0 and "note: version 2" in done.err, done.err
     assert tunesmith.load(model).description["result"]["update"]["decision"] in ("accepted", "forced")
+    assert tunesmith.history(model)["waiting"] == [2] and tunesmith.rollback(model, to=2) == (3, 2)
+    assert tunesmith.history(model)["waiting"] == [] and tunesmith.rollback(model) == (2, 1) and content(model) == before
+
+
+def test_a_full_disk_at_the_end_loses_no_training(model: Path, server: Server, tmp_path: Path) -> None:
+    before = content(model)
+    feedback = tiny.write_csv(tmp_path / "f.csv", tiny.rows(24, seed=12))
+    flags = ("--epochs", 1, "--force")
+    done = server.run("update", model, feedback, *flags, traps=[("tunesmith.versions:_close", 2, "full")])
+    assert done.code == 5 and "the disk is full" in done.err and content(model) == before
+    done = server.run("update", model, feedback, *flags, "--resume")
+    assert done.code == 0 and "resuming after step" in done.err, done.err
+    assert not list((model / "versions").rglob("checkpoints"))
+    done = server.run("update", model, feedback, *flags, traps=[("tunesmith.versions:_point", 3, "full")])
+    assert done.code == 5 and f"saved as version 3: tunesmith rollback {model} --to 3" in done.err
+    assert tunesmith.history(model)["current"] == 2 and tunesmith.rollback(model, to=3) == (2, 3)
+
+
+def test_a_full_disk_while_a_refused_model_is_kept(model: Path, server: Server, tmp_path: Path) -> None:
+    before = content(model)
+    feedback = tiny.write_csv(tmp_path / "wrong.csv", wrong())
+    flags = (*HARD, "--keep-refused", tmp_path / "bad")
+    done = server.run("update", model, feedback, *flags, traps=[("shutil:copytree", 1, "full")])
+    assert done.code == 5 and "the disk is full" in done.err and not (tmp_path / "bad").exists()
+    done = server.run("update", model, feedback, *flags, "--resume")
+    assert done.code == 6 and "resuming after step" in done.err and content(model) == before, done.err
+    assert tunesmith.load(tmp_path / "bad").labels == ["animal", "colour"] and not (tmp_path / "bad" / "checkpoints").exists()
+    assert not (model / "versions" / ".next").exists() and len(tunesmith.history(model)["events"]) == 1
+
+
+def test_an_update_goes_on_from_what_another_left(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another update runs from start to end just before this one has the lock."""
+    original = updating.locked
+
+    def locked(directory: Path) -> Any:
+        monkeypatch.setattr(updating, "locked", original)
+        tunesmith.update(model, tiny.rows(30, seed=4, labels=THREE), epochs=1, force=True, progress="quiet")
+        return original(directory)
+
+    monkeypatch.setattr(updating, "locked", locked)
+    done = tunesmith.update(model, tiny.rows(20, seed=11), epochs=1, force=True, progress="quiet")
+    assert (done.version, done.record["parent"], done.bundle.labels) == (3, 2, ["animal", "colour", "neither"])
+
+
+def test_a_model_that_is_replaced_during_an_update_stays(model: Path, tiny_bert: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    original = updating.fit
+    replaced: dict[str, bytes] = {}
+
+    def fit(*given: Any, **named: Any) -> Any:
+        found = original(*given, **named)
+        tunesmith.train(tiny.rows(40, seed=77), model=tiny_bert, out=model, overwrite=True, **{**SETTINGS, "epochs": 1})
+        replaced.update(content(model))
+        return found
+
+    monkeypatch.setattr(updating, "fit", fit)
+    with pytest.raises(tunesmith.errors.StorageError, match="another command changed the model.*saved as version 1") as refused:
+        tunesmith.update(model, tiny.rows(20, seed=11, labels=THREE), epochs=1, force=True, progress="quiet")
+    assert "--to 1 makes it the current one" in str(refused.value) and content(model) == replaced
+    assert tunesmith.history(model)["current"] == 2
+    assert tunesmith.rollback(model, to=1) == (2, 1) and tunesmith.load(model).labels == list(THREE)
+    assert tunesmith.rollback(model, to=2) == (1, 2) and content(model) == replaced
 
 
 # --- what cannot be --------------------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ import tiny
 import tunesmith
 from killer import Server
 from running import Run
-from tunesmith import versions
+from tunesmith import lineage, versions
 from tunesmith.errors import ModelError, StorageError, UsageError
 
 VERSIONS = "tunesmith.versions"
@@ -117,10 +117,61 @@ def test_what_cannot_be_gone_to(model: Path, run: Run) -> None:
     assert json.loads(run("history", model, "--json").out)["current"] == 2, "the versions' own directories tell it, too"
 
 
+def damage(path: Path, place: int = 5) -> bytes:
+    """Change a byte of a file, not of those that share its content by hard links; return what it was."""
+    good = path.read_bytes()
+    path.unlink()
+    path.write_bytes(good[:-place] + bytes([good[-place] ^ 255]) + good[1 - place :])
+    return good
+
+
+def test_a_damaged_model_does_not_become_its_version(model: Path, run: Run, tmp_path: Path) -> None:
+    kept = model / "versions" / "002" / "model.safetensors"
+    good = damage(model / "model.safetensors")
+    feedback = tiny.write_csv(tmp_path / "f.csv", tiny.rows(9))
+    for command in (("rollback", model), ("update", model, feedback, "--force")):
+        done = run(*command)
+        assert done.code == 4 and kept.read_bytes() == good, done.err
+        assert f"model.safetensors of {model} is not as version 2 was saved" in done.err
+        assert f"tunesmith rollback {model} --to 2 puts them back" in done.err
+    done = run("rollback", model, "--to", 2)
+    assert done.code == 0 and "is version 2 as it was saved" in done.out and (model / "model.safetensors").read_bytes() == good
+    (model / "config.json").unlink()
+    assert tunesmith.rollback(model, to=2) == (2, 2) and (model / "config.json").is_file()
+    damage(kept)
+    assert tunesmith.rollback(model) == (2, 1) and kept.read_bytes() == good, "the top level had it whole"
+    assert tunesmith.rollback(model, to=2) == (1, 2)
+    damage(kept)
+    damage(model / "model.safetensors", 9)
+    done = run("rollback", model)
+    assert done.code == 4 and f"neither is {model / 'versions' / '002'}; restore both from a copy" in done.err
+
+
+@pytest.mark.parametrize("call", [1, 2])
+def test_a_rollback_on_a_full_disk_is_done_again_once(model: Path, call: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    tunesmith.update(model, tiny.rows(20, seed=5), epochs=1, force=True, progress="quiet")
+    calls: list[int] = []
+    original = lineage.write_json
+
+    def full(*arguments: Any) -> None:
+        calls.append(1)
+        if len(calls) == call:
+            raise StorageError("cannot write: the disk is full. Do the same again.")
+        original(*arguments)
+
+    monkeypatch.setattr(lineage, "write_json", full)
+    with pytest.raises(StorageError):
+        tunesmith.rollback(model)
+    assert tunesmith.rollback(model) == (3, 2) and tunesmith.history(model)["current"] == 2
+    assert [(event["from"], event["to"]) for event in tunesmith.history(model)["events"]] == [(3, 2)]
+    assert tunesmith.rollback(model) == (2, 1)
+
+
 def test_files_of_the_user_stay_and_an_edited_card_is_kept(model: Path) -> None:
     (model / "notes.txt").write_text("mine", encoding="utf-8")
     (model / "index").mkdir()
     (model / "index" / "x").write_text("mine", encoding="utf-8")
+    (model / "empty").mkdir()
     card = model / "README.md"
     edited = card.read_text(encoding="utf-8") + "\nedited\n"
     card.unlink()
@@ -129,6 +180,7 @@ def test_files_of_the_user_stay_and_an_edited_card_is_kept(model: Path) -> None:
     assert "edited" not in card.read_text(encoding="utf-8")
     assert tunesmith.rollback(model, to=2) == (1, 2)
     assert card.read_text(encoding="utf-8") == edited
+    assert (model / "empty").is_dir()
     assert (model / "notes.txt").read_text(encoding="utf-8") == (model / "index" / "x").read_text(encoding="utf-8") == "mine"
 
 
@@ -171,14 +223,14 @@ class Killed(BaseException):
 def test_a_rollback_cut_off_anywhere_leaves_a_whole_model(
     trained: Path, updated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Cut off before each single change of the file system: the top level is one version or the other, and can be rolled back again."""
+    """Cut off before each single change of the file system: the top level is one version or the other, and the same again ends it."""
     old, new = content(trained), content(updated)
     cuts = set()
-    for name in ("_point", "_replace", "sync", "write_json"):
+    for module, name in ((versions, "_point"), (versions, "_replace"), (versions, "sync"), (lineage, "write_json")):
         for call in range(1, 60):
             model = tmp_path / f"{name}{call}"
             shutil.copytree(updated, model)
-            original, calls = getattr(versions, name), []
+            original, calls = getattr(module, name), []
 
             def dies(*arguments: Any, original: Any = original, calls: list[int] = calls, call: int = call) -> Any:
                 calls.append(1)
@@ -187,7 +239,7 @@ def test_a_rollback_cut_off_anywhere_leaves_a_whole_model(
                 return original(*arguments)
 
             with monkeypatch.context() as patched:
-                patched.setattr(versions, name, dies)
+                patched.setattr(module, name, dies)
                 try:
                     tunesmith.rollback(model)
                     break
@@ -198,13 +250,17 @@ def test_a_rollback_cut_off_anywhere_leaves_a_whole_model(
             number = 1 if found == old else 2
             cuts.add((name, number))
             assert tunesmith.history(model)["current"] == number
+            shutil.copytree(model, again := tmp_path / "again", symlinks=True)
+            assert tunesmith.rollback(again) == (2, 1) and content(again) == old, (name, call)
+            assert [event["event"] for event in tunesmith.history(again)["events"]] == ["rollback"]
+            shutil.rmtree(again)
             assert tunesmith.rollback(model, to=3 - number) == (number, 3 - number)
             assert content(model) == (new if found == old else old)
             assert not any(path.is_symlink() for path in model.rglob("*"))
             shutil.rmtree(model)
         else:
             pytest.fail("it never ended")
-    assert {("_point", 2), ("_replace", 1), ("sync", 2), ("sync", 1), ("write_json", 1)} <= cuts
+    assert {("_point", 2), ("_replace", 1), ("sync", 2), ("sync", 1), ("write_json", 2), ("write_json", 1)} <= cuts
 
 
 @pytest.mark.parametrize(("place", "call", "labels"), [("_point", 6, 3), ("_replace", 3, 2)])

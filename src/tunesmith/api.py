@@ -10,6 +10,7 @@ from tunesmith.automatic import kind_of_run
 from tunesmith.bundle import Bundle
 from tunesmith.data.given import Given
 from tunesmith.data.memory import open_data
+from tunesmith.lineage import story
 from tunesmith.progress import Mode, Progress
 from tunesmith.prompting import add_examples as _add_examples
 from tunesmith.recipe import TrainResult
@@ -19,7 +20,6 @@ from tunesmith.study.tune import tune as _tune
 from tunesmith.updating import UpdateResult
 from tunesmith.updating import update as _update
 from tunesmith.versions import rollback as _rollback
-from tunesmith.versions import story
 
 
 def train(

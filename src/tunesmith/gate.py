@@ -14,13 +14,13 @@ from tunesmith.config import Config
 from tunesmith.errors import counted, setting
 from tunesmith.evaluate import outputs_for
 from tunesmith.feedback import Feedback
+from tunesmith.lineage import now
 from tunesmith.metrics import greater_is_better
 from tunesmith.model.heads import TextModel
 from tunesmith.progress import Progress
 from tunesmith.seeds import seed_for
 from tunesmith.tasks.base import Measured, Task
 from tunesmith.tasks.rows import Part, Ragged
-from tunesmith.versions import now
 
 _RESAMPLES = 1000
 _CHUNK = 100

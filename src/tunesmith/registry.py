@@ -76,6 +76,7 @@ class Family:
     implied: whether its `settings` say that it is meant, and those of other tasks that it is not, whatever the values are
     grouped: whether rows with the same first text stay on one side of a split, as the passages of one query
     settings: those that mean something for this task and not for all others
+    updatable: whether a trained model can be updated with new rows
     """
 
     task: str
@@ -91,6 +92,7 @@ class Family:
     grouped: bool = False
     settings: frozenset[str] = frozenset()
     rows: str | None = None
+    updatable: bool = True
 
 
 _OF_LABELS = frozenset({"label_type", "label_separator", "loss", "focal_gamma", "label_smoothing", "class_weights"})
@@ -121,7 +123,7 @@ TASKS: dict[str, Family] = {
         settings=frozenset({"scheme", "context", "constrain", "class_weights", "label_smoothing"}),
     ),
     "masked-lm": Family(
-        "tunesmith.tasks.masked_lm:MaskedLM", needs_target=False, values="tunesmith.data.documents:is_raw_text",
+        "tunesmith.tasks.masked_lm:MaskedLM", needs_target=False, updatable=False, values="tunesmith.data.documents:is_raw_text",
         rows="tunesmith.data.documents:documents_of",
         settings=frozenset({"label_smoothing", "mask_share", "from_scratch", "vocab_size", "layers", "width", "heads"}),
     ),

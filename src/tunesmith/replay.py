@@ -58,15 +58,16 @@ class Kept:
 def check_keeping(task: Task, config: Config) -> None:
     """Raise `UsageError` for a number of rows to keep where none are kept."""
     if config.is_told("replay_rows") and config.replay_rows and not _keeps(task, config):
-        where = f"for {task.name}" if not task.updatable else f"with {setting('tuning', config.tuning)}"
-        if task.updatable and not config.merge:
+        updatable = registry.family(task.name).updatable
+        where = f"with {setting('tuning', config.tuning)}" if updatable else f"for {task.name}"
+        if updatable and not config.merge:
             where += f" and {setting('merge', False)}"
         raise UsageError(f"{setting('replay_rows')} changes nothing {where}, whose models are not updated and keep no rows. Leave it out.")
 
 
 def _keeps(task: Task, config: Config) -> bool:
     """Whether models of a task and a way to tune can be updated, and so keep rows."""
-    return task.updatable and is_updated(config.tuning, merge=config.merge)
+    return registry.family(task.name).updatable and is_updated(config.tuning, merge=config.merge)
 
 
 def keep_rows(parts: dict[str, Part], task: Task, config: Config, notes: list[str], progress: Progress) -> Kept | None:

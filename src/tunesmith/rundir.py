@@ -13,11 +13,11 @@ from tunesmith.bundle import DESCRIPTION
 from tunesmith.config import Config
 from tunesmith.data.given import Given
 from tunesmith.errors import Interrupted, StorageError, UsageError, listing, setting
+from tunesmith.places import CHECKPOINTS
 from tunesmith.resolve import resolve
 from tunesmith.storage import write_json
 from tunesmith.training.state import RUN, Checkpoints
 
-CHECKPOINTS = "checkpoints"
 FOLDS = "folds"
 WAYS = "ways"
 RECORD = "result.json"

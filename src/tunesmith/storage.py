@@ -12,6 +12,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 from tunesmith.errors import StorageError, TunesmithError, setting
 
@@ -140,17 +141,37 @@ def locked(directory: Path) -> Iterator[None]:
     """Hold `directory` for this process alone. Raises `StorageError` when another run is writing into it."""
     import fcntl
 
-    with writing(directory):
-        directory.mkdir(parents=True, exist_ok=True)
-        file = open(directory / LOCK, "w")  # noqa: SIM115 - closed by the next statement
-    with file:
+    path = directory / LOCK
+    while True:
+        with writing(directory):
+            directory.mkdir(parents=True, exist_ok=True)
+            try:
+                file = open(path, "w")  # noqa: SIM115 - closed below
+            except FileNotFoundError:
+                continue  # another run ended and removed the directory
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
+            file.close()
             raise StorageError(f"another run is writing into {directory}. Wait for it, or choose another {setting('out')}.") from None
-        sweep(directory, ".*.tmp", ".*.old")
-        yield
-    (directory / LOCK).unlink(missing_ok=True)
+        if _is_open_at(file, path):
+            break
+        file.close()  # the run that held it removed it: it locks nothing any more
+    with file:
+        try:
+            sweep(directory, ".*.tmp", ".*.old")
+            yield
+        finally:
+            if _is_open_at(file, path):
+                path.unlink(missing_ok=True)
+
+
+def _is_open_at(file: IO[str], path: Path) -> bool:
+    """Whether the open file is the one that is at `path`."""
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except OSError:
+        return False
 
 
 def sync(path: Path) -> None:

@@ -17,6 +17,7 @@ from tunesmith.feedback import Feedback, feedback_of
 from tunesmith.finishing import finish
 from tunesmith.fitting import fit
 from tunesmith.gate import Gate, record_of
+from tunesmith.lineage import LINEAGE, VERSIONS, digest_of, lineage, next_number, note, numbered, settle, story
 from tunesmith.model.growth import grow_outputs
 from tunesmith.model.heads import TextModel
 from tunesmith.model.names import Located
@@ -28,11 +29,11 @@ from tunesmith.resolve import resolve
 from tunesmith.rundir import CHECKPOINTS
 from tunesmith.seeds import seed_for
 from tunesmith.start import Start
-from tunesmith.storage import LOCK, checksum, locked, new_directory, sweep
+from tunesmith.storage import LOCK, locked, new_directory, sweep
 from tunesmith.tasks.base import Task
 from tunesmith.training.distillation import Distilling
-from tunesmith.training.state import Checkpoints
-from tunesmith.versions import NEXT, VERSIONS, adopt, current, next_number, note, publish, recover
+from tunesmith.updatable import NEXT, check_updatable
+from tunesmith.versions import adopt, check_top, publish, recover
 
 SETTINGS = (
     "text", "text_pair", "label", "group", "encoding", "drop_unlabelled", "valid_size", "test_size",
@@ -89,30 +90,20 @@ def update(
     directory = Path(directory)
     given = settings if settings is not None else {}
     _check_arguments(given, margin, distill, force=force, keep_refused=keep_refused)
-    bundle = Bundle.load(directory)
-    if not bundle.task.updatable:
-        raise UsageError(
-            f"{directory} is a model for {bundle.task.name}, which is not updated but pretrained further: "
-            f"tunesmith pretrain TEXTS --model {directory}"
-        )
-    if bundle.description.get("prompting") is not None:
-        raise UsageError(f"{directory} was made without any training. Give it more examples with: tunesmith add-examples {directory} FILE")
-    if bundle.model.apart:
-        raise UsageError(
-            f"{directory} holds only what was added to an encoder that others share, which an update would change. Train again on all "
-            f"rows, or with {setting('merge', True)} or {setting('tuning', 'full')}, whose models can be updated."
-        )
-    config = _config_of(bundle, data, given, progress)
+    check_updatable(directory, Path(out) if out is not None else None, resume=resume)
+    if not (directory / DESCRIPTION).is_file():
+        Bundle.load(directory)  # raises, before anything is made
     root = Path(out) if out is not None else directory
-    if out is not None:
-        _check_free(root)
     work = root / VERSIONS / NEXT
-    if resume and not any((work / CHECKPOINTS).glob("step-*")):
-        raise UsageError(f"no update of {root} was interrupted after a checkpoint. Leave {setting('resume')} out to start one.")
     with locked(root / VERSIONS):
         try:
             if out is None:
-                recover(directory)
+                _made_ready(directory, progress)
+            digest = digest_of(directory)
+            bundle = Bundle.load(directory)
+            if digest is None or digest_of(directory) != digest:
+                raise StorageError(f"{directory} became another model while it was read. Start again.")
+            config = _config_of(bundle, data, given, progress)
             if not resume:
                 shutil.rmtree(work, ignore_errors=True)
             sweep(work, ".model.*", f".{DESCRIPTION}.*.tmp")
@@ -123,11 +114,25 @@ def update(
                     f"{directory} keeps no test rows, so nothing says whether the update forgets. Name labelled rows to test it on with "
                     f"{setting('test', 'FILE')}, or update without that with {setting('force', True)}."
                 )
-            run = _Run(bundle, config, feedback, root, margin, force, keep_refused is not None, distill, progress)
+            run = _Run(bundle, digest, config, feedback, root, margin, force, keep_refused is not None, distill, progress)
             return _settled(run, run.fit(work, resume), work, keep_refused)
         except BaseException:
             _tidy(root, created=out is not None)
             raise
+
+
+def _made_ready(directory: Path, progress: Progress) -> None:
+    """Finish what was cut off in a model directory that is to be updated, and see that its current version is whole."""
+    recover(directory)
+    check_top(directory)
+    if not (directory / VERSIONS / LINEAGE).is_file():
+        return
+    settle(directory)
+    for number in story(directory)["waiting"]:
+        progress.say(
+            f"note: version {number} of {directory} was accepted and never became the current one; this update goes on from the current "
+            f"one. In its place: tunesmith rollback {directory} --to {number}"
+        )
 
 
 @dataclass
@@ -135,6 +140,7 @@ class _Run:
     """One update while it is trained."""
 
     bundle: Bundle
+    digest: str
     config: Config
     feedback: Feedback
     root: Path
@@ -172,7 +178,9 @@ class _Run:
             return task if former is None else cast(Task, Distilling(task, former, weight, precision))
 
         def judge(model: TextModel, task: Task, result: dict[str, Any]) -> None:
-            parent = adopt(bundle.directory) if self.in_place else current(bundle.directory)
+            if self.in_place and digest_of(bundle.directory) == self.digest:
+                adopt(bundle.directory)
+            parent = numbered(lineage(bundle.directory)["versions"], self.digest)
             scores = gate.after(model, task)
             told: dict[str, Any] = {
                 "parent": parent,
@@ -187,7 +195,7 @@ class _Run:
 
         prepared = Prepared(_pretrained(bundle), bundle.encoder, task, feedback.parts, feedback.dropped, feedback.notes)
         say_data(prepared, self.progress)
-        identity = f"{checksum(bundle.directory / DESCRIPTION)} {weight}"
+        identity = f"{self.digest} {weight}"
         how = f"The model in {bundle.directory} is as it was. Go on with the same command and {setting('resume', True)}."
         kept = feedback.kept
         start = Start(bundle.model, identity, how, learner, judge, kept, bundle.description.get("seen"))
@@ -217,11 +225,10 @@ def _settled(run: _Run, result: dict[str, Any], work: Path, keep_refused: Path |
     """Put the trained candidate where it belongs."""
     record = run.record
     assert record is not None
-    Checkpoints(work / CHECKPOINTS, "", []).remove()
     if record["decision"] == "refused":
         assert keep_refused is not None
         with new_directory(Path(keep_refused), replace=False) as place:
-            shutil.copytree(work, place, dirs_exist_ok=True)
+            shutil.copytree(work, place, dirs_exist_ok=True, ignore=shutil.ignore_patterns(CHECKPOINTS))
         shutil.rmtree(work, ignore_errors=True)
         if run.in_place:
             note(run.root, {"event": "refused", **record, "kept_in": str(keep_refused)})
@@ -229,7 +236,7 @@ def _settled(run: _Run, result: dict[str, Any], work: Path, keep_refused: Path |
     entry = dict(record)
     if not run.in_place:
         entry |= {"parent": None, "from": {"directory": str(run.bundle.directory.absolute()), "version": record["parent"]}}
-    number = publish(run.root, work, entry)
+    number = publish(run.root, work, entry, over=run.digest if run.in_place else None)
     return UpdateResult(run.root, number, record, result)
 
 
@@ -275,20 +282,16 @@ def _pretrained(bundle: Bundle) -> Pretrained:
     return Pretrained(located, found.config, found.tokenizer)
 
 
-def _check_free(out: Path) -> None:
-    if out.exists() and not out.is_dir():
-        raise StorageError(f"{out} is a file; {setting('out')} must name a directory to write.")
-    if out.is_dir() and any(path.name != VERSIONS or (path / "001").exists() for path in out.iterdir()):
-        raise StorageError(f"{out} is not empty. Name another {setting('out')}, or leave it out to update the model where it is.")
-
-
 def _tidy(root: Path, *, created: bool) -> None:
     """Leave nothing of an update that ended without a checkpoint, while its lock is held."""
-    work = root / VERSIONS / NEXT
-    if not any((work / CHECKPOINTS).glob("step-*")):
+    versions = root / VERSIONS
+    work = versions / NEXT
+    if not any((work / CHECKPOINTS).glob("step-*")) and not (work / DESCRIPTION).is_file():
         shutil.rmtree(work, ignore_errors=True)
-    if not any(path.name != LOCK for path in (root / VERSIONS).iterdir()):
-        shutil.rmtree(root / VERSIONS, ignore_errors=True)
-        if created:
-            with contextlib.suppress(OSError):
+    if not any(path.name != LOCK for path in versions.iterdir()):
+        # whoever has locked the directory since keeps it from being removed
+        with contextlib.suppress(OSError):
+            (versions / LOCK).unlink()
+            versions.rmdir()
+            if created:
                 root.rmdir()

@@ -12,82 +12,37 @@ files again. Whoever opens the directory, with transformers too, finds one versi
 from __future__ import annotations
 
 import contextlib
-import datetime
 import errno
 import json
 import os
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from tunesmith.data.kept import KEPT_FILES
 from tunesmith.errors import ModelError, StorageError, UsageError, listing, setting
-from tunesmith.places import DESCRIPTION, HEAD_FILE
-from tunesmith.storage import MANIFEST, checksum, locked, new_directory, sync, verify, write_json, write_manifest, writing
+from tunesmith.lineage import (
+    VERSIONS,
+    add,
+    begin,
+    begun,
+    current,
+    digest_of,
+    entry_of,
+    free_number,
+    lineage,
+    next_number,
+    now,
+    settle,
+    story,
+    told_by,
+)  # fmt: skip
+from tunesmith.places import CHECKPOINTS, DESCRIPTION, HEAD_FILE
+from tunesmith.storage import MANIFEST, checksum, locked, new_directory, sync, verify, write_json, writing
 
-VERSIONS = "versions"
-LINEAGE = "lineage.json"
-NEXT = ".next"
-"""In `versions`: a version that is being made."""
 _CURRENT = ".current"
-_FORMAT = 1
 _FREE = ("README.md", "report.html", *KEPT_FILES)  # people may edit these, and delete the rows; no model is damaged by it
-
-
-def lineage(directory: Path) -> dict[str, Any]:
-    """Return what is known of the versions of a model directory: `versions`, one entry each, oldest first, and `events`.
-
-    An entry has `version`, `parent` (None for one that was trained), `kind` (train or update), `date` and what `publish` was given. An
-    event is an update that was refused or a rollback. A version whose directory was deleted is left out.
-    Raises `ModelError` when the file is damaged.
-    """
-    path = directory / VERSIONS / LINEAGE
-    found: dict[str, Any] = {"format": _FORMAT, "versions": [], "events": []}
-    if path.is_file():
-        try:
-            found = json.loads(path.read_text(encoding="utf-8"))
-            if found["format"] > _FORMAT:
-                raise ModelError(f"{path} has format {found['format']}; this tunesmith reads up to {_FORMAT}. Update tunesmith.")
-            for entry in found["versions"]:
-                entry["version"], entry["parent"], entry["kind"], entry["date"], entry["digest"]
-            list(found["events"])
-        except (ValueError, KeyError, TypeError) as error:
-            raise ModelError(
-                f"{path} is damaged ({type(error).__name__}: {error}). The versions beside it are whole without it: move it away, and they "
-                "are listed by what their directories say."
-            ) from error
-        except OSError as error:
-            raise ModelError(f"{path} cannot be read: {error.strerror}.") from error
-    known = {entry["version"]: entry for entry in found["versions"]}
-    there = {int(place.name): place for place in (directory / VERSIONS).glob("[0-9]*") if place.name.isdigit()}
-    entries = [known[number] if number in known else _entry_of(place, number) for number, place in sorted(there.items())]
-    return {**found, "versions": entries}
-
-
-def story(directory: Path) -> dict[str, Any]:
-    """Return `lineage` with `current`, the number of the version at the top level; a model never updated is its version 1.
-
-    Raises `ModelError` when `directory` is no model directory.
-    """
-    if not (directory / DESCRIPTION).is_file():
-        raise ModelError(f"{directory} is no model directory: it has no {DESCRIPTION}. Name one that `tunesmith train` wrote.")
-    found = lineage(directory)
-    number = current(directory, found["versions"])
-    if number is None:
-        number = _free(found["versions"])
-        found["versions"] = [*found["versions"], _entry_of(directory, number)]
-    return {"current": number, **found}
-
-
-def current(directory: Path, entries: Iterable[dict[str, Any]] | None = None) -> int | None:
-    """Return the number of the version that is at the top level; None when that is none of them, as after a new training."""
-    entries = lineage(directory)["versions"] if entries is None else entries
-    try:
-        digest = checksum(directory / DESCRIPTION)
-    except OSError:
-        return None
-    return next((int(entry["version"]) for entry in reversed(list(entries)) if entry["digest"] == digest), None)
 
 
 def place_of(directory: Path, number: int) -> Path:
@@ -96,60 +51,78 @@ def place_of(directory: Path, number: int) -> Path:
 
 
 def adopt(directory: Path) -> int:
-    """Make sure that what is at the top level is kept as a version, and return its number. Raises `StorageError`."""
+    """Make sure that what is at the top level is kept as a version, and return its number. Raises `StorageError`, and as `check_top`."""
     recover(directory)
+    check_top(directory)
     entries = lineage(directory)["versions"]
     number = current(directory, entries)
     if number is not None:
-        _refresh(directory, place_of(directory, number))
+        settle(directory)
         return number
-    number = _free(entries)
+    number = free_number(entries)
     with new_directory(place_of(directory, number), replace=False) as temporary:
         _link_all(directory, temporary)
         _close(temporary)
-    _write(directory, [*entries, _entry_of(place_of(directory, number), number)])
+    add(directory, entry_of(place_of(directory, number), number), waiting=False)
+    settle(directory)
     return number
 
 
-def publish(directory: Path, candidate: Path, entry: dict[str, Any]) -> int:
+def publish(directory: Path, candidate: Path, entry: dict[str, Any], *, over: str | None) -> int:
     """Make the model directory `candidate` (below `directory`) a version of `directory` and its top level; return its number.
 
-    entry: what the lineage is to say of it, `parent` among it. Whenever this is cut off, the top level is the old version or the new one.
-    Raises `StorageError`.
+    entry: what the lineage is to say of it, `parent` among it; over: the digest that the top level must still have, None for no model.
+    Whenever this is cut off, the top level is the old version or the new one, and the new one is lost at no time.
+    Raises `StorageError`, also when the top level has become another one: it then stays, and the new version waits beside it.
     """
-    entries = lineage(directory)["versions"]
-    number = _free(entries)
+    number = next_number(directory)
     with writing(candidate):
         _close(candidate)
         sync(candidate)
-    _write(directory, [*entries, {"version": number, "kind": "update", **_told(candidate), **entry}])
+    add(directory, {"version": number, "kind": "update", **told_by(candidate), **entry}, waiting=True)
     place = place_of(directory, number)
     with writing(place):
         candidate.rename(place)
         sync(place.parent)
-    _switch(directory, place)
+    _sweep_checkpoints(directory)
+    saved = f"The updated model is saved as version {number}: tunesmith rollback {directory} --to {number} makes it the current one."
+    if digest_of(directory) != over:
+        raise StorageError(f"another command changed the model in {directory} during the update, so it stays as it is now. {saved}")
+    try:
+        _switch(directory, place)
+    except StorageError as error:
+        raise StorageError(f"{error} {saved}") from error
+    with contextlib.suppress(StorageError):
+        settle(directory)  # what it says is found out from the directory, too
     return number
-
-
-def note(directory: Path, event: dict[str, Any]) -> None:
-    """Add an event to the lineage: an update that was refused, a rollback."""
-    found = lineage(directory)
-    write_json(directory / VERSIONS / LINEAGE, {**found, "events": [*found["events"], event]})
 
 
 def rollback(directory: Path, to: int | None = None) -> tuple[int, int]:
     """Make an earlier version the current one, or with `to` any; return the numbers of the version before and the one now.
 
-    The version that was current stays among the others. Raises `ModelError` when there is none to go back to or it is damaged,
-    `UsageError` for a number that is none, `StorageError`.
+    The version that was current stays among the others. With `to` the current one, files of it that were changed since are put back. A
+    rollback that was cut off after the change is only brought to its end by the next one.
+    Raises `ModelError` when there is none to go back to or it is damaged, `UsageError` for a number that is none, `StorageError`.
     """
     if not story(directory)["versions"][1:]:
         raise ModelError(f"{directory} has one version, the current one: it was never updated, so there is nothing to go back to.")
     with locked(directory / VERSIONS):
+        recover(directory)
         return _rolled_back(directory, to)
 
 
 def _rolled_back(directory: Path, to: int | None) -> tuple[int, int]:
+    number, event = current(directory), begun(directory)
+    if event is not None and event["to"] == number and to in (None, number):
+        settle(directory)
+        return int(event["from"]), int(event["to"])
+    if to is not None and to == number:
+        place = place_of(directory, to)
+        if not _changes(directory, place)[1]:
+            raise UsageError(f"version {to} is the current one of {directory} already.")
+        _check_whole(directory, to)
+        _switch(directory, place)
+        return to, to
     before = adopt(directory)
     entries = lineage(directory)["versions"]
     numbers = [int(entry["version"]) for entry in entries]
@@ -163,19 +136,24 @@ def _rolled_back(directory: Path, to: int | None) -> tuple[int, int]:
         to = int(parent)
     if to not in numbers:
         raise UsageError(f"{setting('to')} is {to}, but {directory} has the versions {listing(numbers, 40)}.")
-    if to == before:
-        raise UsageError(f"version {to} is the current one of {directory} already.")
-    place = place_of(directory, to)
+    _check_whole(directory, to)
+    begin(directory, {"event": "rollback", "date": now(), "from": before, "to": to})
+    _switch(directory, place_of(directory, to))
+    settle(directory)
+    return before, to
+
+
+def _check_whole(directory: Path, number: int) -> None:
+    """Raise `ModelError` when a version is damaged."""
+    place = place_of(directory, number)
     fault = verify(place)
     if fault is not None:
-        raise ModelError(f"version {to} of {directory} is damaged: {fault}. Version {before} stays; restore {place} from a copy.")
-    _switch(directory, place)
-    note(directory, {"event": "rollback", "date": now(), "from": before, "to": to})
-    return before, to
+        raise ModelError(f"version {number} of {directory} is damaged: {fault}. What is current stays; restore {place} from a copy.")
 
 
 def recover(directory: Path) -> None:
     """Finish what was cut off: make every link of the top level that leads through `.current` a file again."""
+    _sweep_checkpoints(directory)
     pointer = directory / VERSIONS / _CURRENT
     if not pointer.is_symlink():
         return
@@ -185,17 +163,18 @@ def recover(directory: Path) -> None:
                 _replace(Path(os.path.realpath(link)), link)
             else:
                 link.unlink()  # the version has no such file
-        for path in sorted(directory.iterdir()):
-            if path.is_dir() and path.name != VERSIONS:
-                with contextlib.suppress(OSError):
-                    path.rmdir()  # empty ones only
+        places = [place for place in (directory / VERSIONS).glob("[0-9]*") if (place / DESCRIPTION).is_file()]
+        for name in {Path(name).parent for place in places for name in _names(place)} - {Path()}:
+            with contextlib.suppress(OSError):
+                (directory / name).rmdir()  # empty ones only
         sync(directory)
         pointer.unlink()
 
 
-def now() -> str:
-    """Return the moment, in UTC."""
-    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+def _sweep_checkpoints(directory: Path) -> None:
+    """Remove the checkpoints of updates that have become versions."""
+    for place in (directory / VERSIONS).glob(f"[0-9]*/{CHECKPOINTS}"):
+        shutil.rmtree(place, ignore_errors=True)
 
 
 def _switch(directory: Path, place: Path) -> None:
@@ -250,19 +229,55 @@ def _link_all(directory: Path, into: Path) -> None:
         _link(directory / name, place)
 
 
-def _refresh(directory: Path, place: Path) -> None:
-    """Take into the version at `place` what was replaced at the top level since, such as a model card that was edited."""
-    changed = []
-    for name in _files(directory):
-        top, kept = directory / name, place / name
-        if not kept.is_file() or not (top.samefile(kept) or _alike(top, kept)):
-            changed.append(name)
-    if changed:
+def check_top(directory: Path) -> None:
+    """Take what people may edit at the top level into its version. Raises `ModelError` when the model itself is not as it was saved."""
+    number = current(directory)
+    if number is None:
+        return
+    place = place_of(directory, number)
+    free, others = _changes(directory, place)
+    if others:
+        good = verify(place) is None
+        cure = f"tunesmith rollback {directory} --to {number} puts them back" if good else f"neither is {place}; restore both from a copy"
+        raise ModelError(
+            f"{listing(others)} of {directory} {'is' if len(others) == 1 else 'are'} not as version {number} was saved (damaged, edited or "
+            f"deleted), so nothing is done with the model: {cure}."
+        )
+    if free:
         with writing(place):
-            for name in changed:
+            for name in free:
                 (place / name).parent.mkdir(parents=True, exist_ok=True)
                 _replace(directory / name, place / name)
-            _close(place)
+
+
+def _changes(directory: Path, place: Path) -> tuple[list[str], list[str]]:
+    """Return which files differ from those of the version at `place`: those to be taken into it, and those not as they were saved."""
+    listed = _listed(place)
+    free, others = [], []
+    for name in sorted({*_files(place), *listed, *_FREE}):
+        top, kept = directory / name, place / name
+        if top.is_file() and kept.is_file() and (top.samefile(kept) or _alike(top, kept)):
+            continue
+        if name in _FREE:
+            free += [name] if top.is_file() else []
+        elif top.is_file() and listed.get(name) == _sum(top):
+            free.append(name)  # it is the version's own that is damaged
+        else:
+            others.append(name)
+    return free, others
+
+
+def _listed(place: Path) -> dict[str, Any]:
+    """Return the manifest of a version, empty when it cannot be read."""
+    try:
+        found = json.loads((place / MANIFEST).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _sum(path: Path) -> list[Any]:
+    return [path.stat().st_size, checksum(path)]
 
 
 def _alike(one: Path, two: Path) -> bool:
@@ -271,24 +286,25 @@ def _alike(one: Path, two: Path) -> bool:
 
 def _close(directory: Path) -> None:
     """Write the manifest of a version, without what people may edit or delete."""
-    (directory / MANIFEST).unlink(missing_ok=True)
-    write_manifest(directory)
-    path = directory / MANIFEST
-    entries = {name: entry for name, entry in json.loads(path.read_text(encoding="utf-8")).items() if name not in _FREE}
-    write_json(path, entries)
+    kept = [directory / name for name in _files(directory) if name not in _FREE]
+    write_json(directory / MANIFEST, {str(path.relative_to(directory)): _sum(path) for path in kept})
 
 
 def _files(directory: Path) -> list[str]:
     """Return the files of the model in `directory` by their names in it; what else lies there is not touched."""
+    return sorted(name for name in _names(directory) if (directory / name).is_file() and name != MANIFEST)
+
+
+def _names(directory: Path) -> set[str]:
+    """Return the names that files of the model in `directory` may have."""
     try:
         told = json.loads((directory / DESCRIPTION).read_text(encoding="utf-8")).get("files")
     except (OSError, ValueError, AttributeError) as error:
         raise StorageError(f"{directory / DESCRIPTION} cannot be read ({error}). Restore it from a copy.") from error
     if told is None:  # written before files were listed
         names = {path.name for path in directory.iterdir() if path.suffix in (".json", ".safetensors", ".txt", ".model", ".jinja")}
-        told = [*names, "README.md", "report.html", *KEPT_FILES, "1_Pooling/config.json", "2_Normalize/config.json"]
-    kept = [name for name in {*told, *KEPT_FILES, HEAD_FILE, DESCRIPTION} if (directory / name).is_file() and name != MANIFEST]
-    return sorted(kept)
+        told = [*names, "README.md", "report.html", "1_Pooling/config.json", "2_Normalize/config.json"]
+    return {*told, *KEPT_FILES, HEAD_FILE, DESCRIPTION}
 
 
 def _below(directory: Path) -> Iterator[Path]:
@@ -296,43 +312,5 @@ def _below(directory: Path) -> Iterator[Path]:
     for path in sorted(directory.iterdir()):
         if path.is_symlink() or path.is_file():
             yield path
-        elif path.is_dir() and path.name not in (VERSIONS, "checkpoints"):
+        elif path.is_dir() and path.name not in (VERSIONS, CHECKPOINTS):
             yield from (inside for inside in sorted(path.iterdir()) if inside.is_symlink() or inside.is_file())
-
-
-def next_number(directory: Path) -> int:
-    """Return the number that the next version of `directory` gets."""
-    return _free(lineage(directory)["versions"])
-
-
-def _free(entries: list[dict[str, Any]]) -> int:
-    return max((int(entry["version"]) for entry in entries), default=0) + 1
-
-
-def _told(place: Path) -> dict[str, Any]:
-    """Return what the description of a model says for the lineage."""
-    try:
-        description = json.loads((place / DESCRIPTION).read_text(encoding="utf-8"))
-        result = description.get("result", {})
-        scores = result.get("evaluations", {}).get("test")
-        return {
-            "date": result.get("created", ""),
-            "digest": checksum(place / DESCRIPTION),
-            "tests": scores["metrics"] if scores is not None else None,
-            "metric": result.get("metric"),
-            "rows": {name: part["rows"] for name, part in result.get("data", {}).get("splits", {}).items() if part},
-            "data": result.get("data", {}).get("splits", {}).get("train", {}).get("file"),
-            "fingerprints": description.get("fingerprints", {}),
-            "settings": result.get("recipe", {}),
-        }
-    except (OSError, ValueError, AttributeError, TypeError, KeyError):
-        return {"date": "", "digest": "", "tests": None, "metric": None, "rows": {}, "data": None, "fingerprints": {}, "settings": {}}
-
-
-def _entry_of(place: Path, number: int) -> dict[str, Any]:
-    """Return the entry of a version of which the lineage does not tell."""
-    return {"version": number, "parent": None, "kind": "train", **_told(place)}
-
-
-def _write(directory: Path, entries: list[dict[str, Any]]) -> None:
-    write_json(directory / VERSIONS / LINEAGE, {**lineage(directory), "versions": entries})

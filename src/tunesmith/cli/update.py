@@ -69,11 +69,13 @@ def update(
     """
     check_is_no_pipe("tunesmith update DIR", data, test)
     from tunesmith.data.readers import open_file
+    from tunesmith.updatable import check_updatable
 
     encoding = settings.get("encoding") if settings is not None else None
     for name in (data, test):
         if name is not None:
             open_file(name, encoding=encoding)  # raises before torch is imported, which takes seconds
+    check_updatable(directory, out, resume=resume)
     from tunesmith import updating
     from tunesmith.report.changes import render_update
 
@@ -103,7 +105,7 @@ def update(
 
 def history(directory: Directory, as_json: AsJson = False) -> None:
     """List the versions of a model: what each came from, and its scores on the old test rows before and after."""
-    from tunesmith.versions import story
+    from tunesmith.lineage import story
 
     found = story(directory)
     if as_json:
@@ -127,5 +129,7 @@ def rollback(
     before, now = roll_back(directory, to)
     if as_json:
         print(json.dumps({"from": before, "to": now}))
+    elif before == now:
+        print(f"{directory} is version {now} as it was saved")
     else:
         print(f"{directory} is version {now} again; version {before} is kept: tunesmith rollback {directory} --to {before}")

@@ -87,4 +87,8 @@ def render_history(story: dict[str, Any]) -> str:
         rows.append((event["date"], cells))
     rows.sort(key=lambda row: row[0])
     lines = aligned([["version", "parent", "date", "decision", "data", "old test"], *(cells for _, cells in rows)])
-    return "\n".join([*lines, "* current"]) + "\n"
+    waiting = [
+        f"version {number} was accepted and never became the current one: tunesmith rollback {story['directory']} --to {number}"
+        for number in story["waiting"]
+    ]
+    return "\n".join([*lines, "* current", *waiting]) + "\n"

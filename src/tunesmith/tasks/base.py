@@ -290,9 +290,6 @@ class Task(ABC):
 
     # --- going on with new rows --------------------------------------------------------------------------------------------
 
-    updatable: ClassVar[bool] = True
-    """Whether a trained model can be updated with new rows."""
-
     def extended(self, table: TokenTable, config: Config) -> Self:
         """Return a task that was saved, ready to be trained on the rows of `table`, too.
 

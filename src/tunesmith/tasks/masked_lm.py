@@ -106,7 +106,6 @@ class MaskedLM(Task):
 
     fixed_sequences: ClassVar[bool] = False
     added: ClassVar[tuple[str, ...]] = ("filled", "fill")
-    updatable: ClassVar[bool] = False
     target_word: ClassVar[str] = ""
     needs_texts: ClassVar[bool] = False
 
