@@ -193,7 +193,6 @@ def test_a_lock_that_was_removed_locks_nothing(tmp_path: Path, monkeypatch: pyte
     assert not list(tmp_path.iterdir())
 
 
-
 def encoder() -> TextEncoder:
     return TextEncoder(tiny.tokenizer(), Truncation(max_length=16), None)
 

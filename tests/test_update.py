@@ -17,6 +17,7 @@ import tiny
 import tunesmith
 from killer import Server
 from running import Run
+from tunesmith import feedback as rows_of_update
 from tunesmith import replay, updating
 from tunesmith.cli import update as command
 from tunesmith.data.schema import Example, Schema, Source
@@ -151,12 +152,127 @@ def test_corrections_win_and_test_rows_stay_out(model: Path, run: Run, tmp_path:
     assert "2 kept training rows are repeated by new rows and are not replayed." in done.err
     assert "2 new rows have a text of the test rows and are not trained on; 1 of them with another target" in done.err
     record = json.loads(run("history", model, "--json").out)["versions"][-1]
-    expected = {"rows": 15, "held": 0, "replayed": len(kept) - 5, "corrected": 3, "repeated": 2, "leaked": 2, "disputed": 1}
+    expected = {"rows": 15, "held": 0, "replayed": len(kept) - 5, "corrected": 3, "repeated": 2, "withheld": 0, "leaked": 2, "disputed": 1}
     assert record["rows"] == expected
     now = {row["text"]: row["label"] for row in lines(model / "kept" / "replay.jsonl")}
     assert all(now[row["text"]] == row["label"] for row in corrected)
     assert not now.keys() & {row["text"] for row in tests}
     assert tunesmith.load(model).description["result"]["data"]["splits"]["train"]["rows"] == len(kept) + 10
+
+
+def test_rows_that_were_trained_on_are_not_held_out(tiny_bert: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Most of them are not in the replay."""
+    rows = tiny.rows(100)
+    told = {**SETTINGS, "epochs": 1, "progress": "lines"}
+    tunesmith.train(rows[:80], test=rows[80:], model=tiny_bert, out=tmp_path / "m", replay_rows=10, valid_size=0.0, **told)
+    replayed = {row["text"] for row in lines(tmp_path / "m" / "kept" / "replay.jsonl")}
+    again = [row for row in rows[:80] if row["text"] not in replayed][:30]
+    done = tunesmith.update(tmp_path / "m", [*again, *tiny.rows(20, seed=5)], test_size=0.5, epochs=1, force=True, progress="lines")
+    assert "30 new rows have a text that the model was trained on and are not held out." in capsys.readouterr().err
+    assert done.record["rows"]["held"] == 10 and done.record["rows"]["replayed"] == len(replayed)
+    assert not {row["text"] for row in lines(tmp_path / "m" / "kept" / "test.jsonl")} & {row["text"] for row in rows[:80]}
+
+
+def test_what_the_model_knows_of_its_training_may_be_a_part(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = model / "tunesmith.json"
+    description = json.loads(path.read_text(encoding="utf-8"))
+    description["seen"]["texts"] += 500
+    path.write_text(json.dumps(description), encoding="utf-8")
+    tunesmith.update(model, tiny.rows(20, seed=5), test_size=0.5, epochs=1, force=True, progress="lines")
+    said = capsys.readouterr().err
+    assert "of the 604 texts that it was trained on again: if others are among the new rows that are held out" in said
+
+
+def test_a_given_test_that_was_trained_on_is_said(model: Path, run: Run, tmp_path: Path) -> None:
+    kept = lines(model / "kept" / "replay.jsonl")
+    data = tiny.write_csv(tmp_path / "data.csv", tiny.rows(160))
+    feedback = tiny.write_csv(tmp_path / "f.csv", tiny.rows(20, seed=11))
+    done = run("update", model, feedback, "--test", data, "--epochs", 1, "--force", "--quiet", "--json")
+    rows = json.loads(done.out)["rows"]
+    assert done.code == 0 and (rows["replayed"], rows["withheld"]) == (0, len(kept))
+    tunesmith.rollback(model)
+    done = run("update", model, feedback, "--test", data, "--epochs", 1, "--force")
+    assert f"data.csv: {len(kept)} of 160 rows have a text that the model was trained on" in done.err
+    assert f"{len(kept)} kept training rows are tested on, or go with rows that are, and are not replayed." in done.err
+    assert "no rows of the old training are trained on again: the outputs" in done.err and "are kept:" not in done.err
+
+
+@pytest.mark.parametrize("settings", [{"negatives_per_query": 3}, {"ranker": "bi-encoder"}], ids=str)
+def test_queries_that_are_held_out_leave_the_replay(settings: dict[str, Any], tiny_bert: Path, tmp_path: Path) -> None:
+    case = _case("ranking", **settings)
+    usual = {"epochs": 1, "batch_size": 8, "max_length": 48, "precision": "fp32", "seed": 3, "progress": "quiet"}
+    tunesmith.train(case.rows(60, 0), model=tiny_bert, out=tmp_path / "m", test_size=0.2, **{**usual, **case.settings})
+    kept = lines(tmp_path / "m" / "kept" / "replay.jsonl")
+    query, passage = [name for name in kept[0] if isinstance(kept[0][name], str)][:2]
+    asked = list(dict.fromkeys(row[query] for row in kept))[:8]
+    new = [{**row, passage: f"{row[passage]} tree"} for row in kept if row[query] in asked]
+    for row in new:
+        row.pop("tunesmith", None)
+    done = tunesmith.update(tmp_path / "m", new, test_size=0.4, epochs=1, force=True, progress="quiet")
+    assert done.record["rows"]["held"] > 0 and done.record["rows"]["withheld"] > 0
+    trained, tested = ({row[query] for row in lines(tmp_path / "m" / "kept" / name)} for name in ("replay.jsonl", "test.jsonl"))
+    assert not trained & tested
+
+
+def test_the_old_test_alone_chooses_the_metric(tiny_bert: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [{"text": row["text"], "label": (i % 7) / 3} for i, row in enumerate(tiny.rows(60, seed=3))]
+    told = {**SETTINGS, "epochs": 1}
+    tunesmith.train(rows, task="regression", label="label", text="text", model=tiny_bert, out=tmp_path / "m", test_size=0.3, **told)
+    new = [{"text": row["text"], "label": 1.0} for row in tiny.rows(20, seed=50)]
+    done = tunesmith.update(tmp_path / "m", new, test_size=0.3, epochs=1, margin=1e9, progress="quiet")
+    held = done.record["scores"]["feedback"]
+    assert done.record["metric"] == "pearson" and done.record["scores"]["test"]["difference"] is not None
+    assert held["before"] is held["after"] is held["difference"] is held["interval"] is None and held["metrics_after"]["mae"] > 0
+
+
+def _groups(count: int, seed: int, first: int) -> list[dict[str, str]]:
+    return [{**row, "who": str(first + i // 3)} for i, row in enumerate(tiny.rows(count, seed=seed))]
+
+
+def test_groups_of_new_rows_and_of_old_ones(model: Path, tiny_bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    parted = []
+    original = rows_of_update.split_parts
+
+    def spying(parts: dict[str, Any], *given: Any) -> None:
+        original(parts, *given)
+        parted.append({name: parts[name].rows for name in ("train", "valid")})
+
+    monkeypatch.setattr(rows_of_update, "split_parts", spying)
+    told: dict[str, Any] = {"epochs": 1, "force": True, "test_size": 0, "valid_size": 0.2, "progress": "quiet"}
+
+    def sides(rows: int) -> tuple[set[int], set[int], int]:
+        """The groups on both sides, and how many of the validation rows are replayed ones."""
+        groups = [set(part.table.group[part.index].tolist()) for part in parted[-1].values()]
+        return groups[0], groups[1], int((parted[-1]["valid"].index >= rows).sum())
+
+    tunesmith.update(model, _groups(60, 9, 0), group="who", **told)
+    trained, chosen, replayed = sides(60)
+    assert not trained & chosen and replayed > 5 and len(trained | chosen) > 100, "old rows have no group, and each is one for itself"
+
+    out = tmp_path / "g"
+    tunesmith.train(_groups(120, 1, 0), model=tiny_bert, group="who", out=out, **{**SETTINGS, "epochs": 1})
+    tunesmith.update(out, _groups(60, 9, 20), **told)
+    trained, chosen, _ = sides(60)
+    assert not trained & chosen and len(trained | chosen) < 70, "the column is known from the training"
+    tunesmith.update(out, tiny.rows(30, seed=13), **told)
+    trained, chosen, _ = sides(30)
+    assert not trained & chosen and 80 < len(trained | chosen) < 110, "old rows keep their groups"
+
+
+def test_labels_of_a_row_have_no_order(tiny_bert: Path, tmp_path: Path) -> None:
+    def several(count: int, seed: int) -> list[dict[str, Any]]:
+        pairs = zip(tiny.rows(count, seed=seed), tiny.rows(count, seed=seed + 1, labels=THREE), strict=True)
+        return [{"text": f"{a['text']} {b['text']}", "label": sorted({a["label"], b["label"]})} for a, b in pairs]
+
+    told = {**SETTINGS, "epochs": 1}
+    tunesmith.train(several(60, 1), model=tiny_bert, out=tmp_path / "m", label_type="multi", test_size=0.3, **told)
+    kept, tests = (
+        [row for row in lines(tmp_path / "m" / "kept" / name) if len(row["label"]) == 2] for name in ("replay.jsonl", "test.jsonl")
+    )
+    new = [{"text": row["text"], "label": row["label"][::-1]} for row in (*kept[:6], *tests[:4])]
+    done = tunesmith.update(tmp_path / "m", new, epochs=1, force=True, progress="quiet")
+    found = done.record["rows"]
+    assert (found["corrected"], found["repeated"], found["leaked"], found["disputed"]) == (0, 6, 4, 0)
 
 
 def wrong(count: int = 60) -> list[dict[str, str]]:
@@ -172,7 +288,7 @@ def test_an_update_that_forgets_is_refused(model: Path, run: Run, tmp_path: Path
     assert done.code == 6, done.err
     assert "the update is refused: accuracy on the 40 old test rows went from" in done.err and "more than the margin of 0.01" in done.err
     assert "is as it was" in done.err and "--margin" in done.err and "--force" in done.err
-    assert "Decision: refused" in done.out and "old test, 40 rows" in done.out
+    assert "Decision: refused.\n" in done.out and "old test, 40 rows" in done.out and "more than the margin" not in done.out
     assert content(model) == before and not (model / "versions" / ".next").exists()
     found = json.loads(run("history", model, "--json").out)
     assert found["current"] == 1 and len(found["versions"]) == 1
@@ -180,7 +296,8 @@ def test_an_update_that_forgets_is_refused(model: Path, run: Run, tmp_path: Path
     assert event["event"] == "refused" and event["scores"]["test"]["difference"] < -0.1 and event["parent"] == 1
     low, high = event["scores"]["test"]["interval"]
     assert low <= event["scores"]["test"]["difference"] <= high < 0
-    assert "refused" in run("history", model).out
+    shown = run("history", model).out
+    assert "refused" in shown and shown.count(", 40 rows") == 2, "of the version and of the refusal"
     done = run("update", model, feedback, *HARD, "--keep-refused", "bad", "--json")
     assert done.code == 6 and json.loads(done.out)["exit_code"] == 6
     assert content(model) == before and "Decision: refused" in (tmp_path / "bad" / "README.md").read_text(encoding="utf-8")
@@ -223,7 +340,7 @@ def test_without_kept_rows_it_distils_and_wants_a_test(trained: Path, model: Pat
     assert done.code == 2 and "keeps no test rows" in done.err and "--test FILE" in done.err and not (model / "versions").exists()
     done = run("update", model, feedback, "--test", trained / "kept" / "test.jsonl", "--epochs", 1, "--replay-rows", 0)
     assert done.code == 0, done.err
-    assert "no rows of the old training are kept: the outputs of the model before on the new rows are targets, too" in done.err
+    assert "no rows of the old training are trained on again: the outputs of the model before on the new rows are targets, too" in done.err
     assert "with distillation of weight 1" in done.out and not (model / "kept" / "replay.jsonl").exists()
 
 
@@ -482,7 +599,7 @@ def test_a_model_that_is_replaced_during_an_update_stays(model: Path, tiny_bert:
         return found
 
     monkeypatch.setattr(updating, "fit", fit)
-    with pytest.raises(tunesmith.errors.StorageError, match="another command changed the model.*saved as version 1") as refused:
+    with pytest.raises(tunesmith.errors.StorageError, match=r"another command changed the model.*saved as version 1") as refused:
         tunesmith.update(model, tiny.rows(20, seed=11, labels=THREE), epochs=1, force=True, progress="quiet")
     assert "--to 1 makes it the current one" in str(refused.value) and content(model) == replaced
     assert tunesmith.history(model)["current"] == 2

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from tunesmith.accounting import seen_before
 from tunesmith.bundle import Bundle
 from tunesmith.config import Config
 from tunesmith.data.kept import REPLAY, TEST, KeptSchema, KeptSource, ReadSource
@@ -36,6 +37,7 @@ class Feedback:
     replayed: old rows that are trained on again; rows, held: new rows in all and held out
     corrected, repeated: old rows that left the replay, as the new rows have their texts with other labels, or with the same
     leaked, disputed: new rows left out, as their text is in the test, and how many of them have another label there
+    withheld: old rows that left the replay, as their text is in the test, or their query or group among the rows held out
     """
 
     name: str
@@ -55,6 +57,7 @@ class Feedback:
     repeated: int
     leaked: int
     disputed: int
+    withheld: int
 
 
 def feedback_of(bundle: Bundle, config: Config, data: Any, test: Any, progress: Progress) -> Feedback:
@@ -64,16 +67,20 @@ def feedback_of(bundle: Bundle, config: Config, data: Any, test: Any, progress: 
     """
     family, told = bundle.family, bundle.description["tokens"]["settings"]
     source = rows_of(open_data(data, encoding=config.encoding if isinstance(data, str | Path) else None), family, **told)
-    schema = _schema(bundle, source, config)
+    notes: list[str] = []
+    schema = _schema(bundle, source, config, notes)
     progress.say(f"columns of {source.name}: {schema}")
     table = open_table(source, schema, bundle.encoder, progress)
     missing = missing_targets(table, type(bundle.task), config, needed=True)
     task = bundle.task.extended(table, config)
     targets = task.targets(table)
-    notes = _on_new_labels(bundle.task, task)
+    notes += _on_new_labels(bundle.task, task)
     index = np.flatnonzero(~missing & ~table.blank)
     gate, tests = _test_part(bundle, task, test, config, progress)
-    notes += task.cautions(gate.rows) if gate is not None and test is not None else []
+    sketch = bundle.description.get("seen")
+    if gate is not None and test is not None:
+        told = seen_before(sketch, gate.rows.table.text_key[gate.rows.index])
+        notes += [*([f"{gate.source.name}: {told}"] if told else []), *task.cautions(gate.rows)]
     grouped = family.grouped
     leaks = _inside(table, index, gate, grouped)
     leaked, index = index[leaks], index[~leaks]
@@ -81,8 +88,11 @@ def feedback_of(bundle: Bundle, config: Config, data: Any, test: Any, progress: 
         why = f", {len(leaked):,} of them with a text of the test rows" if len(leaked) else ""
         raise DataError(f"{source.name}: none of its {counted(len(table), 'row')} is left to learn from{why}. Name other rows.")
     part = Part(Rows(table, index, targets), source, schema)
-    replay, corrected, repeated = _replay(bundle, config, task, part, gate, grouped, progress)
-    columns = KeptSchema.of(replace(bundle.schema, group=bundle.schema.texts[0] if grouped else schema.group))
+    held = _hold_out(part, config, sketch, notes)
+    held_groups = table.group[index[held]] if table.group is not None else np.zeros(0, np.uint64)
+    replay, met = _replay(bundle, config, task, part, gate, held_groups, progress)
+    stored = bundle.schema.texts[0] if grouped else bundle.description["schema"].get("group")
+    columns = KeptSchema.of(replace(bundle.schema, group=stored if grouped or schema.group is None else schema.group))
 
     def canonical(example: Example, row: int) -> Example:
         return task.kept(example, targets, row)
@@ -90,13 +100,18 @@ def feedback_of(bundle: Bundle, config: Config, data: Any, test: Any, progress: 
     name = source.name if not replay else f"{source.name} and {counted(len(replay), 'replayed row')}"
     both = ReadSource(name, source, schema, canonical, repr(task.to_dict()), replay)
     together = open_table(both, columns, bundle.encoder, progress)
+    if together.group is not None:  # a row without a group is one for itself
+        together.group = np.where(together.group == 0, together.text_key, together.group)
     whole = Part(Rows(together, index, task.targets(together)), both, columns)
-    held = _hold_out(whole, config, notes)
     old = np.arange(len(together) - len(replay), len(together))
     parts = {"train": whole.with_index(np.concatenate([index[~held], old]))}
     split_parts(parts, config.model_copy(update={"test_size": 0.0}), task, notes)
     parts["train"] = replace(parts["train"], how="given")
-    held_out = replace(whole.with_index(index[held]), how=f"split off {config.test_size:.0%} of the new rows") if held.any() else None
+    held_out = (
+        replace(whole.with_index(index[held]), how=f"split off {config.test_size:.0%} of the rows not trained on before")
+        if held.any()
+        else None
+    )
     judged = gate if gate is not None else held_out
     if judged is not None:
         parts["test"] = judged
@@ -107,7 +122,7 @@ def feedback_of(bundle: Bundle, config: Config, data: Any, test: Any, progress: 
         "dropped_duplicates": len(leaked),
     }
     disputed = _disputed(part.with_index(leaked), gate, task, progress)
-    notes += _on_rows(len(leaked), disputed, corrected, repeated)
+    notes += _on_rows(len(leaked), disputed, met)
     kept = _kept_next(bundle, task, config, columns, replay, whole.with_index(index[~held]), tests, held_out, gate, progress)
     return Feedback(
         name=source.name,
@@ -123,19 +138,28 @@ def feedback_of(bundle: Bundle, config: Config, data: Any, test: Any, progress: 
         replayed=len(replay),
         rows=len(index),
         held=int(held.sum()),
-        corrected=corrected,
-        repeated=repeated,
         leaked=len(leaked),
         disputed=disputed,
+        **met,
     )
 
 
-def _schema(bundle: Bundle, source: RowSource, config: Config) -> Schema:
+def _schema(bundle: Bundle, source: RowSource, config: Config, notes: list[str]) -> Schema:
     schema = bundle.schema_for(source, config.text, config.label, text_pair=config.text_pair, need_label=True)
-    if config.group is None:
-        return schema
     if bundle.family.grouped:
-        raise UsageError(f"{setting('group')} has no use here: the rows of a query always stay together.")
+        if config.group is not None:
+            raise UsageError(f"{setting('group')} has no use here: the rows of a query always stay together.")
+        return schema
+    if config.group is None:
+        stored = bundle.description["schema"].get("group")
+        if stored is None:
+            return schema
+        if stored in source.columns:
+            return replace(schema, group=stored, needs_group=False)
+        notes.append(
+            f"the model was trained with groups of {stored!r}, a column that {source.name} does not have: each of its texts is a group."
+        )
+        return schema
     if config.group not in source.columns:
         raise DataError(
             f"{source.name}: there is no group column {config.group!r}.{did_you_mean(config.group, source.columns)} "
@@ -194,13 +218,19 @@ def _inside(table: TokenTable, index: np.ndarray, gate: Part | None, grouped: bo
     return np.isin(_keys(table, index, grouped), _keys(gate.rows.table, gate.rows.index, grouped))
 
 
+def _canonical(task: Task, example: Example) -> list[str] | None:
+    """Return the target of an example, equal where it says the same: several labels have no order."""
+    several = task.kind == "multi" and example.target is not None
+    return sorted(set(example.target or ())) if several else example.target
+
+
 def _by_key(part: Part, keys: np.ndarray, task: Task, progress: Progress) -> dict[int, list[str] | None]:
     """Return the targets of those rows whose text has one of `keys`."""
     rows = part.rows.index[np.isin(part.rows.table.text_key[part.rows.index], keys)]
     examples = part.with_index(rows).examples(progress)
     if examples is None:
         raise DataError(f"{part.source.name}: the data changed while they were in use. Start again.")
-    known = [task.kept(example, part.rows.targets, row).target for example, row in zip(examples, rows.tolist(), strict=True)]
+    known = [_canonical(task, task.kept(example, part.rows.targets, row)) for example, row in zip(examples, rows.tolist(), strict=True)]
     return dict(zip(part.rows.table.text_key[rows].tolist(), known, strict=True))
 
 
@@ -214,59 +244,81 @@ def _disputed(leaked: Part, gate: Part | None, task: Task, progress: Progress) -
 
 
 def _replay(
-    bundle: Bundle, config: Config, task: Task, part: Part, gate: Part | None, grouped: bool, progress: Progress
-) -> tuple[list[Example], int, int]:
-    """Return the old rows to train on again, and how many left as new rows correct and repeat them."""
-    path = bundle.directory / REPLAY
+    bundle: Bundle, config: Config, task: Task, part: Part, gate: Part | None, held_groups: np.ndarray, progress: Progress
+) -> tuple[list[Example], dict[str, int]]:
+    """Return the old rows to train on again, and by their names in `Feedback` how many others left.
+
+    held_groups: the groups of new rows that are held out, uint64[G]
+    """
+    path, grouped = bundle.directory / REPLAY, bundle.family.grouped
+    met = {"corrected": 0, "repeated": 0, "withheld": 0}
     if not path.is_file() or not config.replay_rows:
-        return [], 0, 0
+        return [], met
     examples = KeptSource(path, bundle.schema).examples()
     keys = np.array([text_key(joined(example.texts)) for example in examples], np.uint64)
-    units = np.array([example.group_key for example in examples], np.uint64) if grouped else keys
+    groups = np.array([example.group_key for example in examples], np.uint64)
     tested = _keys(gate.rows.table, gate.rows.index, grouped) if gate is not None else np.zeros(0, np.uint64)
+    away = np.isin(groups if grouped else keys, tested) | (np.isin(groups, held_groups) & (groups != 0))
     new = _by_key(part, keys, task, progress)
-    left, corrected, repeated = [], 0, 0
-    for example, key, leaks in zip(examples, keys.tolist(), np.isin(units, tested).tolist(), strict=True):
-        if leaks:
-            continue
-        if key not in new:
+    left = []
+    for example, key, out in zip(examples, keys.tolist(), away.tolist(), strict=True):
+        if out:
+            met["withheld"] += 1
+        elif key not in new:
             left.append(example)
-        elif new[key] == example.target:
-            repeated += 1
         else:
-            corrected += 1
-    return left, corrected, repeated
+            met["repeated" if new[key] == _canonical(task, example) else "corrected"] += 1
+    return left, met
 
 
-def _hold_out(part: Part, config: Config, notes: list[str]) -> np.ndarray:
-    """Return bool[E]: which of the new rows are kept from training, to be tested on."""
+def _hold_out(part: Part, config: Config, sketch: dict[str, Any] | None, notes: list[str]) -> np.ndarray:
+    """Return bool[E]: which of the new rows are kept from training, to be tested on: none that the model was trained on.
+
+    sketch: of the texts trained on, see `accounting.sketch_of`
+    """
     rows = part.rows
     index, group = rows.index, rows.table.group
+    away = np.zeros(len(index), np.bool_)
     if config.test_size == 0:
-        return np.zeros(len(index), np.bool_)
-    units = units_of(rows.table.text_key[index], group[index] if group is not None else None)
-    away = split_off(rows.targets.stratum()[index], units, config.test_size, seed=config.seed, purpose="held out")
-    if not away.any():
+        return away
+    keys = rows.table.text_key[index]
+    if group is not None:
+        group = np.where(group[index] == 0, keys, group[index])
+    units = units_of(keys, group)
+    known = np.isin(keys, np.array(sketch["keys"] if sketch is not None else [], np.uint64))
+    fresh = ~np.isin(units, units[known])
+    away[fresh] = split_off(rows.targets.stratum()[index[fresh]], units[fresh], config.test_size, seed=config.seed, purpose="held out")
+    if known.any():
+        have, are = ("has", "is") if known.sum() == 1 else ("have", "are")
+        notes.append(f"{counted(int(known.sum()), 'new row')} {have} a text that the model was trained on and {are} not held out.")
+    if away.any() and sketch is not None and sketch["texts"] > len(sketch["keys"]):
         notes.append(
-            f"{counted(len(index), 'new row')} {'is' if len(index) == 1 else 'are'} too few to hold {config.test_size:.0%} of them out, so "
-            f"nothing is measured on new rows. A greater {setting('test_size')} holds some out."
+            f"the model knows {len(sketch['keys']):,} of the {sketch['texts']:,} texts that it was trained on again: if others are among "
+            "the new rows that are held out, the scores on those are flattered."
+        )
+    if not away.any():
+        are = "is" if fresh.sum() == 1 else "are"
+        notes.append(
+            f"{counted(int(fresh.sum()), 'new row')} that the model was not trained on {are} too few to hold {config.test_size:.0%} of "
+            f"them out, so nothing is measured on new rows. A greater {setting('test_size')} holds some out."
         )
     return away
 
 
-def _on_rows(leaked: int, disputed: int, corrected: int, repeated: int) -> list[str]:
+def _on_rows(leaked: int, disputed: int, met: dict[str, int]) -> list[str]:
     """Note new rows that meet old ones."""
     notes = []
     if leaked:
         have, are = ("has", "is") if leaked == 1 else ("have", "are")
         other = f"; {disputed:,} of them with another target than the test has: correct the test where it is wrong" if disputed else ""
         notes.append(f"{counted(leaked, 'new row')} {have} a text of the test rows and {are} not trained on{other}.")
-    if corrected:
-        was = "is corrected by a new row and is" if corrected == 1 else "are corrected by new rows and are"
-        notes.append(f"{counted(corrected, 'kept training row')} {was} not replayed.")
-    if repeated:
-        was = "is repeated by a new row and is" if repeated == 1 else "are repeated by new rows and are"
-        notes.append(f"{counted(repeated, 'kept training row')} {was} not replayed.")
+    for name, one, several in (
+        ("corrected", "is corrected by a new row and is", "are corrected by new rows and are"),
+        ("repeated", "is repeated by a new row and is", "are repeated by new rows and are"),
+        ("withheld", "is tested on, or goes with rows that are, and is", "are tested on, or go with rows that are, and are"),
+    ):
+        if met[name]:
+            notes.append(f"{counted(met[name], 'kept training row')} {one if met[name] == 1 else several} not replayed.")
     return notes
 
 

@@ -30,9 +30,10 @@ _ROUNDING = 1e-9
 
 @dataclass(frozen=True)
 class Scored:
-    """A model on one part: its metrics, and how the chosen one is computed on resamples."""
+    """A model on one part: its metrics, the value of the chosen one (None where it has none), and how that is computed on resamples."""
 
     metrics: dict[str, float]
+    value: float | None
     measured: Measured | None
 
 
@@ -48,15 +49,18 @@ class Gate:
 
     @classmethod
     def before(cls, model: TextModel, feedback: Feedback, config: Config, progress: Progress) -> Gate:
-        """Score the model that is to be updated. A label that it does not know it never predicts."""
+        """Score the model that is to be updated. A label that it does not know it never predicts.
+
+        The old test rows choose the metric where none is told, so that no new row decides by what the update is judged.
+        """
         task = feedback.task
         found = {"test": feedback.test, "feedback": feedback.held_out}
         parts = {name: part for name, part in found.items() if part is not None and len(part.rows)}
         metric = config.metric if config.metric is not None else task.default_metric
-        for part in parts.values():
-            possible = list(task.computable(part.rows))
-            if metric not in possible and possible and config.metric is None:
-                metric = possible[0]
+        decisive = parts.get("test", parts.get("feedback"))
+        possible = list(task.computable(decisive.rows)) if decisive is not None else []
+        if metric not in possible and possible and config.metric is None:
+            metric = possible[0]
         gate = cls(metric, parts, {}, config, progress)
         gate.scored = {name: gate._score(model, task, name, "before") for name in parts}
         return gate
@@ -66,7 +70,7 @@ class Gate:
         found: dict[str, dict[str, Any]] = {}
         for name, part in self.parts.items():
             old, new = self.scored[name], self._score(model, task, name, "after")
-            before, after = old.metrics.get(self.metric), new.metrics.get(self.metric)
+            before, after = old.value, new.value
             known = before is not None and after is not None
             found[name] = {
                 "file": part.source.name,
@@ -85,7 +89,10 @@ class Gate:
         what = f"{'old test' if name == 'test' else 'new rows held out'}, {when} the update"
         outputs = outputs_for(model, task, part.rows, max_tokens=self.config.tokens_at_once, what=what, progress=self.progress)
         outputs = padded(outputs, task)
-        return Scored(task.evaluation(outputs, part, self.progress)["metrics"], task.measured(outputs, part, self.metric))
+        metrics = task.evaluation(outputs, part, self.progress)["metrics"]
+        if self.metric not in task.computable(part.rows):
+            return Scored(metrics, None, None)
+        return Scored(metrics, metrics.get(self.metric), task.measured(outputs, part, self.metric))
 
 
 def padded(outputs: Ragged, task: Task) -> Ragged:
@@ -127,7 +134,7 @@ def record_of(
         "fingerprint": feedback.fingerprint,
         "rows": {
             name: getattr(feedback, name)
-            for name in ("rows", "held", "replayed", "corrected", "repeated", "leaked", "disputed")
+            for name in ("rows", "held", "replayed", "corrected", "repeated", "withheld", "leaked", "disputed")
         },
         "new_labels": feedback.new_labels,
         "settings": given,

@@ -80,7 +80,7 @@ def update(
     data: labelled rows, a path or a table; labels that the model does not know become new ones
     test: rows whose score may not fall, in place of those that were kept at training
     margin: by how much the metric may fall on them, in its own unit, at least 0
-    distill: weight of the term that holds outputs on new rows where they were; None: 1 where no rows of the old training are kept, else 0
+    distill: weight of the term that holds outputs on new rows where they were; None: 1 where none of the old training are replayed, else 0
     force: accept whatever the test says, or without any
     out: write the updated model there and leave `directory` as it is; keep_refused: write a refused one there
     resume: go on with an update that was interrupted; settings: those of `SETTINGS`
@@ -171,7 +171,7 @@ class _Run:
             usual = float(getattr(bundle.model.encoder.config, "hidden_dropout_prob", 0.1))
             dropout.p = config.dropout if config.dropout is not None else usual
         if weight:
-            why = "" if self.distill is not None else "no rows of the old training are kept: "
+            why = "" if self.distill is not None else "no rows of the old training are trained on again: "
             self.progress.say(f"{why}the outputs of the model before on the new rows are targets, too (distillation, weight {weight:g})")
 
         def learner(task: Task, precision: str) -> Task:

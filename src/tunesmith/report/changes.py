@@ -29,8 +29,8 @@ def update_rows(record: Record) -> list[list[str]]:
     return rows
 
 
-def update_sentences(record: Record) -> list[str]:
-    """Return sentences on what the update learned from, and on the decision."""
+def update_sentences(record: Record, *, reason: bool = True) -> list[str]:
+    """Return sentences on what the update learned from, and on the decision; `reason`: with the reason for it."""
     rows = record["rows"]
     held = f", {rows['held']:,} of them held out" if rows["held"] else ""
     parent = f"from version {record['parent']}" if record["parent"] is not None else "from a model without versions"
@@ -40,48 +40,46 @@ def update_sentences(record: Record) -> list[str]:
     ]
     if record["new_labels"]:
         said.append(f"New labels: {listing(map(repr, record['new_labels']), 12)}.")
+    leaked = "its text is" if rows["leaked"] == 1 else "their texts are"
     told = [
-        f"{rows[name]:,} {words}"
-        for name, words in (
-            ("corrected", "kept training rows corrected"),
-            ("repeated", "repeated"),
-            ("leaked", "new rows left out as their text is in the test"),
-            ("disputed", "of those with another target there"),
+        f"{counted(rows[name], noun)} {words}"
+        for name, noun, words in (
+            ("corrected", "kept training row", "corrected"),
+            ("repeated", "kept training row", "repeated"),
+            ("withheld", "kept training row", "not replayed for the sake of the test"),
+            ("leaked", "new row", f"left out as {leaked} in the test"),
         )
-        if rows[name]
+        if rows.get(name)
     ]
+    if rows["disputed"]:
+        told[-1] += f" ({rows['disputed']:,} with another target there)"
     if told:
         said.append(f"Rows that met old ones: {', '.join(told)}.")
-    return [*said, f"Decision: {record['decision']}. {record['reason']}"]
+    return [*said, f"Decision: {record['decision']}." + (f" {record['reason']}" if reason else "")]
 
 
 def render_update(record: Record) -> str:
-    """Return the table of scores before and after, and the sentences, as plain text."""
+    """Return the table of scores before and after, and the sentences, as plain text; why it is refused the error says."""
     rows = update_rows(record)
     table = [*aligned([list(HEADER), *rows]), ""] if rows else []
-    return "\n".join([*table, *update_sentences(record)]) + "\n"
+    return "\n".join([*table, *update_sentences(record, reason=record["decision"] != "refused")]) + "\n"
 
 
 def render_history(story: dict[str, Any]) -> str:
     """Return the versions and events of a model directory as a table; `story`: that of `versions.story`."""
     rows = []
     for entry in story["versions"]:
-        metric, found = entry.get("metric"), (entry.get("scores") or {}).get("test")
-        if found is not None and found["before"] is not None and found["after"] is not None:
-            change = f"{metric} {found['before']:.4f} -> {found['after']:.4f}"
-        else:
-            value = (entry.get("tests") or {}).get(metric)
-            change = wording.DASH if value is None else f"{metric} {value:.4f}"
+        change = _change(entry)
+        if change == wording.DASH:
+            value = (entry.get("tests") or {}).get(entry.get("metric"))
+            change = wording.DASH if value is None else f"{entry['metric']} {value:.4f}, {counted(entry['rows'].get('test', 0), 'row')}"
         mark = "*" if entry["version"] == story["current"] else ""
         parent = wording.DASH if entry["parent"] is None else str(entry["parent"])
         decision = entry.get("decision", "trained")
         rows.append((entry["date"], [f"{entry['version']}{mark}", parent, entry["date"][:16], decision, str(entry.get("data")), change]))
     for event in story["events"]:
         if event["event"] == "refused":
-            found = event["scores"].get("test") or {"before": None, "after": None}
-            known = found["before"] is not None and found["after"] is not None
-            change = f"{event['metric']} {found['before']:.4f} -> {found['after']:.4f}" if known else wording.DASH
-            cells = [wording.DASH, str(event["parent"]), event["date"][:16], "refused", str(event["data"]), change]
+            cells = [wording.DASH, str(event["parent"]), event["date"][:16], "refused", str(event["data"]), _change(event)]
         else:
             cells = [wording.DASH, wording.DASH, event["date"][:16], "rolled back", f"{event['from']} -> {event['to']}", wording.DASH]
         rows.append((event["date"], cells))
@@ -92,3 +90,11 @@ def render_history(story: dict[str, Any]) -> str:
         for number in story["waiting"]
     ]
     return "\n".join([*lines, "* current", *waiting]) + "\n"
+
+
+def _change(record: Record) -> str:
+    """Return the score on the old test rows before and after, and how many these are: versions are tested on different ones."""
+    found = (record.get("scores") or {}).get("test")
+    if found is None or found["before"] is None or found["after"] is None:
+        return wording.DASH
+    return f"{record['metric']} {found['before']:.4f} -> {found['after']:.4f}, {counted(found['rows'], 'row')}"
