@@ -1,5 +1,6 @@
 """What starts fast must stay fast: torch and transformers are imported where they are used, not before."""
 
+import json
 import os
 import subprocess
 import sys
@@ -27,6 +28,25 @@ def test_neither_torch_nor_transformers_is_imported(statement):
     )
     done = python(code)
     assert done.returncode == 0, done.stderr
+    assert done.stderr.splitlines()[-1] == "[]"
+
+
+@pytest.mark.parametrize(("description", "flags", "says"), [
+    ({"task": {"name": "masked-lm"}, "prompting": None, "adapter": None}, (), "pretrained further"),
+    ({"task": {"name": "classification"}, "prompting": {}, "adapter": None}, (), "add-examples"),
+    ({"task": {"name": "classification"}, "prompting": None, "adapter": {}}, (), "that others share"),
+    ({"task": {"name": "classification"}, "prompting": None, "adapter": None}, ("--resume",), "Leave --resume out"),
+])  # fmt: skip
+def test_an_update_that_cannot_be_is_refused_before_torch_is_imported(description, flags, says, tmp_path):
+    (tmp_path / "tunesmith.json").write_text(json.dumps(description), encoding="utf-8")
+    (tmp_path / "rows.csv").write_text("text,label\na,b\n", encoding="utf-8")
+    line = ["update", str(tmp_path), str(tmp_path / "rows.csv"), *flags]
+    done = python(
+        "import atexit, sys\n"
+        "atexit.register(lambda: print(sorted({'torch', 'transformers'} & sys.modules.keys()), file=sys.stderr))\n"
+        f"from tunesmith.cli.app import main; main({line!r})"
+    )
+    assert done.returncode == 2 and says in done.stderr
     assert done.stderr.splitlines()[-1] == "[]"
 
 
