@@ -171,7 +171,7 @@ def _note_what_is_little(config: Config, prepared: Prepared, stage: Stage, task:
     """Note in report and terminal too few steps, too few evaluations to average, and rows that few-shot tuning is not for."""
     per_epoch = steps_per_epoch(stage.rows, config)
     steps = stage.config.epochs * per_epoch
-    fewer = check_evaluations(config, per_epoch)
+    fewer = check_evaluations(stage.config, per_epoch)
     notes = [*(remarks(stage.rows) if config.tuning == "fewshot" else ()), *([fewer] if fewer else [])]
     if steps < _FEW_STEPS and stage.objective is task:
         of = counted(len(stage.rows), "row" if stage.rows is prepared.parts["train"].rows else "example")
