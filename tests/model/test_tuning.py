@@ -80,6 +80,22 @@ def changed(before: Path, after: Path) -> set[str]:
 # --- what is trained --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(("tuning", "trained"), [("head", 2 * 32 + 2), ("bitfit", None)])
+def test_a_pooler_that_nothing_reads_is_not_trained(four_layers: Path, tuning: str, trained: int | None) -> None:
+    model, _ = model_of(four_layers, tuning=tuning, pooling="mean")
+    names = {name: parameter.numel() for name, parameter in model.named_parameters() if parameter.requires_grad}
+    assert names and not any("pooler" in name for name in names)
+    assert trained is None or sum(names.values()) == trained
+
+
+@pytest.mark.parametrize("architecture", ["gpt2", "modernbert", "electra", "deberta-v2"])
+def test_all_weights_of_a_layer_are_drawn_anew(tmp_path: Path, architecture: str) -> None:
+    encoder = save_encoder(tmp_path / "m", architecture)
+    fresh, before = (model_of(encoder, tuning="layerwise", reinit=count)[0] for count in (1, 0))
+    pairs = list(zip(layers_of(fresh)[-1].named_parameters(), layers_of(before)[-1].parameters(), strict=True))
+    assert all(not torch.equal(one, two) for (_, one), two in pairs if one.ndim > 1)
+
+
 @pytest.mark.parametrize("features", ["auto", "off"])
 @pytest.mark.parametrize(
     ("tuning", "trained"), [("head", {"pooler."}), ("last:1", {"encoder.layer.3.", "pooler."}), ("last:4", {"encoder.layer.", "pooler."})]

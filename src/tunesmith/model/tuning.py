@@ -1,6 +1,6 @@
 """What of a model is trained, at which share of the learning rate, and from which epoch on: the ways to tune, carried out.
 
-A model's parameters lie at depths: 0 the embeddings, 1 to n the layers, n + 1 the head, the pooler included.
+A model's parameters lie at depths: 0 the embeddings, 1 to n the layers, n + 1 the head, the pooler included; -1 a pooler that is not read.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from torch import nn
 
 from tunesmith import strategies
 from tunesmith.config import Config
-from tunesmith.errors import ModelError, UsageError, counted, setting
-from tunesmith.model.heads import TextModel, VectorHead
+from tunesmith.errors import ModelError, UsageError, counted, listing, setting
+from tunesmith.model.heads import CheckpointHead, TextModel, VectorHead
 from tunesmith.model.pretrained import draw_again
 from tunesmith.seeds import seed_for
 
@@ -123,8 +123,12 @@ class Layerwise(Strategy):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed_for(self.config.seed, "reinit"))
             for layer in layers[len(layers) - self.config.reinit :]:
-                for module in layer.modules():
-                    draw_again(module, float(getattr(model.encoder.config, "initializer_range", 0.02)))
+                drawn = [m for m in layer.modules() if draw_again(m, float(getattr(model.encoder.config, "initializer_range", 0.02)))]
+                fresh = {id(p) for module in drawn for p in module.parameters(recurse=False)}
+                if kept := [name for name, p in layer.named_parameters() if id(p) not in fresh]:
+                    raise ModelError(
+                        f"{setting('reinit')} cannot draw {listing(kept)} of a layer of type {type(layer).__name__} anew. Leave it out."
+                    )
 
     def rate(self, model: TextModel) -> Callable[[str], float]:
         """Return the share of a name's layer: decay to the power of the layers above it."""
@@ -162,7 +166,7 @@ class BitFit(Strategy):
         depth, top = depths(model), model.encoder.layers + 1
         biases = 0
         for name, parameter in model.named_parameters():
-            bias = name.endswith("bias")
+            bias = name.endswith("bias") and depth[name] >= 0
             biases += bias and depth[name] < top
             parameter.requires_grad_(bias or depth[name] == top)
         if biases == 0:
@@ -236,7 +240,7 @@ def depths(model: TextModel) -> dict[str, int]:
         found |= {id(p): number for p in layer.parameters()}
     for name, module in base.named_children():
         if name.startswith("pooler"):
-            found |= {id(p): top + 1 for p in module.parameters()}
+            found |= {id(p): top + 1 if isinstance(model.head, CheckpointHead) else -1 for p in module.parameters()}
         elif name in _LAST_NORMS:
             found |= {id(p): top for p in module.parameters()}
     return {name: found.get(id(p), top + 1) for name, p in model.named_parameters()}
