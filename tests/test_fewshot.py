@@ -142,7 +142,7 @@ def test_no_text_is_twice_in_a_step_of_a_run(tmp_path: Path, tiny_bert: Path, mo
 
 def test_an_average_needs_several_evaluations(tmp_path: Path, tiny_bert: Path) -> None:
     common = {"model": tiny_bert, "tuning": "fewshot", "epochs": 6, "batch_size": 8, "test_size": 0, "average": 3, "valid_size": 0.25}
-    with pytest.raises(UsageError, match="the run has 14 steps.* Evaluate more often with eval_steps"):
+    with pytest.raises(UsageError, match=r"the run has 14 steps\. Evaluate more often with eval_steps"):
         tunesmith.train(tiny.rows(24), out=tmp_path / "m", progress="quiet", **common)
 
 

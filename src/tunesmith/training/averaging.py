@@ -153,8 +153,8 @@ def check_evaluations(config: Config, per_epoch: int) -> str:
     if count == 1:
         raise UsageError(
             f"{setting('average')} {config.average} needs weights of several evaluations, and there is one evaluation: the run has "
-            f"{counted(per_epoch * config.epochs, 'step')}. Evaluate more often with {setting('eval_steps')}, or leave {setting('average')} "
-            "out."
+            f"{counted(per_epoch * config.epochs, 'step')}. Evaluate more often with {setting('eval_steps')}, or leave "
+            f"{setting('average')} out."
         )
     if count >= config.average:
         return ""
