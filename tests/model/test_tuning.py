@@ -156,6 +156,18 @@ def test_layers_join_from_the_top(four_layers: Path) -> None:
     assert all(parameter.requires_grad for parameter in model.parameters())
 
 
+def test_layers_that_no_epoch_reaches_are_not_said_to_be_trained(four_layers: Path, tmp_path: Path) -> None:
+    run = train(four_layers, tmp_path / "out", tuning="layerwise", unfreeze=2, epochs=2, pooling="cls")
+    training = run.result["training"]
+    assert (
+        "the head and the last 2 layers, each layer at" in training["tuning"] and "(no more in 2 epochs; 4 reach all)" in training["tuning"]
+    )
+    depth = depths(run.bundle.model)
+    reached = sum(p.numel() for name, p in run.bundle.model.named_parameters() if depth[name] >= 3)
+    assert training["trained_parameters"] == reached
+    assert {name.split("layer.")[1][0] for name in changed(four_layers, tmp_path / "out") if "layer." in name} <= {"2", "3"}
+
+
 def test_every_layer_that_has_joined_is_trained(four_layers: Path, tmp_path: Path) -> None:
     run = train(four_layers, tmp_path / "out", tuning="layerwise", unfreeze=2, epochs=4, lr=1e-2, valid_size=0)
     before, after = (dict(model.named_parameters()) for model in (model_of(four_layers)[0], run.bundle.model))

@@ -66,7 +66,7 @@ class ComparedHead(nn.Module):
         return self.scaled(cosines, labels, self.scale)
 
     def compared(self, vectors: Tensor, own: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
-        """Return what no scale changes: cosines float[S, C] to labels, or to the k nearest examples, and the labels int64[S, k] of these."""
+        """Return what no scale changes: cosines float[S, C] to labels, or to the k nearest examples, and these ones' labels int64[S, k]."""
         return self._nearest(vectors, own) if self.method == "nearest" else (self._matched(vectors, own), None)
 
     def scaled(self, cosines: Tensor, labels: Tensor | None, scale: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ A model's parameters lie at depths: 0 the embeddings, 1 to n the layers, n + 1 t
 from __future__ import annotations
 
 import importlib
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any, ClassVar
@@ -130,6 +131,15 @@ class Layerwise(Strategy):
                         f"{setting('reinit')} cannot draw {listing(kept)} of a layer of type {type(layer).__name__} anew. Leave it out."
                     )
 
+        if self.config.unfreeze:
+            depth = depths(model)
+            for name, parameter in model.named_parameters():
+                parameter.requires_grad_(depth[name] >= self._lowest(model, self.config.epochs - 1))
+
+    def _lowest(self, model: TextModel, epoch: int) -> int:
+        """Return the least depth that is trained in `epoch`."""
+        return model.encoder.layers + 1 - epoch * self.config.unfreeze
+
     def rate(self, model: TextModel) -> Callable[[str], float]:
         """Return the share of a name's layer: decay to the power of the layers above it."""
         layers_of(model)  # must be apart
@@ -140,8 +150,7 @@ class Layerwise(Strategy):
         """Freeze the layers whose time has not come; `unfreeze` 0 trains all from the start."""
         model.train()
         if self.config.unfreeze:
-            depth, top = depths(model), model.encoder.layers
-            lowest = top + 1 - epoch * self.config.unfreeze
+            depth, lowest = depths(model), self._lowest(model, epoch)
             for name, parameter in model.named_parameters():
                 parameter.requires_grad_(depth[name] >= lowest)
 
@@ -151,8 +160,15 @@ class Layerwise(Strategy):
 
     def sentence(self, model: TextModel) -> str:
         """Return in a few words what is trained, and how."""
-        words = f"all weights, each layer at {self.config.layer_decay:g} of the rate of the one above"
+        layers = model.encoder.layers
+        lowest = self._lowest(model, self.config.epochs - 1) if self.config.unfreeze else 0
+        upper = f" and the last {counted(layers + 1 - lowest, 'layer')}" if lowest <= layers else ""
+        reached = "all weights" if lowest <= 0 else f"the head{upper}"
+        words = f"{reached}, each layer at {self.config.layer_decay:g} of the rate of the one above"
         words += f", {counted(self.config.unfreeze, 'layer')} more in each epoch" if self.config.unfreeze else ""
+        if lowest > 0:
+            whole = 1 + math.ceil((layers + 1) / self.config.unfreeze)
+            words += f" (no more in {counted(self.config.epochs, 'epoch')}; {whole} reach all)"
         return words + (f", the last {counted(self.config.reinit, 'layer')} drawn anew" if self.config.reinit else "")
 
 
