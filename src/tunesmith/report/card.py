@@ -37,6 +37,7 @@ def model_card(result: view.Result) -> str:
         "count": wording.count,
         "counted": counted,
         "score": view.score,
+        "precision": view.precision,
         "interval": wording.interval,
         "setting": wording.setting,
         "split_name": view.split_name,
@@ -52,6 +53,7 @@ def model_card(result: view.Result) -> str:
     card = {
         "front_matter": _front_matter(result, split, evaluation),
         "result": result,
+        "id2label": dict(enumerate(result["labels"])) if result["labels"] else None,
         "split": split,
         "evaluation": evaluation,
         "verdict": folds.verdict_of(result),
