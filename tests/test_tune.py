@@ -20,7 +20,7 @@ import tunesmith
 from killer import Server
 from running import Run, told
 from tunesmith.config import Config
-from tunesmith.errors import DataError, StorageError, UsageError
+from tunesmith.errors import DataError, ModelError, StorageError, UsageError
 from tunesmith.study.space import Range, default_space, read_flags, read_space
 
 COMMON: dict[str, Any] = {"max_length": 16, "precision": "fp32", "batch_size": 8, "checkpoint_steps": 2, "dropout": 0.1}
@@ -176,6 +176,47 @@ def test_a_rate_that_is_too_high_ends_its_trial_and_not_the_search(tiny_bert: Pa
     assert states == {0.01: "complete", 1.0: "diverged"}
     assert found.best == {"lr": 0.01}
     assert any(trial["same_as"] for trial in found.study["trials"]), "equal settings are not trained again"
+
+
+def numbered(count: int) -> list[dict[str, Any]]:
+    return [{"text": row["text"], "value": i % 7 / 3} for i, row in enumerate(tiny.rows(count, seed=3))]
+
+
+@pytest.mark.parametrize("task", ["classification", "regression"])
+def test_a_rate_that_blows_up_in_the_last_step_ends_its_trial_and_not_the_search(
+    tiny_bert: Path, few: Path, tmp_path: Path, monkeypatch: Any, task: str
+) -> None:
+    from tunesmith.training import loop
+
+    real = loop.set_lr
+    monkeypatch.setattr(loop, "set_lr", lambda optimizer, lr: real(optimizer, float("nan") if lr > 0.5 else lr))
+    # one step an epoch: only validation sees what became of the weights
+    settings: dict[str, Any] = {**COMMON, "batch_size": 60, "model": tiny_bert, "epochs": 2, "schedule": "constant"}
+    data: Any = few if task == "classification" else numbered(60)
+    columns = {} if task == "classification" else {"task": task, "text": "text", "label": "value"}
+    found = tunesmith.tune(data, search={"lr": [0.01, 1.0]}, trials=10, out=tmp_path / "m", progress="quiet", **settings, **columns)
+    assert {trial["settings"]["lr"]: trial["state"] for trial in found.study["trials"]} == {0.01: "complete", 1.0: "diverged"}
+
+
+def test_a_trial_that_is_not_possible_is_passed_over(tiny_bert: Path, few: Path, tmp_path: Path) -> None:
+    """Reinit of more layers than there are is known only when the encoder is there."""
+    settings: dict[str, Any] = {**COMMON, "model": tiny_bert, "epochs": 1, "tuning": "layerwise", "progress": "quiet"}
+    found = tunesmith.tune(few, search={"reinit": [0, 9]}, trials=3, out=tmp_path / "m", **settings)
+    states = {trial["settings"]["reinit"]: trial["state"] for trial in found.study["trials"]}
+    assert states == {0: "complete", 9: "fail"} and found.best == {"reinit": 0}
+    assert any("not possible: reinit=9: the encoder has 2 layers" in trial["outcome"] for trial in found.study["trials"])
+    with pytest.raises(ModelError) as error:
+        tunesmith.tune(few, search={"reinit": [8, 9]}, trials=2, out=tmp_path / "n", **settings)
+    assert "none of 2 trials" in str(error.value) and "the encoder has 2 layers" in str(error.value) and "lr" not in str(error.value)
+
+
+def test_ways_that_do_not_suit_are_refused_when_the_search_is_planned(tiny_bert: Path, few: Path, tmp_path: Path) -> None:
+    settings: dict[str, Any] = {**COMMON, "model": tiny_bert, "out": tmp_path / "m", "progress": "quiet"}
+    with pytest.raises(UsageError, match="tuning='fewshot' learns labels of texts"):
+        tunesmith.tune(numbered(60), search={"tuning": ["full", "fewshot"]}, task="regression", text="text", label="value", **settings)
+    with pytest.raises(UsageError, match=r"tuning=.last:9.: the encoder has 2 layers\. Take at most last:2"):
+        tunesmith.tune(few, search={"tuning": ["last:1", "last:9"]}, **settings)
+    assert not (tmp_path / "m").exists()
 
 
 def test_hopeless_trials_are_stopped_early_and_shown(tiny_bert: Path, tmp_path: Path) -> None:
