@@ -61,7 +61,8 @@ def _trained(trials: Trials, trial: Any, place: Path, progress: Progress, given:
 
     def begin(prepared: Prepared) -> Watch:
         trials.plan.check_rows(prepared)
-        return trials.watch(trial, config.epochs)
+        # few-shot tuning makes one of its epochs, which ends by itself
+        return trials.watch(trial, 1 if config.tuning == "fewshot" else config.epochs)
 
     started = (place / CHECKPOINTS).is_dir() or (place / DESCRIPTION).is_file()
     try:
@@ -73,7 +74,7 @@ def _trained(trials: Trials, trial: Any, place: Path, progress: Progress, given:
         return _impossible(trials, trial, error)
     write_json(place / RECORD, result)
     training, scores = result["training"], result["evaluations"]["valid"]["metrics"]
-    notes = {"epochs": training["epochs"], "seconds": training["seconds"], "outcome": training["stopped"]}
+    notes = {"epochs": training["epochs"], "planned": config.epochs, "seconds": training["seconds"], "outcome": training["stopped"]}
     if "log_loss" in scores:
         notes["log_loss"] = scores["log_loss"]
     pruned = training["stopped"].startswith(PRUNED)

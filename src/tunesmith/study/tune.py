@@ -22,7 +22,7 @@ from tunesmith.metrics import greater_is_better
 from tunesmith.model.names import locate
 from tunesmith.prepare import Prepared, prepare
 from tunesmith.progress import QUIET, Progress
-from tunesmith.rundir import CHECKPOINTS, is_started, keep_record, output_directory, stopped_in
+from tunesmith.rundir import CHECKPOINTS, check_same_settings, is_started, keep_record, output_directory, stopped_in
 from tunesmith.storage import sweep, writing
 from tunesmith.study.best import summary, write_recipe
 from tunesmith.study.plan import BEST, DATABASE, LOCK, PLAN, TRIALS, Plan, Pruner, absolute, digest_of
@@ -164,6 +164,12 @@ def _train_best(directory: Path, plan: Plan, config: Config, found: dict[str, An
         if kept is not None:
             progress.say(f"{directory} is finished already; {setting('trials')} above {plan.trials:,} would go on searching.")
             return kept
+    if started:
+        try:
+            check_same_settings(directory, config)
+        except UsageError:  # more trials were asked for after it was cut off, and one of them is better
+            started = False
+            progress.say("the training that was cut off had the settings of a trial that is the best no longer; it is left.")
     progress.say("training with the best settings anew, and testing:")
     try:
         return recipe.train(config, given, resume=started, overwrite=not started, progress=progress, beside={"study": found})
@@ -260,7 +266,9 @@ def _say_plan(trials: Trials, progress: Progress) -> None:
     progress.say(f"searching, {counted(trials.plan.trials, 'trial')} by validation {trials.plan.metric}:")
     for range_ in trials.ranges:
         progress.say(f"  {range_}")
-    kind = {"median": "median of the others after as many epochs", "hyperband": "Hyperband", "none": "none"}[trials.plan.pruner]
+    kind = {"median": "median of the others after the same share of their epochs", "hyperband": "Hyperband", "none": "none"}[
+        trials.plan.pruner
+    ]
     first = ""
     if trials.plan.usual:
         base = trials.plan.config()
