@@ -256,10 +256,11 @@ def test_trials_of_other_lengths_are_compared_after_the_same_share_of_their_sche
     assert is_behind({1: 0.3, 2: 0.4, 3: 0.5, 4: 0.5}, 8, others, greater=True)
     assert not is_behind({1: 0.3, 2: 0.4, 3: 0.5, 4: 0.5}, 8, others, greater=False)
     # one half against the fourth epoch of eight
-    assert is_behind({1: 0.59}, 2, [(long, 8)] * 3, greater=True) and not is_behind({1: 0.6}, 2, [(long, 8)] * 3, greater=True)
+    assert is_behind({1: 0.59}, 2, [(long, 8)] * 4, greater=True) and not is_behind({1: 0.6}, 2, [(long, 8)] * 4, greater=True)
     # of equal length: the epoch itself; what was reached before counts
-    assert is_behind({1: 0.29}, 8, [(long, 8)] * 3, greater=True)
-    assert not is_behind({1: 0.55, 2: 0.1}, 8, [(long, 8)] * 3, greater=True)
+    assert is_behind({1: 0.29}, 8, [(long, 8)] * 4, greater=True)
+    assert not is_behind({1: 0.55, 2: 0.1}, 8, [(long, 8)] * 4, greater=True)
+    assert not is_behind({1: 0.0}, 8, [(long, 8)] * 3 + others, greater=True), "three are no measure"
     assert not is_behind({1: 0.0}, 8, [], greater=True)
 
 

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+FEWEST = 4
+"""The median of fewer others is no measure."""
 Scores = Mapping[int, float]
 """The value after each epoch, counted from 1."""
 
@@ -17,7 +19,7 @@ def is_behind(scores: Scores, epochs: int, others: Sequence[tuple[Scores, int]],
     greater: whether more is better
 
     The rate falls along the schedule, so that a trial of 2 epochs stands after its first where one of 8 stands after its fourth; that
-    one stood there after its last epoch that was not beyond this share. Others without such an epoch say nothing.
+    one stood there after its last epoch that was not beyond this share. Others without such an epoch say nothing, nor do fewer than `FEWEST` with one.
     The rule is that of Golovin et al. 2017, "Google Vizier", section 3.2.2, with shares in the place of steps.
     """
     now, sign = max(scores), 1 if greater else -1
@@ -26,4 +28,4 @@ def is_behind(scores: Scores, epochs: int, others: Sequence[tuple[Scores, int]],
         done = [epoch for epoch in values if epoch * epochs <= now * of]
         if done:
             there.append(sign * values[max(done)])
-    return bool(there) and max(sign * value for value in scores.values()) < float(np.median(there))
+    return len(there) >= FEWEST and max(sign * value for value in scores.values()) < float(np.median(there))

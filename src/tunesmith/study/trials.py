@@ -23,8 +23,6 @@ from tunesmith.training.loop import Watch
 
 _STARTUP = 10
 """So many trials are drawn at random before those that are finished guide the choice."""
-_BEFORE_PRUNING = 4
-"""So many trials end before one is stopped for being worse than their median."""
 _CLAIMS = ".claims.lock"
 PRUNED = "pruned"
 
@@ -162,8 +160,6 @@ class Trials:
 
         records = self.all()
         ended = [one for one in records if one.state == TrialState.COMPLETE and "twin" not in one.user_attrs]
-        if len(ended) < _BEFORE_PRUNING:
-            return False
         others = [(one.intermediate_values, one.user_attrs.get("planned", epochs)) for one in ended]
         return is_behind(records[number].intermediate_values, epochs, others, greater=self.plan.greater)
 
