@@ -19,7 +19,8 @@ def is_behind(scores: Scores, epochs: int, others: Sequence[tuple[Scores, int]],
     greater: whether more is better
 
     The rate falls along the schedule, so that a trial of 2 epochs stands after its first where one of 8 stands after its fourth; that
-    one stood there after its last epoch that was not beyond this share. Others without such an epoch say nothing, nor do fewer than `FEWEST` with one.
+    one stood there after its last epoch that was not beyond this share. Others without such an epoch say nothing, nor do fewer than
+    `FEWEST` with one.
     The rule is that of Golovin et al. 2017, "Google Vizier", section 3.2.2, with shares in the place of steps.
     """
     now, sign = max(scores), 1 if greater else -1
