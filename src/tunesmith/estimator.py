@@ -159,7 +159,7 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
         faults = [f"settings: {name} has no use here: {why}. Leave it out." for name, why in own_place.items() if name in settings]
         if faults:
             raise UsageError(*faults)
-        return resolve(base, own, settings)
+        return resolve(base, own, settings, told={*settings, *({"epochs", "lr"} & own.keys())})
 
 
 def _texts(X: Any) -> list[tuple[str, ...]]:

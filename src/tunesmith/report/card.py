@@ -52,6 +52,7 @@ def model_card(result: view.Result) -> str:
     card = {
         "front_matter": _front_matter(result, split, evaluation),
         "result": result,
+        "recipe": view.shown_recipe(result),
         "split": split,
         "evaluation": evaluation,
         "verdict": folds.verdict_of(result),

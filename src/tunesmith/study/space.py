@@ -191,7 +191,7 @@ def _pairs(ranges: list[Range]) -> Iterator[dict[str, Any]]:
 def _faults(base: Config, values: Mapping[str, Any]) -> list[str]:
     """Return what is wrong with these settings beside those of `base`."""
     try:
-        resolve(base.model_dump(mode="json", exclude_none=True, exclude_unset=True), values)
+        resolve(base.model_dump(mode="json", exclude_none=True, exclude_unset=True), values, told=values)
     except UsageError as error:
         return [fault.rstrip(".") + "." for fault in error.faults]
     return []

@@ -22,10 +22,11 @@ from tunesmith.metrics import greater_is_better
 from tunesmith.model.names import locate
 from tunesmith.prepare import Prepared, prepare
 from tunesmith.progress import QUIET, Progress
+from tunesmith.resolve import absolute
 from tunesmith.rundir import CHECKPOINTS, check_same_settings, is_started, keep_record, output_directory, stopped_in
 from tunesmith.storage import sweep, writing
 from tunesmith.study.best import summary, write_recipe
-from tunesmith.study.plan import BEST, DATABASE, LOCK, PLAN, TRIALS, Plan, Pruner, absolute, digest_of
+from tunesmith.study.plan import BEST, DATABASE, LOCK, PLAN, TRIALS, Plan, Pruner, digest_of
 from tunesmith.study.space import default_space, read_space, written
 from tunesmith.study.trial import IMPOSSIBLE, run_trials
 from tunesmith.study.trials import Trials
