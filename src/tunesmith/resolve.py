@@ -97,15 +97,15 @@ def resolve(*layers: Mapping[str, Any], told: Collection[str] = ()) -> Config:
         config = Config(**merged)
     except ValidationError as error:
         # a value that may be of several types is refused once for each; the one that looked deepest, else the first, says most
-        told: dict[str, Any] = {}
+        deepest: dict[str, Any] = {}
         for fault in error.errors():
             name = str(fault["loc"][0])
-            if name not in told or len(fault["loc"]) > len(told[name]["loc"]):
-                told[name] = fault
-        wrong = sorted(told, key=list(Config.model_fields).index)
-        faults.extend(_sentence(told[name], recipes) for name in wrong)
+            if name not in deepest or len(fault["loc"]) > len(deepest[name]["loc"]):
+                deepest[name] = fault
+        wrong = sorted(deepest, key=list(Config.model_fields).index)
+        faults.extend(_sentence(deepest[name], recipes) for name in wrong)
         config = Config(**{key: value for key, value in merged.items() if key not in wrong})
-    said = {name for name in {*told, *recipes} if merged.get(name) is not None}
+    said = {name for name in {*told, *recipes} - {*wrong} if merged.get(name) is not None}
     faults.extend(_clashes(config, set(wrong), recipes, said))
     if faults:
         raise UsageError(*faults)
