@@ -15,7 +15,8 @@ import tunesmith
 from killer import Server
 from running import Run
 from tunesmith.errors import DataError, UsageError
-from tunesmith.training.fewshot import TEMPERATURE, Contrast, draw, kinship, linear
+from tunesmith.training import fewshot
+from tunesmith.training.fewshot import TEMPERATURE, Contrast, draw, holders_of, kinship, linear
 
 SMALL = {"epochs": 6, "batch_size": 8, "lr": 3e-3, "precision": "fp32", "seed": 1}
 
@@ -103,7 +104,7 @@ def test_the_loss_is_that_of_the_paper() -> None:
         below = sum(torch.exp(z[i] @ z[a] / TEMPERATURE) for a in others)
         same = [p for p in others if targets[p] == targets[i]]
         wanted.append(-sum(torch.log(torch.exp(z[i] @ z[p] / TEMPERATURE) / below) for p in same) / len(same))
-    contrast = Contrast(None, 6)  # type: ignore[arg-type]
+    contrast = Contrast(None, 6, None, [])  # type: ignore[arg-type]
     found = contrast.loss(z, tiny.targets_only(targets))
     assert torch.allclose(found.sum() / 6, sum(wanted) / 5, atol=1e-5)
 
@@ -115,12 +116,34 @@ def test_rows_with_several_labels_are_kin_by_the_share_they_have_in_common() -> 
 
 def test_a_step_has_as_many_rows_of_each_of_its_labels_and_pairs_for_all() -> None:
     targets = np.repeat(np.arange(77), 8)
-    drawn = draw(targets, 32, seed=5)
+    holders = holders_of(targets)
+    drawn = draw(holders, 32, seed=5)
     labels, counts = np.unique(targets[drawn], return_counts=True)
     assert len(drawn) == 32 and len(labels) == 8 and set(counts) == {4} and len(set(drawn.tolist())) == 32
-    assert (draw(targets, 32, seed=5) == drawn).all() and (draw(targets, 32, seed=6) != drawn).any()
-    skewed = draw(np.array([0] * 50 + [1]), 8, seed=0)
+    assert (draw(holders, 32, seed=5) == drawn).all() and (draw(holders, 32, seed=6) != drawn).any()
+    skewed = draw(holders_of(np.array([0] * 50 + [1])), 8, seed=0)
     assert sorted(skewed.tolist())[-2:] == [50, 50], "the only row of a label is its own pair"
+
+
+def test_rows_are_held_by_each_of_their_labels() -> None:
+    assert [rows.tolist() for rows in holders_of(np.array([3, 0, 3, 1]))] == [[1], [3], [0, 2]]
+    assert [rows.tolist() for rows in holders_of(np.array([[1.0, 0, 1], [1, 0, 0]]))] == [[0, 1], [0]]
+
+
+def test_no_text_is_twice_in_a_step_of_a_run(tmp_path: Path, tiny_bert: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    steps = []
+    original = fewshot.draw
+    monkeypatch.setattr(fewshot, "draw", lambda *given: steps.append(original(*given)) or steps[-1])
+    tunesmith.train(
+        tiny.rows(24), model=tiny_bert, tuning="fewshot", epochs=5, batch_size=8, test_size=0, out=tmp_path / "m", progress="quiet"
+    )
+    assert len(steps) == 15 and all(len(set(drawn.tolist())) == len(drawn) == 8 for drawn in steps)
+
+
+def test_an_average_needs_several_evaluations(tmp_path: Path, tiny_bert: Path) -> None:
+    common = {"model": tiny_bert, "tuning": "fewshot", "epochs": 6, "batch_size": 8, "test_size": 0, "average": 3, "valid_size": 0.25}
+    with pytest.raises(UsageError, match=r"the run has 14 steps\. Evaluate more often with eval_steps"):
+        tunesmith.train(tiny.rows(24), out=tmp_path / "m", progress="quiet", **common)
 
 
 def test_the_head_leaves_out_labels_without_a_row() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -11,7 +12,10 @@ import tiny
 import tunesmith
 from tunesmith.accounting import seen_before, sketch_of
 from tunesmith.cli.app import main
+from tunesmith.data.memory import open_data
+from tunesmith.data.schema import Schema
 from tunesmith.errors import UsageError
+from tunesmith.prepare import remarks
 from tunesmith.report import render_table
 
 
@@ -144,3 +148,12 @@ def test_plain_text_on_standard_input_is_not_taken_for_a_header(
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"where is my parcel\n")))
     assert run("predict", model) == 3
     assert "--format txt" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("foreign", "said"), [(4, True), (1, False)])
+def test_texts_in_a_script_that_an_english_encoder_does_not_know_are_told(foreign: int, said: bool) -> None:
+    texts = ["кошка спит", "красный дом", "猫在睡觉", "红色的房子"][:foreign] + ["a cat sleeps"] * (10 - foreign)
+    english = SimpleNamespace(located=SimpleNamespace(kind="bundled", name="all-minilm-l6-v2"))
+    notes = remarks(english, open_data([{"text": text, "label": "a"} for text in texts]), Schema(("text",), "label"))  # type: ignore[arg-type]
+    assert (notes != []) == said
+    assert not said or "40% of the first 10 texts are in Cyrillic and Han script, but all-minilm-l6-v2 knows English" in notes[0]

@@ -17,7 +17,9 @@ from tunesmith import prompts
 from tunesmith.data.cloze import ClozeEncoder
 from tunesmith.data.tokens import Truncation
 from tunesmith.errors import DataError, ModelError, UsageError
+from tunesmith.model import prompted
 from tunesmith.model.prompted import ComparedHead
+from tunesmith.storage import locked
 
 TOML = 'animal = ["cat dog horse", "mouse bird fish"]\ncolour = "red blue green yellow white black"\n'
 
@@ -169,6 +171,30 @@ def test_pairs_by_their_nearest_examples(tmp_path: Path, tiny_bert: Path) -> Non
     common = {"model": str(tiny_bert), "tuning": "none", "method": "nearest", "neighbours": 1}
     done = tunesmith.train(data, test=str(data), out=str(tmp_path / "p"), **common)
     assert done.metrics["accuracy"] == 1.0, "each is its own nearest"
+
+
+def test_two_that_add_examples_at_once_lose_none(run: Run, tmp_path: Path, tiny_bert: Path, reviews: Path) -> None:
+    tunesmith.train(tiny.write_csv(tmp_path / "a.csv", tiny.rows(20)), model=tiny_bert, tuning="none", method="nearest", out=tmp_path / "m")
+    with locked(tmp_path / "m"):
+        done = run("add-examples", "m", reviews)
+    assert done.code != 0 and "another run is writing into m" in done.err
+    assert run("add-examples", "m", reviews).code == 0
+
+
+@pytest.mark.parametrize("method", ["nearest", "labels"])
+def test_the_scale_is_the_one_with_the_least_loss_however_many_are_compared_at_once(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = torch.Generator().manual_seed(3)
+    vectors = torch.nn.functional.normalize(torch.randn(30, 8, generator=generator), dim=1)
+    codes = torch.arange(30) % 3
+    head = ComparedHead(method, 5, torch.zeros(3, 8), vectors, codes, torch.arange(30))
+    losses = {}
+    for scale in np.geomspace(2.0, 200.0, 41).tolist():
+        head.scale.fill_(scale)
+        losses[scale] = float(torch.nn.functional.cross_entropy(head.scores(vectors, torch.arange(30)), codes))
+    for at_once in (7, 200):
+        monkeypatch.setattr(prompted, "_AT_ONCE", at_once)
+        head.calibrate(np.arange(30))
+        assert float(head.scale) == pytest.approx(min(losses, key=losses.__getitem__))
 
 
 @pytest.mark.parametrize("method", ["nearest", "labels"])

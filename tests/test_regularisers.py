@@ -23,8 +23,9 @@ from running import Run
 from tasks.test_battery import CASES, Case
 from test_rowwise_adamw import SETTINGS, Table, drawn
 from test_trajectory import padded
-from tunesmith.data.batches import PackedBatch, merged
+from tunesmith.data.batches import PackedBatch, merged, pack
 from tunesmith.data.memory import open_data
+from tunesmith.data.tokens import Encoded
 from tunesmith.errors import Interrupted, StorageError, UsageError
 from tunesmith.model.heads import TextModel
 from tunesmith.prepare import prepare
@@ -38,7 +39,7 @@ from tunesmith.tasks.rows import Rows
 from tunesmith.training import averaging, loop, state
 from tunesmith.training.gradients import Gradients
 from tunesmith.training.optim import settle
-from tunesmith.training.regularise import refuse_without_dropout
+from tunesmith.training.regularise import AdversarialNoise, refuse_without_dropout
 from tunesmith.training.rows import RowwiseAdamW
 
 IDS = [f"{case.name}{'-' + case.settings['ranker'] if 'ranker' in case.settings else ''}" for case in CASES]
@@ -250,6 +251,17 @@ def test_adversarial_noise(ready: Callable[..., Ready], engine: str) -> None:
     clean = loss(embedded).mean()
     expected = reference(found, (clean + loss(embedded + noise).mean()) / 2)
     same(mine, (float(clean.detach()), expected[1]), rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("size", [1e-30, 1.0])
+def test_noise_has_its_length_however_small_the_gradient(ready: Callable[..., Ready], size: float) -> None:
+    noise = AdversarialNoise(ready(classification).model, 0.7)
+    batch = pack([Encoded([np.array([2, 5, 3], np.int32)], [], 3, 0) for _ in range(2)], np.zeros(2, np.int64))
+    gradient = size * torch.randn(6, 32)
+    gradient[3:] = 0
+    for shaped in (gradient, gradient.view(2, 3, 32)):
+        found = noise._noise(shaped, batch).view(2, -1)
+        assert found.norm(dim=1).tolist() == pytest.approx([0.7, 0.0], rel=1e-3)
 
 
 def test_r_drop(ready: Callable[..., Ready]) -> None:

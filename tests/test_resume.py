@@ -196,6 +196,18 @@ def test_killed_with_windows_and_several_labels(trap: tuple[str, int], rich: Run
     rich.check(rich.cut((*trap, "kill")))
 
 
+def test_a_run_that_ended_before_its_first_checkpoint_is_not_taken_for_a_finished_one(
+    server: Server, tiny_bert: Path, tmp_path: Path
+) -> None:
+    data = tiny.write_csv(tmp_path / "d.csv", tiny.rows(20))
+    common = ("train", data, "--model", tiny_bert, "--out", tmp_path / "m")
+    done = server.run(*common, "--tuning", "last:9")
+    assert done.code == 2 and "the encoder has 2 layers" in done.err
+    done = server.run(*common, "--tuning", "head", "--resume")
+    assert done.code == 2 and "ended before its first checkpoint" in done.err and "Leave --resume out" in done.err
+    assert server.run(*common, "--tuning", "head", "--epochs", 1).code == 0
+
+
 def test_patience_survives(server: Server, tiny_bert: Path, tmp_path: Path) -> None:
     settings = {"eval-steps": 2, "patience": 4, "lr": 1e-9, "metric": "accuracy", "optimizer": "sgd", "checkpoint-steps": 1}
     run = Run(server, tmp_path, tiny_bert, tiny.rows(120), **settings)

@@ -95,7 +95,9 @@ class Config(BaseModel):
         "auto", description="number format in which outputs of frozen layers are kept; auto: that of training; off: computed every epoch"
     )
     features_gb: float = Field(20.0, gt=0, description="disk space for outputs of frozen layers; what needs more is computed every epoch")
-    features_dir: str | None = Field(None, description="where outputs of frozen layers are kept, in the cache of texts unless told")
+    features_dir: str | None = Field(
+        None, description="directory in which outputs of frozen layers are kept, in tunesmith-features; the cache unless told"
+    )
     rank: int = Field(8, ge=1, le=1024, description="lora, dora: rank of the update of each weight")
     lora_alpha: int = Field(16, ge=1, le=65536, description="lora, dora: an update is scaled by this divided by the rank")
     lora_dropout: float = Field(0.0, ge=0, lt=1, description="lora, dora: dropout before an update's first layer")

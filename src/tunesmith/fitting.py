@@ -69,6 +69,7 @@ def fit(
     tables = [(part.table, part.index) for part in (planned, *([valid.rows] if valid is not None else []))]
     began = time.monotonic()
     kept = keep_outputs(model, task, strategy.frozen_layers, tables, config, precision, progress) if not state.over() else ""
+    _note_other_outputs(model, state, prepared, progress)
     taken = time.monotonic() - began
     state.seconds += taken  # it takes the place of training steps
     passed = sum(int(table.kept[index].sum()) for table, index in tables)
@@ -152,11 +153,26 @@ def _state(checkpoints: Checkpoints, network: TextModel, optimizer: torch.optim.
     return found if found is not None else TrainState()
 
 
+def _note_other_outputs(model: TextModel, state: TrainState, prepared: Prepared, progress: Progress) -> None:
+    """Note where a resumed run can no longer read outputs of frozen layers as it did, and so ends with other bits."""
+    now = model.features.frozen.kept if model.features is not None else ""
+    if state.step and not state.over() and now != state.outputs_kept:
+        every = "computed in every epoch"
+        before, after = (f"kept in {kind}" if kind else every for kind in (state.outputs_kept, now))
+        note = (
+            f"outputs of the frozen layers were {before} when this run began, and are {after} now: the model will differ in its last "
+            "digits from that of a run that was not cut off."
+        )
+        prepared.notes.append(note)
+        progress.say(f"note: {note}")
+    state.outputs_kept = now
+
+
 def _note_what_is_little(config: Config, prepared: Prepared, stage: Stage, task: Task, progress: Progress) -> None:
     """Note in report and terminal too few steps, too few evaluations to average, and rows that few-shot tuning is not for."""
     per_epoch = steps_per_epoch(stage.rows, config)
     steps = stage.config.epochs * per_epoch
-    fewer = check_evaluations(config, per_epoch)
+    fewer = check_evaluations(stage.config, per_epoch)
     notes = [*(remarks(stage.rows) if config.tuning == "fewshot" else ()), *([fewer] if fewer else [])]
     if steps < _FEW_STEPS and stage.objective is task:
         of = counted(len(stage.rows), "row" if stage.rows is prepared.parts["train"].rows else "example")

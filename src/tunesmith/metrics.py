@@ -125,7 +125,7 @@ def multi_label(
 
 
 def per_label(gold: NDArray[Any], predicted: NDArray[Any], labels: Sequence[str]) -> list[dict[str, Any]]:
-    """Return label, precision, recall, f1 and support of each label.
+    """Return label, precision, recall, f1, support, and how often it was predicted, of each label.
 
     Args:
         gold, predicted: int[E], or bool[E, C] for multi-label.
@@ -135,8 +135,8 @@ def per_label(gold: NDArray[Any], predicted: NDArray[Any], labels: Sequence[str]
     hit, guessed, support = (counts[0] for counts in cells.tally(cells.counts[None])[:3])
     precision, recall, f1 = precision_recall_f1(hit, guessed, support)
     return [
-        {"label": label, "precision": float(p), "recall": float(r), "f1": float(f), "support": int(s)}
-        for label, p, r, f, s in zip(labels, precision, recall, f1, support, strict=True)
+        {"label": label, "precision": float(p), "recall": float(r), "f1": float(f), "support": int(s), "predicted": int(g)}
+        for label, p, r, f, s, g in zip(labels, precision, recall, f1, support, guessed, strict=True)
     ]
 
 

@@ -123,11 +123,11 @@ def remarks(pretrained: Pretrained, source: RowSource, schema: Schema) -> list[s
             "tunesmith check shows them."
         )
     foreign = [name for name in map(script, sample) if name not in ("Latin", "none", "")]
-    if pretrained.located.kind == "bundled" and len(foreign) * 2 > len(sample):
-        scripts = " and ".join(name for name, rows in Counter(foreign).most_common(2) if rows * 10 > len(sample))
+    if pretrained.located.kind == "bundled" and len(foreign) * 10 > len(sample):
+        scripts = " and ".join(name for name, _ in Counter(foreign).most_common(2))
         notes.append(
-            f"most texts are in {scripts} script, but {pretrained.located.name} knows English; "
-            f"take a model of their language, or a multilingual one, with {setting('model')}."
+            f"{100 * len(foreign) / len(sample):.0f}% of the first {counted(len(sample), 'text')} are in {scripts} script, but "
+            f"{pretrained.located.name} knows English; take a model of their language, or a multilingual one, with {setting('model')}."
         )
     return notes
 
@@ -170,7 +170,7 @@ def split_parts(parts: dict[str, Part], config: Config, task: Task, notes: list[
         if not away.any():
             different, labels = len(np.unique(units[index])), len(np.unique(stratum[index]))
             notes.append(
-                f"{counted(total, 'training row')} with {different:,} different texts or groups and {counted(labels, f'kind of {word}')} "
+                f"{counted(total, 'training row')} with {different:,} different texts or groups and {counted(labels, f'different {word}')} "
                 f"are too few to split {size:.0%} of them off for {_WORDS[name]}, evenly over the {word}s: there is no {_WORDS[name]}. "
                 f"A greater {setting(f'{name}_size')} or a file for it gives one."
             )

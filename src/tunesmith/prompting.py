@@ -32,7 +32,7 @@ from tunesmith.model.spec import HeadSpec
 from tunesmith.prepare import Prepared
 from tunesmith.progress import QUIET, Progress
 from tunesmith.seeds import seed_for
-from tunesmith.storage import new_file, write_json
+from tunesmith.storage import locked, new_file, write_json
 from tunesmith.tasks.classification import Classification
 from tunesmith.tasks.rows import Rows
 from tunesmith.training.fewshot import vectors_of
@@ -221,6 +221,14 @@ def add_examples(
     Raises `UsageError` for a model that has no use for examples, `DataError` for rows without a label or with an unknown one.
     """
     directory = Path(directory)
+    if not (directory / DESCRIPTION).is_file():
+        Bundle.load(directory)  # says what is there instead
+    # two that add at once would each write what the other has not got
+    with locked(directory):
+        return _added(directory, data, text, label, progress)
+
+
+def _added(directory: Path, data: Any, text: str | None, label: str | None, progress: Progress) -> dict[str, int]:
     bundle = Bundle.load(directory)
     head, task = bundle.model.head, bundle.task
     if not isinstance(head, ComparedHead) or not isinstance(task, Classification):

@@ -19,7 +19,15 @@ from tunesmith.progress import QUIET, Progress
 from tunesmith.prompting import prompted, rows_of_prompts
 from tunesmith.replay import check_keeping
 from tunesmith.result import Fitted
-from tunesmith.rundir import CHECKPOINTS, check_same_settings, is_started, output_directory, resume_hint, store_settings
+from tunesmith.rundir import (
+    CHECKPOINTS,
+    check_same_settings,
+    is_started,
+    output_directory,
+    resume_hint,
+    store_settings,
+    what_is_saved,
+)
 from tunesmith.storage import locked, sweep
 from tunesmith.training.loop import Watch
 from tunesmith.training.state import Checkpoints, TrainState
@@ -122,7 +130,7 @@ def train(
                 fitted = fit(config, prepared, directory, watch, progress, resume=resume)
             result = finish(config, prepared, fitted, directory, further, progress, compared=watch is not None)
         except KeyboardInterrupt:
-            raise Interrupted(f"stopped at once; what the last checkpoint holds is saved. {resume_hint(directory)}") from None
+            raise Interrupted(f"stopped at once; {what_is_saved(directory)}. {resume_hint(directory)}") from None
     if not keep:
         Checkpoints(checkpoint_directory, "", []).remove()
     return TrainResult(directory, result, Bundle.load(directory))

@@ -126,6 +126,13 @@ def keep_record(directory: Path) -> None:
             path.unlink(missing_ok=True)
 
 
+def what_is_saved(directory: Path) -> str:
+    """Return what is left of a training in `directory` that was stopped at once."""
+    if any((directory / CHECKPOINTS).glob("step-*")):
+        return "what the last checkpoint holds is saved"
+    return "there is no checkpoint yet, so that it will begin anew"
+
+
 def stopped_in(where: str, error: Interrupted, hint: str) -> Interrupted:
     """Return the interruption of a training that is part of something larger, with the `hint` how to go on with that."""
     return Interrupted(f"{f'{where}: ' if where else ''}{str(error).split(' Go on with')[0]} {hint}")
@@ -140,12 +147,18 @@ def check_same_settings(directory: Path, config: Config) -> None:
     if not stored:
         return
     before, finished = resolve(stored), not is_started(directory)
+    begun = not finished or (directory / DESCRIPTION).is_file()
     other = config.changes_from(before)
     # checkpoints know the content of their files, wherever these lie; of a finished run only the places are left to compare
     for name in _FILES if finished else ():
         old, new = getattr(before, name), getattr(config, name)
         if old is not None and new is not None and Path(old).absolute() != Path(new).absolute():
             other.append(f"{setting(name)} was {old}, now {new}")
+    if other and not begun:
+        raise UsageError(
+            f"the run in {directory} ended before its first checkpoint, so nothing of it is left to go on with, and its settings were "
+            f"others: {listing(other)}. Leave {setting('resume')} out to start."
+        )
     if other:
         raise UsageError(
             f"{directory} holds {'a finished' if finished else 'an unfinished'} run with other settings: {listing(other)}. "

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -77,6 +80,22 @@ def changed(before: Path, after: Path) -> set[str]:
 # --- what is trained --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(("tuning", "trained"), [("head", 2 * 32 + 2), ("bitfit", None)])
+def test_a_pooler_that_nothing_reads_is_not_trained(four_layers: Path, tuning: str, trained: int | None) -> None:
+    model, _ = model_of(four_layers, tuning=tuning, pooling="mean")
+    names = {name: parameter.numel() for name, parameter in model.named_parameters() if parameter.requires_grad}
+    assert names and not any("pooler" in name for name in names)
+    assert trained is None or sum(names.values()) == trained
+
+
+@pytest.mark.parametrize("architecture", ["gpt2", "modernbert", "electra", "deberta-v2"])
+def test_all_weights_of_a_layer_are_drawn_anew(tmp_path: Path, architecture: str) -> None:
+    encoder = save_encoder(tmp_path / "m", architecture)
+    fresh, before = (model_of(encoder, tuning="layerwise", reinit=count)[0] for count in (1, 0))
+    pairs = list(zip(layers_of(fresh)[-1].named_parameters(), layers_of(before)[-1].parameters(), strict=True))
+    assert all(not torch.equal(one, two) for (_, one), two in pairs if one.ndim > 1)
+
+
 @pytest.mark.parametrize("features", ["auto", "off"])
 @pytest.mark.parametrize(
     ("tuning", "trained"), [("head", {"pooler."}), ("last:1", {"encoder.layer.3.", "pooler."}), ("last:4", {"encoder.layer.", "pooler."})]
@@ -135,6 +154,18 @@ def test_layers_join_from_the_top(four_layers: Path) -> None:
     assert found == [5, 3, 1, 0]
     strategy.finish(model)
     assert all(parameter.requires_grad for parameter in model.parameters())
+
+
+def test_layers_that_no_epoch_reaches_are_not_said_to_be_trained(four_layers: Path, tmp_path: Path) -> None:
+    run = train(four_layers, tmp_path / "out", tuning="layerwise", unfreeze=2, epochs=2, pooling="cls")
+    training = run.result["training"]
+    assert (
+        "the head and the last 2 layers, each layer at" in training["tuning"] and "(no more in 2 epochs; 4 reach all)" in training["tuning"]
+    )
+    depth = depths(run.bundle.model)
+    reached = sum(p.numel() for name, p in run.bundle.model.named_parameters() if depth[name] >= 3)
+    assert training["trained_parameters"] == reached
+    assert {name.split("layer.")[1][0] for name in changed(four_layers, tmp_path / "out") if "layer." in name} <= {"2", "3"}
 
 
 def test_every_layer_that_has_joined_is_trained(four_layers: Path, tmp_path: Path) -> None:
@@ -265,9 +296,58 @@ def test_too_little_disk_is_seen_before_anything_is_written(four_layers: Path, t
 def test_damaged_outputs_are_computed_again(four_layers: Path, tmp_path: Path, damage: str) -> None:
     one = train(four_layers, tmp_path / "one", tuning="last:1")
     (file,) = (tmp_path / "cache" / "features").glob(f"*/{damage}")
-    file.write_bytes(file.read_bytes()[:100])
-    two = train(four_layers, tmp_path / "two", tuning="last:1")
-    assert one.result["training"]["history"] == two.result["training"]["history"]
+    content = file.read_bytes()
+    for number, damaged in enumerate((content[:100], b"", content[:400] + bytes(64) + content[464:])):
+        file.write_bytes(damaged)
+        two = train(four_layers, tmp_path / f"two-{number}", tuning="last:1")
+        assert one.result["training"]["history"] == two.result["training"]["history"]
+        assert file.read_bytes() == content
+
+
+def test_an_encoder_of_another_configuration_has_outputs_of_its_own(four_layers: Path, tmp_path: Path) -> None:
+    other = shutil.copytree(four_layers, tmp_path / "other")
+    config = json.loads((other / "config.json").read_text())
+    (other / "config.json").write_text(json.dumps({**config, "hidden_act": "relu"}))
+    for model in (four_layers, other):
+        train(model, tmp_path / f"of-{model.name}", tuning="last:1", epochs=1)
+    assert len(list((tmp_path / "cache" / "features").glob("*/rows.bin"))) == 2
+
+
+def test_another_seed_finds_the_outputs_where_the_test_rows_are_given(four_layers: Path, tmp_path: Path) -> None:
+    for seed in (1, 2):
+        train(four_layers, tmp_path / f"{seed}", tuning="last:1", epochs=1, test=rows(10, seed=9), seed=seed)
+    assert len(list((tmp_path / "cache" / "features").glob("*/rows.bin"))) == 1
+
+
+def test_files_of_others_in_the_place_of_kept_outputs_are_left_alone(four_layers: Path, tmp_path: Path) -> None:
+    place = tmp_path / "home"
+    for name in (".ssh/id", "photos/one.jpg", "notes.txt", "tunesmith-features/mine/x", "tunesmith-features/y.txt"):
+        (place / name).parent.mkdir(parents=True, exist_ok=True)
+        (place / name).write_text("mine")
+        os.utime(place / name, (1, 1))
+        os.utime((place / name).parent, (1, 1))
+    before = {path for path in place.rglob("*") if path.is_file()}
+    for seed in (1, 2):
+        train(four_layers, tmp_path / f"{seed}", tuning="last:1", epochs=1, features_dir=str(place), features_gb=1e-4, seed=seed)
+    assert before <= set(place.rglob("*"))
+    assert len(list(place.glob("tunesmith-features/*/rows.bin"))) == 1, "those of the first run made room"
+
+
+def test_kept_outputs_are_read_on_a_full_disk_and_a_resume_without_them_says_so(
+    four_layers: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = {"tuning": "last:1", "checkpoint_steps": 2, "progress": "quiet"}
+    whole = train(four_layers, tmp_path / "whole", **told)
+    with cut_off_at(5):
+        train(four_layers, tmp_path / "cut", **told)
+    shutil.copytree(tmp_path / "cut", tmp_path / "other")
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=0))
+    found = train(four_layers, tmp_path / "cut", resume=True, **told)
+    assert found.result["training"]["history"] == whole.result["training"]["history"]
+    shutil.rmtree(tmp_path / "cache" / "features")
+    without = train(four_layers, tmp_path / "other", resume=True, **told)
+    (note,) = (note for note in without.result["data"]["notes"] if "last digits" in note)
+    assert "were kept in fp32 when this run began, and are computed in every epoch now" in note
 
 
 def test_other_weights_below_have_other_outputs(four_layers: Path, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import re
 import shutil
 import time
 from collections.abc import Iterator, Sequence
@@ -345,16 +346,19 @@ def _encoded(encoder: ExampleEncoder, examples: Iterator[Example]) -> Iterator[t
             yield former[0], former[1].result()
 
 
-def evict(tables: Path, keep: Path, limit: int) -> None:
-    """Remove the directories in `tables` used longest ago until they take `limit` bytes. Open maps of a removed one stay valid."""
+def evict(cache: Path, keep: Path, limit: int) -> None:
+    """Remove what a cache used longest ago until it takes `limit` bytes. Open maps of what is removed stay valid.
+
+    Only directories named by a digest, and what a killed process left of them, are of the cache; all else in `cache` is left alone.
+    """
     sizes = {}
-    for path in tables.iterdir():
+    for path in cache.iterdir():
         # another process may remove one at the same time
         with contextlib.suppress(FileNotFoundError):
             changed = path.stat().st_mtime
-            if not path.name.startswith("."):
+            if _ENTRY.fullmatch(path.name) and path.is_dir():
                 sizes[path] = (changed, sum(file.stat().st_size for file in path.iterdir()))
-            elif changed < time.time() - 86_400:  # left by a process that was killed
+            elif _LEFT.fullmatch(path.name) and changed < time.time() - 86_400:
                 shutil.rmtree(path, ignore_errors=True)
     total = sum(size for _, size in sizes.values())
     for path, (_, size) in sorted(sizes.items(), key=lambda item: item[1][0]):
@@ -363,3 +367,7 @@ def evict(tables: Path, keep: Path, limit: int) -> None:
         if path != keep:
             shutil.rmtree(path, ignore_errors=True)
             total -= size
+
+
+_ENTRY = re.compile(r"[0-9a-f]{32}")
+_LEFT = re.compile(rf"\.{_ENTRY.pattern}\..*\.(tmp|old)")

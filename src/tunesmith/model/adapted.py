@@ -120,8 +120,8 @@ def public_place(base: Located) -> str:
 
 
 def digest_of_base(encoder: Encoder) -> str:
-    """Return a digest of the weights of the encoder's body without its pooler, which belongs to the head."""
-    digest = hashlib.blake2b(digest_size=16)
+    """Return a digest of the encoder's body: what its configuration says, and weights without the pooler, which belongs to the head."""
+    digest = hashlib.blake2b(encoder.form.encode(), digest_size=16)
     for name, parameter in _body(encoder):
         digest.update(name.encode())
         digest.update(parameter.detach().contiguous().numpy().data)

@@ -59,6 +59,12 @@ class Encoder(nn.Module):
         return getattr(self.hf, self.hf.base_model_prefix, self.hf) if self.has_head else self.hf
 
     @property
+    def form(self) -> str:
+        """What of the configuration, beside the weights, decides the outputs without dropout, in words for a digest."""
+        told = {name: value for name, value in self.config.to_dict().items() if name not in _OF_NO_OUTPUT and "drop" not in name}
+        return repr([sorted((name, repr(value)) for name, value in told.items()), self.tells_segments_apart])
+
+    @property
     def width(self) -> int:
         """H, the size of a hidden state."""
         return int(self.config.hidden_size)
@@ -223,3 +229,10 @@ class Encoder(nn.Module):
     def changed(self) -> None:
         """Take note that modules of the body were put in the place of others."""
         self.__dict__.pop("packed", None)
+
+
+_OF_NO_OUTPUT = frozenset({
+    "transformers_version", "architectures", "output_hidden_states", "output_attentions", "return_dict", "dtype", "torch_dtype",
+    "chunk_size_feed_forward", "id2label", "label2id", "num_labels", "problem_type", "initializer_range", "use_cache", "_name_or_path",
+    "tie_word_embeddings", "bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id",
+})  # fmt: skip

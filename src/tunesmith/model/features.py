@@ -10,6 +10,7 @@ import hashlib
 import os
 import shutil
 import zipfile
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,9 +24,9 @@ from tunesmith.data.table import TokenTable, evict
 from tunesmith.model.arithmetic import arithmetic
 from tunesmith.model.heads import TextModel
 from tunesmith.progress import Progress
-from tunesmith.storage import new_directory
+from tunesmith.storage import new_directory, writing
 
-_FORMAT = 1
+_FORMAT = 2
 _CHUNK = 2048  # rows that are sorted by length together
 _TOKENS = 16384  # at once
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -59,6 +60,7 @@ class Features:
         self._dtype = _DTYPES[frozen.kept]
         with open(path / "index.npz", "rb") as file, np.load(file) as index:
             self._keys, self._starts, self._counts = index["keys"], index["starts"], index["counts"]
+            self.checksum = int(index["checksum"])
         kind = np.float32 if frozen.kept == "fp32" else np.int16  # numpy has no bf16; its bits are kept as whole numbers
         raw = np.memmap(path / "rows.bin", kind, "r") if len(self._keys) else np.zeros(0, kind)
         self._rows = raw.reshape(-1, width)
@@ -101,8 +103,23 @@ def open_features(
         return found
     with new_directory(path, replace=False) as directory:
         _compute(directory, model, frozen, tables, progress)
-    evict(root, keep=path, limit=limit)
-    return Features(path, frozen, width)
+    made = Features(path, frozen, width)
+    with writing(root):
+        evict(root, keep=path, limit=limit)
+    return made
+
+
+def are_kept(model: TextModel, frozen: Frozen, tables: Sequence[tuple[TokenTable, np.ndarray]], root: Path) -> bool:
+    """Return whether `open_features` finds something for these arguments."""
+    return (root / _name_of(model, frozen, tables)).is_dir()
+
+
+def joined(tables: Sequence[tuple[TokenTable, np.ndarray]]) -> list[tuple[TokenTable, np.ndarray]]:
+    """Return each table once, with the rows int64[E], ascending, that any of `tables` has of it: the same however they are split."""
+    rows: dict[str, tuple[TokenTable, list[np.ndarray]]] = {}
+    for table, index in tables:
+        rows.setdefault(table.key, (table, []))[1].append(index)
+    return [(table, np.unique(np.concatenate(parts))) for table, parts in rows.values()]
 
 
 def size_of(model: TextModel, frozen: Frozen, tables: Sequence[tuple[TokenTable, np.ndarray]]) -> int:
@@ -114,8 +131,8 @@ def size_of(model: TextModel, frozen: Frozen, tables: Sequence[tuple[TokenTable,
 
 
 def digest_of(model: TextModel) -> str:
-    """Return a digest of all parameters that are not trained."""
-    digest = hashlib.blake2b(digest_size=16)
+    """Return a digest of what the encoder's configuration says, and of all parameters that are not trained."""
+    digest = hashlib.blake2b(model.encoder.form.encode(), digest_size=16)
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             digest.update(name.encode())
@@ -124,8 +141,9 @@ def digest_of(model: TextModel) -> str:
 
 
 def _name_of(model: TextModel, frozen: Frozen, tables: Sequence[tuple[TokenTable, np.ndarray]]) -> str:
-    told = [_FORMAT, torch.__version__, frozen, model.encoder.engine, model.reads, type(model.head).__name__]
-    told += [getattr(model.head, "pooling", None), digest_of(model), [table.key for table, _ in tables]]
+    told = [_FORMAT, torch.__version__, frozen, model.encoder.engine, digest_of(model), [table.key for table, _ in tables]]
+    if not model.reads_tokens_above(frozen.layers):  # what the head reads of the hidden states
+        told += [model.reads, type(model.head).__name__, getattr(model.head, "pooling", None)]
     digest = hashlib.blake2b(repr(told).encode(), digest_size=16)
     for _, index in tables:
         digest.update(index.astype("<i8").data)
@@ -138,10 +156,12 @@ def _find(path: Path, frozen: Frozen, width: int) -> Features | None:
         return None
     try:
         found = Features(path, frozen, width)
+        if found.checksum != _checksum(path / "rows.bin"):
+            raise ValueError(f"{path} holds other bytes than were written")
         with contextlib.suppress(OSError):  # a cache that may only be read
             os.utime(path)
         return found
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile):
+    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile):
         shutil.rmtree(path, ignore_errors=True)
         return None
 
@@ -152,6 +172,7 @@ def _compute(
     keys: list[np.ndarray] = []
     counts: list[np.ndarray] = []
     training = model.training
+    checksum = 0
     model.eval()
     total = sum(len(index) for _, index in tables)
     with open(directory / "rows.bin", "wb") as file, progress.track("running the frozen layers", total, "rows") as tracker:
@@ -164,7 +185,9 @@ def _compute(
                         batch = pack([table.example(row) for row in rows[step[part]].tolist()])
                         with torch.no_grad(), arithmetic(frozen.precision):
                             values = model.below(batch, frozen.layers).to(_DTYPES[frozen.kept])
-                        file.write(values.contiguous().view(torch.uint8).numpy().data)
+                        content = values.contiguous().view(torch.uint8).numpy().data
+                        file.write(content)
+                        checksum = zlib.crc32(content, checksum)
                         keys.append(np.fromiter(_keys(batch), np.uint64, len(batch.lengths)))
                         counts.append(batch.lengths if len(values) == len(batch.ids) else np.ones(len(batch.lengths), np.int32))
                         tracker.advance(part.stop - part.start)
@@ -172,7 +195,16 @@ def _compute(
     all_keys, all_counts = np.concatenate([np.zeros(0, np.uint64), *keys]), np.concatenate([np.zeros(0, np.int32), *counts])
     unique, first = np.unique(all_keys, return_index=True)
     starts = np.cumsum(all_counts, dtype=np.int64) - all_counts
-    np.savez(directory / "index.npz", keys=unique, starts=starts[first], counts=all_counts[first])
+    np.savez(directory / "index.npz", keys=unique, starts=starts[first], counts=all_counts[first], checksum=checksum)
+
+
+def _checksum(path: Path) -> int:
+    """Return the CRC-32 of a file, read once: far quicker than what is in it was computed."""
+    found = 0
+    with open(path, "rb") as file:
+        while content := file.read(1 << 24):
+            found = zlib.crc32(content, found)
+    return found
 
 
 def _keys(batch: PackedBatch) -> Iterator[int]:

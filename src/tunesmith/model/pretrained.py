@@ -13,6 +13,7 @@ from tunesmith.errors import ModelError, listing
 from tunesmith.model.encoder import Encoder
 from tunesmith.model.hub import auto_class, explained, load_config, load_tokenizer, quiet
 from tunesmith.model.names import Located, cached_hub_models, locate, not_found, why_unreachable
+from tunesmith.model.places import is_linear
 from tunesmith.model.spec import HeadKind, HeadSpec
 
 # architectures whose position numbers begin behind the padding index, so that the table holds fewer positions than its size
@@ -208,11 +209,15 @@ def _set_dropout(config: Any, dropout: float | None, attention_dropout: float | 
                 setattr(config, name, value)
 
 
-def draw_again(module: nn.Module, deviation: float) -> None:
-    """Give a head's own parameters fresh values: a head left over from another task must not be taken for this one's."""
-    if isinstance(module, nn.Linear):
-        nn.init.normal_(module.weight, std=deviation)
-        if module.bias is not None:
-            nn.init.zeros_(module.bias)
-    elif isinstance(module, nn.LayerNorm):
-        module.reset_parameters()
+def draw_again(module: nn.Module, deviation: float) -> bool:
+    """Give a module's own parameters fresh values, and return whether it is of a kind for which these are known: linear, or a norm."""
+    norm = "norm" in type(module).__name__.lower()
+    if not (is_linear(module) or norm) or not isinstance(weight := getattr(module, "weight", None), nn.Parameter):
+        return False
+    if norm:
+        nn.init.ones_(weight)
+    else:
+        nn.init.normal_(weight, std=deviation)
+    if isinstance(bias := getattr(module, "bias", None), nn.Parameter):
+        nn.init.zeros_(bias)
+    return True

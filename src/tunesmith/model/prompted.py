@@ -25,6 +25,7 @@ SCALE = 20.0
 """Of cosines where no labelled row says more: the one that sentence encoders are trained with (Reimers and Gurevych's library)."""
 
 _FLOOR = 0.01  # the share of the votes that is spread over all labels, so that none is impossible
+_AT_ONCE = 200  # examples that are compared with all others
 
 
 class ComparedHead(nn.Module):
@@ -61,35 +62,45 @@ class ComparedHead(nn.Module):
 
     def scores(self, vectors: Tensor, own: Tensor | None = None) -> Tensor:
         """vectors: float[S, H] -> float[S, C]; own: int64[S], for each its number among the examples, as which it does not count"""
-        return self.voted(vectors, own) if self.method == "nearest" else self.matched(vectors, own)
+        cosines, labels = self.compared(vectors, own)
+        return self.scaled(cosines, labels, self.scale)
 
-    def matched(self, vectors: Tensor, own: Tensor | None = None) -> Tensor:
-        """Scores by descriptions and examples of labels; see `scores`."""
+    def compared(self, vectors: Tensor, own: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+        """Return what no scale changes: cosines float[S, C] to labels, or to the k nearest examples, and these ones' labels int64[S, k]."""
+        return self._nearest(vectors, own) if self.method == "nearest" else (self._matched(vectors, own), None)
+
+    def scaled(self, cosines: Tensor, labels: Tensor | None, scale: Tensor) -> Tensor:
+        """Return scores float[S, C] of what `compared` gives."""
+        if labels is None:
+            return scale * cosines
+        count = len(self.names)
+        shares = torch.zeros(len(cosines), count).scatter_add(1, labels, F.softmax(scale * cosines, dim=1))
+        return torch.log((1 - _FLOOR) * shares + _FLOOR / count)
+
+    def _matched(self, vectors: Tensor, own: Tensor | None) -> Tensor:
         sums = self.names.index_add(0, self.codes, self.examples)
         found = vectors @ F.normalize(sums, dim=1).T
         if own is not None:
             label = self.codes[own]
             rest = F.normalize(sums[label] - self.examples[own], dim=1)
             found = found.scatter(1, label[:, None], (vectors * rest).sum(1, keepdim=True))
-        return self.scale * found
+        return found
 
-    def voted(self, vectors: Tensor, own: Tensor | None = None) -> Tensor:
-        """Scores by the nearest examples; see `scores`."""
+    def _nearest(self, vectors: Tensor, own: Tensor | None) -> tuple[Tensor, Tensor]:
         near = vectors @ self.examples.T
         if own is not None:
             near = near.scatter(1, own[:, None], -torch.inf)
         best, places = near.topk(min(self.neighbours, near.shape[1] - (own is not None)), dim=1)
-        labels = len(self.names)
-        shares = torch.zeros(len(vectors), labels).scatter_add(1, self.codes[places], F.softmax(self.scale * best, dim=1))
-        return torch.log((1 - _FLOOR) * shares + _FLOOR / labels)
+        return best, self.codes[places]
 
     def calibrate(self, own: np.ndarray) -> None:
         """Choose the scale by which the examples `own` are most probable to have their labels, each judged without itself."""
-        numbers = torch.from_numpy(own)
+        chunks = torch.from_numpy(own).split(_AT_ONCE)
+        found = [(self.compared(self.examples[numbers], numbers), self.codes[numbers]) for numbers in chunks]
         best = (float("inf"), SCALE)
         for scale in np.geomspace(2.0, 200.0, 41).tolist():
-            self.scale.fill_(scale)
-            loss = float(F.cross_entropy(self.scores(self.examples[numbers], numbers), self.codes[numbers]))
+            scores = [(self.scaled(*compared, torch.tensor(scale)), codes) for compared, codes in found]
+            loss = sum(float(F.cross_entropy(one, codes, reduction="sum")) for one, codes in scores)
             best = min(best, (loss, scale))
         self.scale.fill_(best[1])
 

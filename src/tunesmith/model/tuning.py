@@ -1,11 +1,12 @@
 """What of a model is trained, at which share of the learning rate, and from which epoch on: the ways to tune, carried out.
 
-A model's parameters lie at depths: 0 the embeddings, 1 to n the layers, n + 1 the head, the pooler included.
+A model's parameters lie at depths: 0 the embeddings, 1 to n the layers, n + 1 the head, the pooler included; -1 a pooler that is not read.
 """
 
 from __future__ import annotations
 
 import importlib
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any, ClassVar
@@ -15,8 +16,8 @@ from torch import nn
 
 from tunesmith import strategies
 from tunesmith.config import Config
-from tunesmith.errors import ModelError, UsageError, counted, setting
-from tunesmith.model.heads import TextModel, VectorHead
+from tunesmith.errors import ModelError, UsageError, counted, listing, setting
+from tunesmith.model.heads import CheckpointHead, TextModel, VectorHead
 from tunesmith.model.pretrained import draw_again
 from tunesmith.seeds import seed_for
 
@@ -123,8 +124,21 @@ class Layerwise(Strategy):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed_for(self.config.seed, "reinit"))
             for layer in layers[len(layers) - self.config.reinit :]:
-                for module in layer.modules():
-                    draw_again(module, float(getattr(model.encoder.config, "initializer_range", 0.02)))
+                drawn = [m for m in layer.modules() if draw_again(m, float(getattr(model.encoder.config, "initializer_range", 0.02)))]
+                fresh = {id(p) for module in drawn for p in module.parameters(recurse=False)}
+                if kept := [name for name, p in layer.named_parameters() if id(p) not in fresh]:
+                    raise ModelError(
+                        f"{setting('reinit')} cannot draw {listing(kept)} of a layer of type {type(layer).__name__} anew. Leave it out."
+                    )
+
+        if self.config.unfreeze:
+            depth = depths(model)
+            for name, parameter in model.named_parameters():
+                parameter.requires_grad_(depth[name] >= self._lowest(model, self.config.epochs - 1))
+
+    def _lowest(self, model: TextModel, epoch: int) -> int:
+        """Return the least depth that is trained in `epoch`."""
+        return model.encoder.layers + 1 - epoch * self.config.unfreeze
 
     def rate(self, model: TextModel) -> Callable[[str], float]:
         """Return the share of a name's layer: decay to the power of the layers above it."""
@@ -136,8 +150,7 @@ class Layerwise(Strategy):
         """Freeze the layers whose time has not come; `unfreeze` 0 trains all from the start."""
         model.train()
         if self.config.unfreeze:
-            depth, top = depths(model), model.encoder.layers
-            lowest = top + 1 - epoch * self.config.unfreeze
+            depth, lowest = depths(model), self._lowest(model, epoch)
             for name, parameter in model.named_parameters():
                 parameter.requires_grad_(depth[name] >= lowest)
 
@@ -147,8 +160,15 @@ class Layerwise(Strategy):
 
     def sentence(self, model: TextModel) -> str:
         """Return in a few words what is trained, and how."""
-        words = f"all weights, each layer at {self.config.layer_decay:g} of the rate of the one above"
+        layers = model.encoder.layers
+        lowest = self._lowest(model, self.config.epochs - 1) if self.config.unfreeze else 0
+        upper = f" and the last {counted(layers + 1 - lowest, 'layer')}" if lowest <= layers else ""
+        reached = "all weights" if lowest <= 0 else f"the head{upper}"
+        words = f"{reached}, each layer at {self.config.layer_decay:g} of the rate of the one above"
         words += f", {counted(self.config.unfreeze, 'layer')} more in each epoch" if self.config.unfreeze else ""
+        if lowest > 0:
+            whole = 1 + math.ceil((layers + 1) / self.config.unfreeze)
+            words += f" (no more in {counted(self.config.epochs, 'epoch')}; {whole} reach all)"
         return words + (f", the last {counted(self.config.reinit, 'layer')} drawn anew" if self.config.reinit else "")
 
 
@@ -162,7 +182,7 @@ class BitFit(Strategy):
         depth, top = depths(model), model.encoder.layers + 1
         biases = 0
         for name, parameter in model.named_parameters():
-            bias = name.endswith("bias")
+            bias = name.endswith("bias") and depth[name] >= 0
             biases += bias and depth[name] < top
             parameter.requires_grad_(bias or depth[name] == top)
         if biases == 0:
@@ -236,7 +256,7 @@ def depths(model: TextModel) -> dict[str, int]:
         found |= {id(p): number for p in layer.parameters()}
     for name, module in base.named_children():
         if name.startswith("pooler"):
-            found |= {id(p): top + 1 for p in module.parameters()}
+            found |= {id(p): top + 1 if isinstance(model.head, CheckpointHead) else -1 for p in module.parameters()}
         elif name in _LAST_NORMS:
             found |= {id(p): top for p in module.parameters()}
     return {name: found.get(id(p), top + 1) for name, p in model.named_parameters()}

@@ -36,6 +36,7 @@ def render_html(result: view.Result) -> str:
         "count": wording.count,
         "counted": counted,
         "score": view.score,
+        "precision": view.precision,
         "interval": wording.interval,
         "title_of": wording.title,
         "setting": wording.setting,

@@ -291,6 +291,11 @@ def score(value: float, row: dict[str, Any]) -> str:
     return number(value) if row["support"] else DASH
 
 
+def precision(row: dict[str, Any]) -> str:
+    """Return a label's precision as `number` does; a dash where it was never predicted, so that there was nothing to score."""
+    return number(row["precision"]) if row.get("predicted", 1) else DASH
+
+
 def weakest_first(evaluation: Evaluation) -> list[dict[str, Any]]:
     """Return the labels' scores by rising F1, labels without a row to score at the end."""
     return sorted(evaluation["per_label"], key=lambda row: (not row["support"], row["f1"]))

@@ -153,7 +153,7 @@ def check_evaluations(config: Config, per_epoch: int) -> str:
     if count == 1:
         raise UsageError(
             f"{setting('average')} {config.average} needs weights of several evaluations, and there is one evaluation: the run has "
-            f"{counted(per_epoch * config.epochs, 'step')}. Lower {setting('eval_steps')}, set more {setting('epochs')}, or leave "
+            f"{counted(per_epoch * config.epochs, 'step')}. Evaluate more often with {setting('eval_steps')}, or leave "
             f"{setting('average')} out."
         )
     if count >= config.average:

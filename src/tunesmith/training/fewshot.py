@@ -51,8 +51,9 @@ def stage_of(config: Config, model: TextModel, task: Task, rows: Rows) -> Stage:
     if config.tuning != "fewshot":
         return Stage(task, rows, config, lambda: None)
     assert isinstance(task, Classification)
-    repeated = replace(rows, index=np.tile(rows.index, config.epochs))
-    return Stage(Contrast(task, config.batch_size), repeated, config.model_copy(update={"epochs": 1}), lambda: fit_head(model, task, rows))
+    planned = replace(rows, index=np.tile(rows.index, config.epochs))
+    objective = Contrast(task, config.batch_size, rows, holders_of(rows.targets.take(rows.index)))
+    return Stage(objective, planned, config.model_copy(update={"epochs": 1}), lambda: fit_head(model, task, rows))
 
 
 def remarks(rows: Rows) -> list[str]:
@@ -84,17 +85,21 @@ class Contrast:
     (Khosla et al. 2020, "Supervised Contrastive Learning", equation 2). So each of E texts is run once and stands in E - 1 pairs; what
     is drawn takes memory in proportion to the rows, not to their pairs. With several labels a row the terms are weighed by the share of
     the two rows' labels that they have in common.
+
+    rows: those that are drawn from; holders: of each label the places int64[n] in them that have it
     """
 
     task: Classification
     batch_size: int
+    rows: Rows
+    holders: list[np.ndarray]
 
     joint = True
 
     def batches(self, rows: Rows, chosen: np.ndarray, seed: int, max_tokens: int) -> list[PackedBatch]:
-        """Return a step of texts drawn by `seed`, the same number of each of its labels; `chosen` says nothing but that it is a step."""
-        drawn = draw(rows.targets.take(rows.index), self.batch_size, seed)
-        return self.task.batches(rows, rows.index[drawn], seed, max_tokens)
+        """Return a step of texts drawn by `seed`, the same number of each of its labels; `rows` and `chosen` only say that it is a step."""
+        drawn = draw(self.holders, self.batch_size, seed)
+        return self.task.batches(self.rows, self.rows.index[drawn], seed, max_tokens)
 
     def combine(self, outputs: Tensor, batch: PackedBatch) -> Tensor:
         """Return float[E, H], a vector of length 1 for each example, from those of its windows, float[S, H]."""
@@ -126,19 +131,25 @@ def kinship(targets: Tensor) -> Tensor:
     return common / either.clamp_min(1)
 
 
-def draw(targets: np.ndarray, size: int, seed: int) -> np.ndarray:
+def holders_of(targets: np.ndarray) -> list[np.ndarray]:
+    """Return of each label that any row has the numbers of its rows, ascending; targets: int64[N], or float[N, C] with several a row."""
+    if targets.ndim == 2:
+        return [rows for rows in map(np.flatnonzero, targets.T > 0) if len(rows)]
+    order = np.argsort(targets, kind="stable")
+    return np.split(order, np.flatnonzero(np.diff(targets[order])) + 1) if len(order) else []
+
+
+def draw(holders: list[np.ndarray], size: int, seed: int) -> np.ndarray:
     """Return numbers of rows for a step of about `size`: some labels in random order, and of each the same number of rows.
 
-    targets: int64[N], or float[N, C] with several labels a row. A label's only row is drawn twice.
+    holders: of each label its rows. A label's only row is drawn twice.
     """
     generator = np.random.default_rng(seed)
-    holders = targets.T > 0 if targets.ndim == 2 else targets[None] == np.unique(targets)[:, None]
-    labels = [rows for rows in map(np.flatnonzero, holders) if len(rows)]
-    count = min(len(labels), max(size // _OF_A_LABEL, 2))
+    count = min(len(holders), max(size // _OF_A_LABEL, 2))
     each = max(size // count, 2)
     drawn = []
-    for label in generator.permutation(len(labels))[:count].tolist():
-        rows = generator.permutation(labels[label])[:each]
+    for label in generator.permutation(len(holders))[:count].tolist():
+        rows = generator.permutation(holders[label])[:each]
         drawn.append(rows if len(rows) > 1 else np.repeat(rows, 2))
     return np.concatenate(drawn)
 

@@ -11,7 +11,7 @@ import numpy as np
 from tunesmith.config import Config
 from tunesmith.data.table import TokenTable, cache_directory
 from tunesmith.errors import setting
-from tunesmith.model.features import Frozen, open_features, size_of
+from tunesmith.model.features import Frozen, are_kept, joined, open_features, size_of
 from tunesmith.model.heads import TextModel
 from tunesmith.progress import Progress
 from tunesmith.storage import writing
@@ -41,7 +41,8 @@ def keep_outputs(
     if config.features == "off":
         return f"frozen layers run in every epoch, as {setting('features', 'off')} asks for"
     frozen = Frozen(frozen_layers, kept, precision)
-    root = Path(config.features_dir) if config.features_dir is not None else cache_directory() / "features"
+    root = Path(config.features_dir) / "tunesmith-features" if config.features_dir is not None else cache_directory() / "features"
+    tables = joined(tables)
     reason = ""
     if not task.fixed_sequences:
         reason = f"{task.name} makes new sequences in every epoch"
@@ -51,13 +52,14 @@ def keep_outputs(
             reason = f"the layers run one by one only with the packed engine, and {setting('engine', config.engine)} was asked for"
     size = size_of(model, frozen, tables)
     limit = int(config.features_gb * 2**30)
-    if not reason and size > limit:
-        reason = f"they would take {_gb(size)}, more than {setting('features_gb')} {config.features_gb:g} allows"
-    with writing(root):
-        root.mkdir(parents=True, exist_ok=True)
-        free = shutil.disk_usage(root).free
-    if not reason and size > _SPARE * free:
-        reason = f"they would take {_gb(size)}, and {root} has {_gb(free)} left; {setting('features_dir')} names another place"
+    if not reason and not are_kept(model, frozen, tables, root):
+        with writing(root):
+            root.mkdir(parents=True, exist_ok=True)
+            free = shutil.disk_usage(root).free
+        if size > limit:
+            reason = f"they would take {_gb(size)}, more than {setting('features_gb')} {config.features_gb:g} allows"
+        elif size > _SPARE * free:
+            reason = f"they would take {_gb(size)}, and {root} has {_gb(free)} left; {setting('features_dir')} names another place"
     if reason:
         said = f"frozen layers run in every epoch: {reason}"
         progress.say(f"note: {said}.")

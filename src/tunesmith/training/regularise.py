@@ -41,8 +41,10 @@ class AdversarialNoise:
     def at(self, key: Hashable, batch: PackedBatch) -> Iterator[None]:
         """Within the block the encoder runs on `batch`; key: by which the same run is known again."""
         self._now = key, batch
-        yield
-        self._now = None
+        try:
+            yield
+        finally:
+            self._now = None
 
     @contextlib.contextmanager
     def measured(self) -> Iterator[None]:
@@ -75,14 +77,19 @@ class AdversarialNoise:
 
     def _noise(self, gradient: Tensor, batch: PackedBatch) -> Tensor:
         """gradient: float[T, H] of packed tokens, virtual ones among them, or float[S, n, H] of padded ones"""
+        tiny = torch.finfo(gradient.dtype).tiny
+        # divided by the largest first, as squares of small numbers are 0
         if gradient.ndim == 3:
+            gradient = gradient / gradient.abs().amax((1, 2), keepdim=True).clamp_min(tiny)
             norm = gradient.square().sum((1, 2), keepdim=True).sqrt()
         else:
             virtual = self._encoder.virtual
             lengths = torch.from_numpy(batch.lengths.astype(np.int64)) + (0 if virtual is None else len(virtual.ids))
+            largest = torch.segment_reduce(gradient.abs().amax(1), "max", lengths=lengths)
+            gradient = gradient / largest.clamp_min(tiny).repeat_interleave(lengths)[:, None]
             squares = torch.segment_reduce(gradient.square().sum(1), "sum", lengths=lengths)
             norm = squares.sqrt().repeat_interleave(lengths)[:, None]
-        return self._size * gradient / norm.clamp_min(torch.finfo(norm.dtype).tiny)
+        return self._size * gradient / norm.clamp_min(tiny)
 
 
 @contextlib.contextmanager

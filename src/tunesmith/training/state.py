@@ -38,6 +38,7 @@ class TrainState:
     history: mean loss and rate of stretches of steps; loss_sum, loss_steps: of the stretch that is not full yet
     tokens, seconds: trained on so far
     averaged: steps whose weights are in the average, where weights are averaged over evaluations
+    outputs_kept: the number format in which outputs of frozen layers were kept, empty for those that ran in every epoch
     """
 
     step: int = 0
@@ -51,6 +52,7 @@ class TrainState:
     tokens: int = 0
     seconds: float = 0.0
     averaged: list[int] = field(default_factory=list)
+    outputs_kept: str = ""
     history: list[dict[str, float]] = field(default_factory=list)
     evaluations: list[dict[str, Any]] = field(default_factory=list)
 
