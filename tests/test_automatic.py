@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,8 @@ import pytest
 
 import tunesmith
 from cutting import cut_off_at
-from tiny import rows, save_encoder
+from running import Run
+from tiny import rows, save_encoder, write_csv
 from tunesmith import automatic, finishing
 from tunesmith.data.given import Given
 from tunesmith.errors import Interrupted, UsageError
@@ -90,6 +92,45 @@ def test_what_the_budget_does_not_allow_is_left_out_and_said(encoder: Path, tmp_
     result = train(encoder, tmp_path / "out", budget="10m")
     assert ways(result)["full"]["why"].startswith("it would take about")
     assert result.result["recipe"]["tuning"] == "head"
+
+
+def test_the_budget_holds_where_a_cache_spares_the_first_way_its_work(
+    encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Few-shot tuning could not be ended early."""
+    train(encoder, tmp_path / "first", tuning="head")
+    monkeypatch.setattr(automatic, "_OVERHEAD", 1e9)
+    found = ways(train(encoder, tmp_path / "out", budget="10m"))
+    assert list(found) == ["head", "fewshot", "full"] and "value" in found["head"]
+    assert all(found[way]["why"].startswith("it would take about") for way in ("fewshot", "full"))
+
+
+def test_a_run_on_relative_paths_goes_on_from_another_directory(
+    encoder: Path, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_csv(tmp_path / "rows.csv", TABLE)
+    shutil.copytree(encoder, tmp_path / "encoder")
+    with cut_off_at(6):
+        tunesmith.train("rows.csv", model="encoder", out="m", progress="quiet", checkpoint_steps=2, **QUICK)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    done = run("train", "--resume", "--out", tmp_path / "m")
+    assert done.code == 0, done.err
+
+
+def test_a_run_killed_behind_its_last_write_leaves_no_tried_models(encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Killed(BaseException):
+        pass
+
+    def killed(directory: Path) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(automatic, "_remove_ways", killed)
+        train(encoder, tmp_path / "out")
+    assert (tmp_path / "out" / "tunesmith.json").is_file() and (tmp_path / "out" / "ways" / "head").is_dir()
+    train(encoder, tmp_path / "out", resume=True)
+    assert not (tmp_path / "out" / "ways").exists()
 
 
 def test_a_way_that_overruns_the_budget_ends_at_a_validation(encoder: Path, tmp_path: Path) -> None:

@@ -6,13 +6,15 @@ import contextlib
 import math
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from pydantic import ValidationError
 
+from tunesmith.cli.options import _option
 from tunesmith.config import Config
 from tunesmith.errors import UsageError, setting, speaking_flags
+from tunesmith.report.view import shown_recipe
 from tunesmith.resolve import read_recipe, resolve
 from tunesmith.strategies import special_settings
 
@@ -368,3 +370,47 @@ def test_content_hash_of_a_model_directory_however_it_is_written(tmp_path: Path,
     names = ("encoder", "./encoder", str(tmp_path / "encoder"))
     assert len({resolve({"model": name}).content_hash() for name in names}) == 1
     assert resolve({"model": "other"}).content_hash() != resolve({"model": "encoder"}).content_hash()
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"tuning": "lora", "layer_decay": 0.9}, "layer_decay changes nothing with tuning='lora'; it belongs to layerwise"),
+        ({"tuning": "adapter", "merge": True}, "merge changes nothing with tuning='adapter'; it belongs to lora, dora, ia3"),
+        ({"tuning": "none", "prompts": "a=b,c=d", "epochs": 3}, "epochs changes nothing with tuning='none'"),
+        ({"tuning": "full", "features": "auto"}, "features changes nothing with tuning='full'"),
+        ({"folds": 3, "test_size": 0.1}, "test_size changes nothing beside folds"),
+    ],
+)
+def test_what_is_told_is_refused_where_it_means_nothing_even_as_the_usual_value(
+    settings: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(UsageError, match=re.escape(message)):
+        resolve(settings, told=settings)
+    # the settings that a run keeps name all values
+    kept = resolve(resolve(settings).model_dump(exclude_none=True), {"seed": 1}, told={"seed"})
+    assert kept.seed == 1
+    recipe = tmp_path / "r.toml"
+    recipe.write_text('tuning = "ia3"\nrank = 8\n')
+    with pytest.raises(UsageError, match=f"{recipe}: rank changes nothing"):
+        resolve(read_recipe(recipe))
+
+
+@pytest.mark.parametrize(
+    ("settings", "idle", "used"),
+    [
+        ({"tuning": "adapter"}, {"merge", "rank", "layer_decay", "features", "prompts"}, {"bottleneck", "epochs", "loss"}),
+        ({"tuning": "none", "prompts": "a=b,c=d"}, {"epochs", "lr", "loss", "merge"}, {"prompts", "method", "pooling"}),
+        ({"tuning": "fewshot"}, {"loss", "merge", "neighbours"}, {"epochs", "lr"}),
+        ({"tuning": "last:2"}, {"merge", "budget"}, {"features", "lr"}),
+    ],
+)
+def test_a_shown_recipe_names_what_means_something(settings: dict[str, Any], idle: set[str], used: set[str]) -> None:
+    shown = shown_recipe({"recipe": resolve(settings).model_dump(mode="json")})
+    assert idle.isdisjoint(shown) and used <= shown.keys() and shown["tuning"] == settings["tuning"]
+
+
+@pytest.mark.parametrize(("name", "own"), [("valid_size", True), ("lr", True), ("test_size", False)])
+def test_help_says_where_a_way_to_tune_has_its_own_value(name: str, own: bool) -> None:
+    option = next(found for found in get_args(_option(name, "Data")) if hasattr(found, "help"))
+    assert ("unless the way to tune has its own)" in option.help) == own

@@ -401,3 +401,33 @@ def test_tags_say_texts() -> None:
     assert tags.input_tags.string and tags.input_tags.one_d_array and not tags.input_tags.two_d_array
     assert tags.classifier_tags.multi_label and tags.target_tags.required
     assert re.match(r"TextClassifier\(", repr(TextClassifier()))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"out": "elsewhere"}, "settings: out has no use here: it is a parameter of its own"),
+        ({"train": "rows.csv"}, "settings: train has no use here: the rows are X and y"),
+        ({"label": "team", "text": "message"}, "settings: label has no use here"),
+        ({"replay_rows": 7}, "settings: replay_rows has no use here: nothing is kept without the parameter out"),
+    ],
+)
+def test_settings_that_would_change_nothing_are_refused(quick: TextClassifier, settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=re.escape(message)):
+        quick.set_params(settings=settings).fit(X, Y)
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        ([["a", 1], ["b"]], "y has labels of several types, int, str"),
+        ([["a", None], ["b"]], "y has 10 labels of None or NaN"),
+        (np.array([1, "b"], object), "y has labels of several types, int, str"),
+        (["a", "a "], "y has the labels"),
+        ([["a"], ["a ", "b"]], "differ in spaces alone"),
+    ],
+)
+def test_labels_that_are_no_classes(quick: TextClassifier, labels: Any, message: str) -> None:
+    values = np.tile(labels, 10) if isinstance(labels, np.ndarray) else labels * 10
+    with pytest.raises(ValueError, match=message):
+        quick.fit(X[:20], values)

@@ -17,10 +17,13 @@ import pytest
 
 import tiny
 import tunesmith
+from cutting import cut_off_at
 from killer import Server
 from running import Run, told
 from tunesmith.config import Config
-from tunesmith.errors import DataError, StorageError, UsageError
+from tunesmith.errors import DataError, ModelError, StorageError, UsageError
+from tunesmith.study.plan import Plan
+from tunesmith.study.pruning import is_behind
 from tunesmith.study.space import Range, default_space, read_flags, read_space
 
 COMMON: dict[str, Any] = {"max_length": 16, "precision": "fp32", "batch_size": 8, "checkpoint_steps": 2, "dropout": 0.1}
@@ -57,7 +60,7 @@ def test_a_search_killed_again_and_again_ends_as_one_that_was_not(server: Server
     # in a step of a trial; in the middle of a draw; between the end of a training and its entry; after the entry; in the last training
     places = [
         ("tunesmith.training.loop:clip", 5),
-        ("tunesmith.study.trials:_suggest", 2),
+        ("tunesmith.study.trials:_suggest", 5),  # of which the first three read again what trial 1 has
         ("tunesmith.study.trial:write_json", 1),
         ("tunesmith.study.trial:keep_record", 1),
         ("tunesmith.training.loop:clip", 9),
@@ -178,6 +181,47 @@ def test_a_rate_that_is_too_high_ends_its_trial_and_not_the_search(tiny_bert: Pa
     assert any(trial["same_as"] for trial in found.study["trials"]), "equal settings are not trained again"
 
 
+def numbered(count: int) -> list[dict[str, Any]]:
+    return [{"text": row["text"], "value": i % 7 / 3} for i, row in enumerate(tiny.rows(count, seed=3))]
+
+
+@pytest.mark.parametrize("task", ["classification", "regression"])
+def test_a_rate_that_blows_up_in_the_last_step_ends_its_trial_and_not_the_search(
+    tiny_bert: Path, few: Path, tmp_path: Path, monkeypatch: Any, task: str
+) -> None:
+    from tunesmith.training import loop
+
+    real = loop.set_lr
+    monkeypatch.setattr(loop, "set_lr", lambda optimizer, lr: real(optimizer, float("nan") if lr > 0.5 else lr))
+    # one step an epoch: only validation sees what became of the weights
+    settings: dict[str, Any] = {**COMMON, "batch_size": 60, "model": tiny_bert, "epochs": 2, "schedule": "constant"}
+    data: Any = few if task == "classification" else numbered(60)
+    columns = {} if task == "classification" else {"task": task, "text": "text", "label": "value"}
+    found = tunesmith.tune(data, search={"lr": [0.01, 1.0]}, trials=10, out=tmp_path / "m", progress="quiet", **settings, **columns)
+    assert {trial["settings"]["lr"]: trial["state"] for trial in found.study["trials"]} == {0.01: "complete", 1.0: "diverged"}
+
+
+def test_a_trial_that_is_not_possible_is_passed_over(tiny_bert: Path, few: Path, tmp_path: Path) -> None:
+    """Reinit of more layers than there are is known only when the encoder is there."""
+    settings: dict[str, Any] = {**COMMON, "model": tiny_bert, "epochs": 1, "tuning": "layerwise", "progress": "quiet"}
+    found = tunesmith.tune(few, search={"reinit": [0, 9]}, trials=3, out=tmp_path / "m", **settings)
+    states = {trial["settings"]["reinit"]: trial["state"] for trial in found.study["trials"]}
+    assert states == {0: "complete", 9: "fail"} and found.best == {"reinit": 0}
+    assert any("not possible: reinit=9: the encoder has 2 layers" in trial["outcome"] for trial in found.study["trials"])
+    with pytest.raises(ModelError) as error:
+        tunesmith.tune(few, search={"reinit": [8, 9]}, trials=2, out=tmp_path / "n", **settings)
+    assert "none of 2 trials" in str(error.value) and "the encoder has 2 layers" in str(error.value) and "lr" not in str(error.value)
+
+
+def test_ways_that_do_not_suit_are_refused_when_the_search_is_planned(tiny_bert: Path, few: Path, tmp_path: Path) -> None:
+    settings: dict[str, Any] = {**COMMON, "model": tiny_bert, "out": tmp_path / "m", "progress": "quiet"}
+    with pytest.raises(UsageError, match="tuning='fewshot' learns labels of texts"):
+        tunesmith.tune(numbered(60), search={"tuning": ["full", "fewshot"]}, task="regression", text="text", label="value", **settings)
+    with pytest.raises(UsageError, match=r"tuning=.last:9.: the encoder has 2 layers\. Take at most last:2"):
+        tunesmith.tune(few, search={"tuning": ["last:1", "last:9"]}, **settings)
+    assert not (tmp_path / "m").exists()
+
+
 def test_hopeless_trials_are_stopped_early_and_shown(tiny_bert: Path, tmp_path: Path) -> None:
     found = tunesmith.tune(
         tiny.rows(80, seed=3), search={"lr": {"low": 1e-6, "high": 1e-2}}, trials=9, model=tiny_bert, epochs=4, metric="log_loss",
@@ -192,7 +236,87 @@ def test_hopeless_trials_are_stopped_early_and_shown(tiny_bert: Path, tmp_path: 
     assert sum(found.importances.values()) == pytest.approx(1)
 
 
+def test_repeated_draws_are_no_measure_of_others(tiny_bert: Path, tmp_path: Path) -> None:
+    """Of two choices a third trial is a repetition, and so not one of the four that others are measured by."""
+    found = tunesmith.tune(
+        tiny.rows(40, seed=3), search={"lr": [2e-3, 1e-5]}, trials=8, model=tiny_bert, epochs=3, metric="log_loss",
+        out=tmp_path / "m", progress="quiet", **{**COMMON, "batch_size": 16},
+    )  # fmt: skip
+    trials = found.study["trials"]
+    assert sum(trial["same_as"] is None for trial in trials) == 2
+    assert all(trial["state"] == "complete" for trial in trials)
+
+
+def test_trials_of_other_lengths_are_compared_after_the_same_share_of_their_schedule() -> None:
+    short, long = {1: 0.6}, {1: 0.3, 2: 0.5, 3: 0.55, 4: 0.6, 5: 0.7, 6: 0.8, 7: 0.85}
+    others = [(short, 2)] * 4
+    # an eighth of the way against one half of it
+    assert not is_behind({1: 0.3}, 8, others, greater=True)
+    assert not is_behind(long, 8, others, greater=True)
+    assert is_behind({1: 0.3, 2: 0.4, 3: 0.5, 4: 0.5}, 8, others, greater=True)
+    assert not is_behind({1: 0.3, 2: 0.4, 3: 0.5, 4: 0.5}, 8, others, greater=False)
+    # one half against the fourth epoch of eight
+    assert is_behind({1: 0.59}, 2, [(long, 8)] * 4, greater=True) and not is_behind({1: 0.6}, 2, [(long, 8)] * 4, greater=True)
+    # of equal length: the epoch itself; what was reached before counts
+    assert is_behind({1: 0.29}, 8, [(long, 8)] * 4, greater=True)
+    assert not is_behind({1: 0.55, 2: 0.1}, 8, [(long, 8)] * 4, greater=True)
+    assert not is_behind({1: 0.0}, 8, [(long, 8)] * 3 + others, greater=True), "three are no measure"
+    assert not is_behind({1: 0.0}, 8, [], greater=True)
+
+
+class _Killed(BaseException):
+    pass
+
+
+def test_a_draw_that_was_cut_in_the_middle_goes_on_as_it_would_have(tmp_path: Path, monkeypatch: Any) -> None:
+    from tunesmith.study import trials
+
+    search = {"lr": {"low": 1e-4, "high": 1e-2}, "dropout": {"low": 0.0, "high": 0.5}, "warmup": {"low": 0.0, "high": 0.5}}
+    plan = Plan({}, search, "accuracy", greater=True, trials=5, pruner="none", usual=False, data="")
+    real = trials._suggest
+    whole = trials.Trials(tmp_path / "whole", plan).claim().params
+    assert len(set(whole.values())) == 3
+    for cut in range(3):
+        calls = 0
+
+        def killed(*given: Any, cut: int = cut) -> Any:
+            nonlocal calls
+            calls += 1
+            if calls > cut:
+                raise _Killed
+            return real(*given)
+
+        monkeypatch.setattr(trials, "_suggest", killed)
+        with pytest.raises(_Killed):
+            trials.Trials(tmp_path / str(cut), plan).claim()
+        monkeypatch.setattr(trials, "_suggest", real)
+        resumed = trials.Trials(tmp_path / str(cut), plan)
+        assert len(resumed.all()[0].params) == cut
+        assert resumed.again(0).params == whole
+
+
+def test_a_last_training_that_was_cut_off_gives_way_to_a_better_trial(tiny_bert: Path, few: Path, tmp_path: Path, capsys: Any) -> None:
+    settings: dict[str, Any] = {**COMMON, "epochs": 2, "model": tiny_bert, "metric": "log_loss"}
+    search = {"lr": [5e-5, 5e-3]}  # the usual one, which is tried first, teaches nothing in two epochs
+    whole = tunesmith.tune(few, search=search, trials=2, out=tmp_path / "whole", progress="quiet", **settings)
+    assert whole.best == {"lr": 5e-3} and whole.study["trials"][0]["settings"] == {"lr": 5e-5}
+    with cut_off_at(16):  # twelve steps of the trial, and four with the best settings
+        tunesmith.tune(few, search=search, trials=1, out=tmp_path / "cut", progress="quiet", **settings)
+    assert list((tmp_path / "cut" / "checkpoints").glob("step-*"))
+    capsys.readouterr()
+    tunesmith.tune(few, search=search, trials=2, resume=True, out=tmp_path / "cut", **settings)
+    assert "the best no longer" in capsys.readouterr().err
+    assert outcome(tmp_path / "cut") == outcome(tmp_path / "whole")
+
+
 WRONG = {
+    "no step": (["--search", "lr=1e-5..1e-4:nan"], "step is nan; it must be a finite number"),
+    "endless": (["--search", "lr=1e-5..inf:0.1"], "high is inf; it must be a finite number"),
+    "endless steps": (["--search", "dropout=0..0.3:inf"], "step is inf; it must be a finite number"),
+    "three points": (["--search", "lr=1e-5...2e-4"], "'lr=1e-5...2e-4' has three points"),
+    "the same twice": (["--search", "epochs=2,2.0"], "a choice needs two or more different values; found 2, 2"),
+    "what is kept": (["--search", "replay_rows=0,1000"], "replay_rows cannot be searched: it changes nothing that a trained model does"),
+    "find again": (["--search", "lr=find,1e-4"], "find looks for a rate itself"),
     "unknown": (["--search", "learning_rate=1..2"], "--search learning_rate: unknown setting 'learning_rate'"),
     "mistyped": (["--search", "warmpu=0,0.1"], "Did you mean 'warmup'?"),
     "impossible": (["--search", "lr=1e-5..20"], "--lr is 20.0; it must be a number above 0 and at most 10"),

@@ -48,7 +48,7 @@ def train(
     Raises `UsageError`, `DataError`, `ModelError`, `StorageError` (all `tunesmith.errors.TunesmithError`), `Interrupted`.
     """
     files, given, settings = _sorted(data, valid, test, labels, settings)
-    config = resolve(settings, files)
+    config = resolve(settings, files, told=settings)
     run = kind_of_run(config, resume=resume)
     return run(config, given, resume=resume, overwrite=overwrite, progress=Progress(progress))
 
@@ -82,8 +82,8 @@ def tune(
     """
     files, given, settings = _sorted(data, valid, test, labels, settings)
     return _tune(
-        resolve(settings, files), given, search=search, told=settings, trials=trials, jobs=jobs, pruner=pruner, resume=resume,
-        overwrite=overwrite, progress=Progress(progress),
+        resolve(settings, files, told=settings), given, search=search, told=settings, trials=trials, jobs=jobs, pruner=pruner,
+        resume=resume, overwrite=overwrite, progress=Progress(progress),
     )  # fmt: skip
 
 

@@ -6,6 +6,7 @@ import json
 import shutil
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,15 @@ from tunesmith.bundle import DESCRIPTION
 from tunesmith.config import Config
 from tunesmith.data.given import NOTHING, Given
 from tunesmith.errors import Interrupted, ModelError, StorageError, UsageError, setting
+from tunesmith.evaluate import outputs_for
+from tunesmith.fitting import new_model
 from tunesmith.folds import cross_validate
 from tunesmith.metrics import greater_is_better
+from tunesmith.model.arithmetic import choose_precision
 from tunesmith.prepare import Prepared, prepare
 from tunesmith.progress import QUIET, Bars, Progress
 from tunesmith.report.wording import duration, figure
-from tunesmith.resolve import resolve
+from tunesmith.resolve import absolute, from_here, resolve
 from tunesmith.rundir import (
     CHECKPOINTS,
     RECORD,
@@ -38,6 +42,7 @@ from tunesmith.training.state import Checkpoints
 _PLAN = "plan.json"
 _LONG = 128  # tokens of a text on average from which keeping the outputs of lower layers pays most
 _FEW = 64  # rows a label up to which tuning by pairs pays
+_SAMPLE = 64  # rows whose run gives the speed where no other did
 _OVERHEAD = 1.3  # on top of the products: optimizer, validation, checkpoints
 
 
@@ -67,7 +72,12 @@ def choose_way(
     """
     directory = output_directory(config, given, resume=resume, overwrite=overwrite)
     if resume and (directory / DESCRIPTION).is_file() and not is_started(directory):
-        return recipe.train(config.model_copy(update={"out": str(directory)}), given, resume=True, progress=progress)
+        result = _read(directory / DESCRIPTION)["result"]
+        if config.tuning == strategies.AUTO and "ways" in result:  # the same call once more
+            config = _settings_of(result["recipe"]["tuning"], from_here(_told(config)), config, directory)
+        finished = recipe.train(config.model_copy(update={"out": str(directory)}), given, resume=True, progress=progress)
+        _remove_ways(directory)  # it was cut off behind its last write
+        return finished
     if resume and not any((directory / CHECKPOINTS).glob("step-*")):
         check_same_settings(directory, config)
     with locked(directory / WAYS):
@@ -78,8 +88,7 @@ def choose_way(
             Checkpoints(directory / CHECKPOINTS, "", []).clear()
             store_settings(directory, config)
             # a resumed run is given every setting, and would not know which ones were left to the ways
-            told = config.model_fields_set - {"tuning", "budget", "out"}
-            write_json(directory / WAYS / _PLAN, config.model_dump(mode="json", include=told, exclude_none=True))
+            write_json(directory / WAYS / _PLAN, _told(config))
         trials = _Trials(config, directory, given, progress)
         chosen = trials.run()
     target, source = directory / CHECKPOINTS, directory / WAYS / _folder(chosen["way"]) / CHECKPOINTS
@@ -89,8 +98,27 @@ def choose_way(
     final = trials.config_of(chosen["way"], directory)
     store_settings(directory, final)
     result = recipe.train(final, given, resume=True, progress=Bars(progress.mode), beside={"ways": trials.records})
-    shutil.rmtree(directory / WAYS, ignore_errors=True)
+    _remove_ways(directory)
     return result
+
+
+def _told(config: Config) -> dict[str, Any]:
+    """Return the settings that were told to every way."""
+    return {name: value for name, value in absolute(config).items() if name not in ("tuning", "budget", "out")}
+
+
+def _settings_of(way: str, told: dict[str, Any], config: Config, directory: Path) -> Config:
+    # every way is judged by the same rows
+    split = {"valid_size": config.valid_size, "test_size": config.test_size}
+    return resolve(told, split, {"tuning": way, "out": str(directory)})
+
+
+def _remove_ways(directory: Path) -> None:
+    """Delete the models that were tried; the plan last, by which a resumed run knows that there is something to delete."""
+    for way in (directory / WAYS).iterdir() if (directory / WAYS).is_dir() else ():
+        if way.is_dir():
+            shutil.rmtree(way, ignore_errors=True)
+    shutil.rmtree(directory / WAYS, ignore_errors=True)
 
 
 class _Trials:
@@ -98,7 +126,7 @@ class _Trials:
 
     def __init__(self, config: Config, directory: Path, given: Given, progress: Progress) -> None:
         self._config, self._directory, self._given, self._progress = config, directory, given, progress
-        self._told = _read(directory / WAYS / _PLAN)
+        self._told = from_here(_read(directory / WAYS / _PLAN))
         self._ends = None if config.budget_s is None else time.monotonic() + config.budget_s
         self.records: list[dict[str, Any]] = []
         self._told_of_data = False
@@ -109,9 +137,7 @@ class _Trials:
 
     def config_of(self, way: str, directory: Path) -> Config:
         """Return the settings of a trial: those that were told, else those that suit the way."""
-        # every way is judged by the same rows
-        split = {"valid_size": self._config.valid_size, "test_size": self._config.test_size}
-        return resolve(self._told, split, {"tuning": way, "out": str(directory)})
+        return _settings_of(way, self._told, self._config, directory)
 
     def run(self) -> dict[str, Any]:
         """Try the ways, and return the record of the one that did best. Raises `UsageError` when there is nothing to choose by."""
@@ -196,8 +222,20 @@ class _Trials:
         value = next(one["metrics"][metric] for one in training["evaluations"] if one["step"] == training["best_step"])
         return {
             "way": way, "metric": metric, "kind": found["kind"], "value": value, "seconds": time.monotonic() - began,
-            "stopped": training["stopped"], "forward_tokens_per_s": training["forward_tokens_per_s"],
+            "stopped": training["stopped"], "forward_tokens_per_s": self._speed(own, training["forward_tokens_per_s"]),
         }  # fmt: skip
+
+    def _speed(self, config: Config, known: float | None) -> float | None:
+        """Return tokens a second on their way forward, by a few rows where the budget asks for it and a cache held all outputs."""
+        if known is not None or self._ends is None or self.records:
+            return known
+        model, rows = new_model(config, self._data_seen), self._data_seen.parts["train"].rows
+        model.encoder.choose_engine(config.engine)
+        few = replace(rows, index=rows.index[:_SAMPLE])
+        precision, _ = choose_precision(config.precision)
+        began = time.monotonic()
+        outputs_for(model, self._data_seen.task, few, precision=precision, max_tokens=config.tokens_at_once)
+        return int(few.table.kept[few.index].sum()) / (time.monotonic() - began)
 
 
 def _folder(way: str) -> str:

@@ -176,15 +176,14 @@ class Config(BaseModel):
     optimizer: Literal["adamw", "sgd"] = Field("adamw", description="AdamW with bias correction, or SGD with momentum")
     lr: Annotated[float, Gt(0), Le(10)] | Literal["find"] = Field(
         5e-5,
-        description="peak learning rate; other ways of tuning than full have their own usual one; find: a probe before the training "
-        "compares a few on the validation rows",
+        description="peak learning rate; find: a probe before the training compares a few on the validation rows",
     )
     weight_decay: float = Field(0.01, ge=0, lt=1, description="decoupled weight decay; norms and biases are spared")
     momentum: float = Field(0.9, ge=0, lt=1, description="momentum of SGD")
     schedule: Literal["linear", "cosine", "constant"] = Field("linear", description="how the learning rate falls after warm-up")
     warmup: float = Field(0.0, ge=0, lt=1, description="share of all steps in which the learning rate rises from zero")
     max_grad_norm: float = Field(1.0, ge=0, description="gradients are scaled down to this norm; 0: not at all")
-    epochs: int = Field(3, ge=1, le=10000, description="passes over the training rows; unless told 20 where only the head is trained")
+    epochs: int = Field(3, ge=1, le=10000, description="passes over the training rows")
     batch_size: int = Field(32, ge=1, le=65536, description="rows per optimizer step")
     max_tokens: int | None = Field(
         None,

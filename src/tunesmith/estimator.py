@@ -17,7 +17,7 @@ from tunesmith.bundle import Bundle
 from tunesmith.config import Config
 from tunesmith.data.given import Given
 from tunesmith.data.memory import from_memory
-from tunesmith.errors import DataError, UsageError, counted
+from tunesmith.errors import DataError, UsageError, counted, listing
 from tunesmith.evaluate import CHUNK
 from tunesmith.progress import Progress
 from tunesmith.resolve import resolve
@@ -152,7 +152,14 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
         settings = self.settings if self.settings is not None else {}
         if settings.get("folds") is not None:
             raise UsageError("folds is no setting of an estimator: sklearn.model_selection.cross_val_score makes folds from outside.")
-        return resolve(base, own, settings)
+        own_place = {"train": "the rows are X and y", "out": "it is a parameter of its own: TextClassifier(out=...)"}
+        own_place |= dict.fromkeys(("text", "text_pair"), "the texts are X") | {"label": "the labels are y"}
+        if self.out is None:
+            own_place["replay_rows"] = "nothing is kept without the parameter out"
+        faults = [f"settings: {name} has no use here: {why}. Leave it out." for name, why in own_place.items() if name in settings]
+        if faults:
+            raise UsageError(*faults)
+        return resolve(base, own, settings, told={*settings, *({"epochs", "lr"} & own.keys())})
 
 
 def _texts(X: Any) -> list[tuple[str, ...]]:
@@ -190,8 +197,8 @@ def _labels(y: Any) -> tuple[list[Any], np.ndarray, bool]:
     if y is None:
         raise InvalidInput("fit requires y to be passed, but the target y is None. Pass one label for each text.")
     if _holds_lists(y):
-        classes = np.array(sorted({label for item in y for label in item}))
-        return [[_name(label) for label in item] for item in y], classes, True
+        rows = [list(item) if isinstance(item, list | tuple | set) else [item] for item in y]
+        return [[_name(label) for label in row] for row in rows], _classes([label for row in rows for label in row]), True
     values = np.asarray(y)
     if values.ndim == 2 and values.shape[1] == 1:
         values = column_or_1d(values, warn=True)
@@ -202,8 +209,33 @@ def _labels(y: Any) -> tuple[list[Any], np.ndarray, bool]:
         return [[_name(label) for label in np.flatnonzero(row)] for row in values], classes, True
     if values.dtype == object and (missing := [i for i, label in enumerate(values) if label is None or label != label]):
         raise InvalidInput(f"y[{missing[0]}] is {values[missing[0]]} ({len(missing):,} such). Leave rows without a label out.")
+    if values.dtype == object:
+        _classes(list(values))  # before scikit-learn sorts them
     check_classification_targets(values)
-    return [_name(label) for label in values], np.unique(values), False
+    _check_names(classes := np.unique(values))
+    return [_name(label) for label in values], classes, False
+
+
+def _classes(labels: list[Any]) -> np.ndarray:
+    """Return the different labels, sorted. Raises `InvalidInput` where they have no order or are told apart by spaces alone."""
+    missing = sum(label is None or label != label for label in labels)
+    if missing:
+        raise InvalidInput(f"y has {counted(missing, 'label')} of None or NaN. Leave them out.")
+    try:
+        found = sorted(set(labels))
+    except TypeError:
+        kinds = sorted({type(label).__name__ for label in labels})
+        raise InvalidInput(f"y has labels of several types, {listing(kinds)}; a label is text or a number, and all are the same.") from None
+    _check_names(found)
+    return np.array(found)
+
+
+def _check_names(classes: Any) -> None:
+    """Raise `InvalidInput` where two labels are one to the model, which knows them by their text without spaces around it."""
+    names: dict[str, Any] = {}
+    for label in classes:
+        if (other := names.setdefault(_name(label), label)) is not label:
+            raise InvalidInput(f"y has the labels {other!r} and {label!r}, which differ in spaces alone or in type. Make them one.")
 
 
 def _holds_lists(y: Any) -> bool:

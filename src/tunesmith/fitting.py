@@ -5,10 +5,11 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from tunesmith.config import Config
-from tunesmith.errors import DataError, counted, listing, setting
+from tunesmith.errors import DataError, Diverged, counted, listing, setting
 from tunesmith.evaluate import outputs_for
 from tunesmith.model.allocator import keep_freed_memory, token_budget
 from tunesmith.model.arithmetic import choose_precision
@@ -208,6 +209,8 @@ def _validation_scores(model: TextModel, task: Task, valid: Part, precision: str
     outputs = outputs_for(
         model, task, valid.rows, precision=precision, max_tokens=config.tokens_at_once, what="validating", progress=progress
     )
+    if not np.isfinite(outputs.values).all():  # the last step before it was one too far; a loss never showed it
+        raise Diverged(f"on the validation rows the model's outputs are no finite numbers: training diverged. Lower {setting('lr')}.")
     return task.score(outputs, valid, progress)
 
 

@@ -169,13 +169,11 @@ class _Probe:
             with self.progress.track(f"lr find: {rate:g}", steps, "steps") as tracker:
                 for _ in self._training(steps, rate, None):
                     tracker.advance()
+            settle(self.optimizer)
+            outputs = outputs_for(self.model, self.task, self.valid.rows, precision=self.precision, max_tokens=self.config.tokens_at_once)
+            return {"value": self.task.score(outputs, self.valid).get(self.metric)}
         except Diverged:
             return {"value": None}
-        model, optimizer = self.model, self.optimizer
-        settle(optimizer)
-        outputs = outputs_for(model, self.task, self.valid.rows, precision=self.precision, max_tokens=self.config.tokens_at_once)
-        scores = self.task.score(outputs, self.valid)
-        return {"value": scores.get(self.metric)}
 
     def _training(self, steps: int, rate: float, rates: Callable[[int, int, Config], float] | None) -> Iterator[StepRecord]:
         """Train a fresh model, left in `self.model`, for `steps` steps on random training rows; rates: in place of the schedule."""

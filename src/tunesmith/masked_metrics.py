@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tunesmith.errors import DataError, ModelError
+from tunesmith.errors import DataError, Diverged
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -23,13 +23,13 @@ def masked_scores(surprise: NDArray[Any], hit: NDArray[Any]) -> dict[str, float]
     the most probable one. Perplexity is the exponential of the mean surprise: of the hidden tokens, not of all, as in Devlin et al. 2019,
     "BERT", appendix A.2; it compares with that of another encoder only when both have the same vocabulary.
 
-    Raises `DataError` without a hidden token, `ModelError` when a surprise is not a finite number.
+    Raises `DataError` without a hidden token, `Diverged` when a surprise is not a finite number.
     """
     surprise = np.asarray(surprise, np.float64)
     if not len(surprise):
         raise DataError("there is no word to guess in these rows: they hold no text.")
     if not np.isfinite(surprise).all():
-        raise ModelError(
+        raise Diverged(
             f"{(~np.isfinite(surprise)).sum():,} of {len(surprise):,} guesses are not finite numbers. Use a lower learning rate."
         )
     loss = float(surprise.mean())

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from tunesmith.counting import count_cells, label_scores, point_scores, precision_recall_f1
-from tunesmith.errors import DataError, ModelError, UsageError, did_you_mean, setting
+from tunesmith.errors import DataError, Diverged, UsageError, did_you_mean, setting
 from tunesmith.ranking_metrics import RANKING
 from tunesmith.seeds import seed_for
 
@@ -76,7 +76,7 @@ def single_label(gold: NDArray[Any], probabilities: NDArray[Any], advance: Advan
 
     Raises:
         DataError: no rows.
-        ModelError: a probability is not a finite number.
+        Diverged: a probability is not a finite number.
     """
     gold, probabilities = _checked(gold, probabilities)
     scores = point_scores(gold, probabilities.argmax(1), probabilities.shape[1])
@@ -106,7 +106,7 @@ def multi_label(
 
     Raises:
         DataError: no rows.
-        ModelError: a probability is not a finite number.
+        Diverged: a probability is not a finite number.
     """
     from sklearn.metrics import label_ranking_average_precision_score
 
@@ -327,7 +327,7 @@ def _checked(gold: NDArray[Any], probabilities: NDArray[Any]) -> tuple[NDArray[A
         raise DataError("there are no labelled rows to evaluate on.")
     wrong = int((~np.isfinite(probabilities)).any(1).sum())
     if wrong:
-        raise ModelError(
+        raise Diverged(
             f"the model's probabilities for {wrong:,} of {len(gold):,} rows are not finite numbers, so training diverged. "
             "Use a lower learning rate."
         )
@@ -366,7 +366,7 @@ def evaluation(
 
     Raises:
         DataError: no rows.
-        ModelError: a probability is not a finite number.
+        Diverged: a probability is not a finite number.
     """
     if kind == "single":
         metrics = single_label(gold, probabilities, advance)

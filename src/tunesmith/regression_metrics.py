@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tunesmith.errors import DataError, ModelError
+from tunesmith.errors import DataError, Diverged
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -22,14 +22,14 @@ def regression(gold: NDArray[Any], predicted: NDArray[Any]) -> dict[str, float]:
     """Return the values of `metrics.METRICS["regression"]`: Pearson and Spearman correlation, mean squared and mean absolute error.
 
     gold, predicted: float[E]. A correlation with a constant is undefined and left out.
-    Raises `DataError` without rows, `ModelError` when a prediction is not a finite number.
+    Raises `DataError` without rows, `Diverged` when a prediction is not a finite number.
     """
     gold, predicted = np.asarray(gold, np.float64), np.asarray(predicted, np.float64)
     if not len(gold):
         raise DataError("there are no rows with a value to evaluate on.")
     wrong = int((~np.isfinite(predicted)).sum())
     if wrong:
-        raise ModelError(f"{wrong:,} of {len(gold):,} predictions are not finite numbers, so training diverged. Use a lower learning rate.")
+        raise Diverged(f"{wrong:,} of {len(gold):,} predictions are not finite numbers, so training diverged. Use a lower learning rate.")
     scores = {}
     if varies(gold) and varies(predicted):
         scores = {"pearson": float(_correlation(gold, predicted)), "spearman": float(_correlation(_ranks(gold), _ranks(predicted)))}

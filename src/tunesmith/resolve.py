@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from itertools import combinations
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
@@ -14,6 +14,8 @@ from pydantic import ValidationError
 from tunesmith import prompts, strategies
 from tunesmith.config import Config
 from tunesmith.errors import UsageError, did_you_mean, listing, setting
+
+_FILES = ("train", "valid", "test")
 
 
 class Recipe(dict[str, Any]):
@@ -53,9 +55,31 @@ def read_recipe(path: Path | str) -> Recipe:
     return Recipe(path, values, search)
 
 
-def resolve(*layers: Mapping[str, Any]) -> Config:
+def absolute(config: Config) -> dict[str, Any]:
+    """Return the settings that were told as plain values, with files, and a model that is a directory, by their absolute paths."""
+    values = config.model_dump(mode="json", exclude_unset=True)
+    for name in _FILES:
+        if values.get(name) is not None:
+            values[name] = str(Path(values[name]).absolute())
+    if Path(config.model).is_dir():
+        values["model"] = str(Path(config.model).absolute())
+    return {**values, "out": None}
+
+
+def from_here(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what `absolute` wrote with files below the working directory as people name them, and without what is not set."""
+    found, here = {key: value for key, value in settings.items() if value is not None}, Path.cwd()
+    for name in _FILES:
+        if name in found and Path(found[name]).is_relative_to(here):
+            found[name] = str(Path(found[name]).relative_to(here))
+    return found
+
+
+def resolve(*layers: Mapping[str, Any], told: Collection[str] = ()) -> Config:
     """Merge settings, later layers over earlier ones, and check them all.
 
+    told: names of those that the user at hand wrote, which those of a recipe are, too. Where they mean nothing they are refused whatever
+        their value; others, as those of a run that is gone on with, where they are not the usual ones.
     Raises `UsageError` that lists every fault at once, each with the recipe that it stands in.
     """
     merged: dict[str, Any] = {}
@@ -73,15 +97,16 @@ def resolve(*layers: Mapping[str, Any]) -> Config:
         config = Config(**merged)
     except ValidationError as error:
         # a value that may be of several types is refused once for each; the one that looked deepest, else the first, says most
-        told: dict[str, Any] = {}
+        deepest: dict[str, Any] = {}
         for fault in error.errors():
             name = str(fault["loc"][0])
-            if name not in told or len(fault["loc"]) > len(told[name]["loc"]):
-                told[name] = fault
-        wrong = sorted(told, key=list(Config.model_fields).index)
-        faults.extend(_sentence(told[name], recipes) for name in wrong)
+            if name not in deepest or len(fault["loc"]) > len(deepest[name]["loc"]):
+                deepest[name] = fault
+        wrong = sorted(deepest, key=list(Config.model_fields).index)
+        faults.extend(_sentence(deepest[name], recipes) for name in wrong)
         config = Config(**{key: value for key, value in merged.items() if key not in wrong})
-    faults.extend(_clashes(config, set(wrong), recipes))
+    said = {name for name in {*told, *recipes} - {*wrong} if merged.get(name) is not None}
+    faults.extend(_clashes(config, set(wrong), recipes, said))
     if faults:
         raise UsageError(*faults)
     return config
@@ -101,8 +126,11 @@ def _unknown(name: str, value: Any, recipes: Mapping[str, Path]) -> str:
     return f"{where}unknown setting {name!r}.{hint if hint else f' Known: {listing(sorted(Config.model_fields), 100)}.'}"
 
 
-def _clashes(config: Config, wrong: set[str], recipes: Mapping[str, Path]) -> Iterator[str]:
+def _clashes(config: Config, wrong: set[str], recipes: Mapping[str, Path], told: set[str]) -> Iterator[str]:
     """Yield the faults of settings that are right one by one but not together; those in `wrong` have been named already."""
+
+    def is_told(name: str) -> bool:
+        return name in told or config.is_told(name)
 
     def both(one: str, two: str) -> tuple[str, str]:
         # the recipe is named once where both are in it
@@ -114,7 +142,7 @@ def _clashes(config: Config, wrong: set[str], recipes: Mapping[str, Path]) -> It
     if wrong.isdisjoint(("stride", "max_length")) and config.truncation == "windows" and config.stride >= config.max_length - 2:
         stride, length = both("stride", "max_length")
         yield f"{stride} {config.stride} must be at least 3 below {length} {config.max_length}, or windows would not move forward"
-    if config.folds is not None and config.is_told("test_size"):
+    if config.folds is not None and is_told("test_size"):
         yield "{} changes nothing beside {}, which test on every row once; leave it out".format(*both("test_size", "folds"))
     if config.text_pair is not None and config.task == "classification":
         yield f"{_place('text_pair', recipes)} names a second text, which the task classification has no use for; take the task pair"
@@ -135,15 +163,15 @@ def _clashes(config: Config, wrong: set[str], recipes: Mapping[str, Path]) -> It
         yield "{} 'auto' chooses by validation rows, and {} is 0".format(*both("tuning", "valid_size"))
     way = config.tuning.partition(":")[0]
     for name, ways in strategies.special_settings().items():
-        if way not in ways and config.is_told(name):
+        if way not in ways and is_told(name):
             yield f"{_place(name, recipes)} changes nothing with {setting('tuning', config.tuning)}; it belongs to {listing(ways)}"
     for name in sorted(strategies.TUNINGS[way].without):
-        if config.is_told(name):
+        if is_told(name):
             yield f"{_place(name, recipes)} changes nothing with {setting('tuning', config.tuning)}. Leave it out"
     if way == "fewshot" and config.lr == "find":
         yield f"{_place('lr', recipes)} find probes the loss of the labels, and {setting('tuning', way)} learns from pairs. Give a number"
     if way == "none" and wrong.isdisjoint(("prompts", "template", "method")):
-        yield from _prompt_faults(config, recipes)
+        yield from _prompt_faults(config, recipes, is_told)
     if way in ("fewshot", "none") and config.pooling != "mean":
         yield f"{_place('pooling', recipes)} {config.pooling}: {setting('tuning', way)} compares texts by the mean of their tokens' vectors"
     if config.ema > 0 and config.average > 1:
@@ -167,16 +195,16 @@ def _clashes(config: Config, wrong: set[str], recipes: Mapping[str, Path]) -> It
             yield "{} and {} name the same column {!r}".format(*both(one, two), column)
 
 
-def _prompt_faults(config: Config, recipes: Mapping[str, Path]) -> Iterator[str]:
+def _prompt_faults(config: Config, recipes: Mapping[str, Path], is_told: Callable[[str], bool]) -> Iterator[str]:
     """Yield the faults of prompts and template, which depend on the method."""
     method = setting("method", config.method)
     if config.method == "cloze" and config.prompts is None:
         yield f"{method} needs {_place('prompts', recipes)}: words of each label that fill the gap, as positive=great,negative=terrible"
     if config.method == "nearest":
         for name in ("prompts", "template"):
-            if config.is_told(name):
+            if is_told(name):
                 yield f"{_place(name, recipes)} changes nothing with {method}, which compares texts with labelled examples"
-    elif config.is_told("neighbours"):
+    elif is_told("neighbours"):
         yield f"{_place('neighbours', recipes)} changes nothing with {method}; it belongs to {setting('method', 'nearest')}"
     try:
         prompts.templates_of(config.template, config.method, "Latin")

@@ -155,6 +155,12 @@ def check_task(name: str, task: str) -> None:
         )
 
 
+def meaningless(name: str) -> frozenset[str]:
+    """Return the settings that mean nothing for the way `name`."""
+    way = name.partition(":")[0]
+    return TUNINGS[way].without | {setting for setting, ways in special_settings().items() if way not in ways}
+
+
 def special_settings() -> dict[str, list[str]]:
     """Return the settings that mean nothing for some ways to tune, each with the ways that it belongs to."""
     found: dict[str, list[str]] = {}

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from tunesmith import registry
+from tunesmith import registry, strategies
 from tunesmith.config import Config
 from tunesmith.errors import UsageError
 
@@ -139,7 +139,8 @@ def takes_settings(names: list[str] | None = None) -> Callable[[Callable[..., No
 def _option(name: str, panel: str) -> Any:
     field = Config.model_fields[name]
     flag = "--" + name.replace("_", "-")
-    shown = "" if field.default is None or field.annotation is bool else f" (default: {field.default})"
+    own = ", unless the way to tune has its own" if any(name in way.usual for way in strategies.TUNINGS.values()) else ""
+    shown = "" if field.default is None or field.annotation is bool else f" (default: {field.default}{own})"
     text = field.description if field.description is not None else name
     help_text = f"{text[0].upper()}{text[1:]}{shown}"
     if field.annotation is bool:

@@ -69,7 +69,7 @@ def run_training(
                 else "tunesmith train reviews.csv --text review --label sentiment"
             )
         )
-    config = resolve(*layers, settings)
+    config = resolve(*layers, settings, told=settings)
     if not resume:
         look_at(config)
     from tunesmith.automatic import kind_of_run

@@ -87,7 +87,7 @@ def tune(
         specs, where = read_flags(search), "--search"
     if resume and out is not None:
         layers.insert(0, _stored(Path(out)))
-    config = resolve(*layers, {**given, **({} if out is None else {"out": out})})
+    config = resolve(*layers, {**given, **({} if out is None else {"out": out})}, told=given)
     if not resume:
         look_at(config)
     from tunesmith.report import render_table

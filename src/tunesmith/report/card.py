@@ -53,6 +53,7 @@ def model_card(result: view.Result) -> str:
     card = {
         "front_matter": _front_matter(result, split, evaluation),
         "result": result,
+        "recipe": view.shown_recipe(result),
         "id2label": dict(enumerate(result["labels"])) if result["labels"] else None,
         "split": split,
         "evaluation": evaluation,

@@ -56,6 +56,7 @@ def render_html(result: view.Result) -> str:
     thresholds = dict(zip(result["labels"], result["thresholds"], strict=True)) if result["thresholds"] else {}
     page = {
         "result": result,
+        "recipe": view.shown_recipe(result),
         "split": split,
         "evaluation": evaluation,
         "verdict": folds.verdict_of(result),

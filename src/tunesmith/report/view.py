@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from tunesmith import strategies
 from tunesmith.errors import counted, listing
 from tunesmith.metrics import METRICS
 from tunesmith.report.wording import DASH, IN_UNITS, count, duration, figure, interval, number, setting, share, title
@@ -326,6 +327,12 @@ def account_rows(result: Result) -> tuple[list[str], list[tuple[str, list[str]]]
     rows.append(("Rows truncated", [f"{count(a['rows_truncated'])} ({share(a['rows_truncated'], a['rows_used'])})" for a in accounts]))
     rows.append(("Tokens lost", [f"{count(a['tokens_lost'])} ({share(a['tokens_lost'], a['tokens_read'])})" for a in accounts]))
     return list(splits), rows
+
+
+def shown_recipe(result: Result) -> dict[str, Any]:
+    """Return the settings that mean something for the way the model was tuned."""
+    idle = strategies.meaningless(result["recipe"].get("tuning", "full"))
+    return {name: value for name, value in result["recipe"].items() if name not in idle}
 
 
 def regularisation(recipe: Mapping[str, Any]) -> str:

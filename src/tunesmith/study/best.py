@@ -6,11 +6,12 @@ import json
 from pathlib import Path
 from typing import Any
 
+from tunesmith import strategies
 from tunesmith.config import Config
 from tunesmith.errors import counted
+from tunesmith.resolve import absolute
 from tunesmith.seeds import seed_for
 from tunesmith.storage import write_text
-from tunesmith.study.plan import absolute
 from tunesmith.study.trials import PRUNED, Trials, storing
 
 _FEW = 4
@@ -19,11 +20,12 @@ _FEW = 4
 
 def write_recipe(path: Path, config: Config, said: str) -> None:
     """Write the settings that were told, which those that were searched are, as a recipe for `tunesmith train`; said: a comment on top."""
+    idle = strategies.meaningless(config.tuning)  # what was told for other ways among those that were searched
     lines = [f"# {line}" for line in said.splitlines()]
     if config.train is None:
         lines.append("# the rows were in memory; name a file of them with: train = ...")
     for name, value in absolute(config).items():
-        if value is not None:
+        if value is not None and name not in idle:
             lines.append(f"{name} = {_toml(value)}")
     write_text(path, "\n".join(lines) + "\n")
 

@@ -12,7 +12,7 @@ from typing import Any, Literal
 from tunesmith.config import Config
 from tunesmith.errors import DataError, StorageError, UsageError, listing, setting
 from tunesmith.prepare import Prepared
-from tunesmith.resolve import resolve
+from tunesmith.resolve import from_here, resolve
 from tunesmith.storage import write_json
 from tunesmith.study.space import Range, read_space
 
@@ -43,12 +43,7 @@ class Plan:
 
     def config(self, **values: Any) -> Config:
         """Return the settings of a trial that takes `values`."""
-        settings = {key: value for key, value in self.settings.items() if value is not None}
-        here = Path.cwd()
-        for name in _FILES:
-            if name in settings and Path(settings[name]).is_relative_to(here):
-                settings[name] = str(Path(settings[name]).relative_to(here))  # as people would name it
-        return resolve(settings, values)
+        return resolve(from_here(self.settings), values)
 
     def ranges(self) -> list[Range]:
         """Return what is searched."""
@@ -103,17 +98,6 @@ class Plan:
                 f"{directory} holds a study with other settings: {listing(other)}. Leave them out to go on with it, or use "
                 f"{setting('overwrite', True)} or another {setting('out')}."
             )
-
-
-def absolute(config: Config) -> dict[str, Any]:
-    """Return the settings that were told as plain values, with files, and a model that is a directory, by their absolute paths."""
-    values = config.model_dump(mode="json", exclude_unset=True)
-    for name in _FILES:
-        if values.get(name) is not None:
-            values[name] = str(Path(values[name]).absolute())
-    if Path(config.model).is_dir():
-        values["model"] = str(Path(config.model).absolute())
-    return {**values, "out": None}
 
 
 def digest_of(prepared: Prepared) -> str:

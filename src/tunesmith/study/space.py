@@ -20,12 +20,17 @@ _NEVER = {
          "valid_size", "test_size", "drop_unlabelled", "candidates", "answer_match", "mask_share", "vocab_size", "from_scratch", "folds"),
         _ROWS,
     ),
-    **dict.fromkeys(("out", "checkpoint_minutes", "checkpoint_steps"), _NOTHING),
+    **dict.fromkeys(
+        ("out", "checkpoint_minutes", "checkpoint_steps", "replay_rows", "features_gb", "features_dir", "merge", "engine", "max_tokens",
+         "budget"),
+        _NOTHING,
+    ),
     "seed": "a seed that does better does so by chance",
     "metric": "trials are compared by it",
 }  # fmt: skip
 _KEYS = ("low", "high", "step", "log")
 _RANGE = re.compile(r"(?P<low>[^.:]*(\.\d[^.:]*)?)\.\.(?P<high>[^:]*)(:(?P<how>.*))?")
+_GREATEST = 1e300
 _MOST_PAIRS = 2000
 """Combinations of two settings that are checked before the first trial; further ones are checked when they are drawn."""
 
@@ -95,6 +100,9 @@ def read_flags(flags: Collection[str]) -> dict[str, Any]:
             continue
         matched = _RANGE.fullmatch(text.strip())
         spec: dict[str, Any] = {key: _value(matched[key].strip()) for key in ("low", "high")} if matched is not None else {}
+        if matched is not None and matched["high"].startswith(".") and not any(isinstance(value, str) for value in spec.values()):
+            faults.append(f"--search {flag!r} has three points, of which one may be part of a number: write LOW..HIGH, and 0.5 for .5")
+            continue
         if matched is None or any(isinstance(value, str) for value in spec.values()):
             found[name] = [_value(part.strip()) for part in text.split(",")]  # a path may have two points, too
             continue
@@ -183,7 +191,7 @@ def _pairs(ranges: list[Range]) -> Iterator[dict[str, Any]]:
 def _faults(base: Config, values: Mapping[str, Any]) -> list[str]:
     """Return what is wrong with these settings beside those of `base`."""
     try:
-        resolve(base.model_dump(mode="json", exclude_none=True, exclude_unset=True), values)
+        resolve(base.model_dump(mode="json", exclude_none=True, exclude_unset=True), values, told=values)
     except UsageError as error:
         return [fault.rstrip(".") + "." for fault in error.faults]
     return []
@@ -199,7 +207,9 @@ def _read(name: str, spec: Any) -> Range | str:
     if isinstance(spec, list | tuple):
         if any(isinstance(value, list | dict) for value in spec):
             return "the values of a choice are single ones, such as [2, 3, 4]."
-        if len(set(map(repr, spec))) < len(spec) or len(spec) < 2:
+        if name == "lr" and "find" in spec:
+            return "find looks for a rate itself, before each training. Name rates, or write {low = ..., high = ...}."
+        if len(set(spec)) < len(spec) or len(spec) < 2:
             return f"a choice needs two or more different values; found {listing(map(written, spec)) or 'none'}."
         return Range(name, tuple(spec))
     if not isinstance(spec, Mapping):
@@ -228,6 +238,8 @@ def _range(name: str, spec: Mapping[str, Any]) -> Range | str:
         value = spec.get(key, 1)
         if isinstance(value, bool) or not isinstance(value, int if whole else int | float):
             return f"{key} is {value!r:.40}; it must be a {'whole ' if whole else ''}number."
+        if not abs(value) <= _GREATEST:  # which nan is not, either
+            return f"{key} is {value!r:.40}; it must be a finite number."
     log = spec.get("log", name == "lr" and "step" not in spec)
     if not isinstance(log, bool):
         return f"log is {log!r:.40}; it must be true or false."

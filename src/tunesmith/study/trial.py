@@ -8,7 +8,7 @@ from typing import Any
 from tunesmith import recipe
 from tunesmith.bundle import DESCRIPTION
 from tunesmith.data.given import NOTHING, Given
-from tunesmith.errors import Diverged, Interrupted, UsageError
+from tunesmith.errors import Diverged, Interrupted, ModelError, UsageError
 from tunesmith.prepare import Prepared
 from tunesmith.progress import Bars, Progress
 from tunesmith.report.study import value_words
@@ -17,12 +17,15 @@ from tunesmith.storage import write_json
 from tunesmith.study.trials import PRUNED, Trials
 from tunesmith.training.loop import Watch
 
+IMPOSSIBLE = "not possible: "
+
 
 def run_trials(trials: Trials, left: list[int], hint: str, progress: Progress, given: Given = NOTHING) -> None:
     """Go on with the unfinished trials `left`, then begin new ones until there are as many as planned.
 
     hint: how to go on, for the message of an interruption; given: as `recipe.train` takes it
-    Raises what a training raises but `Diverged`, which ends its trial alone.
+    Raises what a training raises but `UsageError` and `ModelError`, which end their trial alone: as one that is not possible, or, where
+    the training diverged, as one that is worse than all others.
     """
     for number in left:
         _run(trials, trials.again(number), hint, progress, given)
@@ -54,11 +57,12 @@ def _trained(trials: Trials, trial: Any, place: Path, progress: Progress, given:
     try:
         config = trials.plan.config(**trial.params, out=str(place))
     except UsageError as error:  # settings that exclude each other in a way that no check of pairs has shown
-        return trials.tell(trial, "fail", outcome=f"not possible: {error.faults[0]}")
+        return _impossible(trials, trial, error)
 
     def begin(prepared: Prepared) -> Watch:
         trials.plan.check_rows(prepared)
-        return trials.watch(trial, config.epochs)
+        # few-shot tuning makes one of its epochs, which ends by itself
+        return trials.watch(trial, 1 if config.tuning == "fewshot" else config.epochs)
 
     started = (place / CHECKPOINTS).is_dir() or (place / DESCRIPTION).is_file()
     try:
@@ -66,13 +70,20 @@ def _trained(trials: Trials, trial: Any, place: Path, progress: Progress, given:
     except Diverged as error:
         # as one that is worse than all others, which a failed trial would not be to the sampler
         return trials.tell(trial, PRUNED, outcome="diverged", why=str(error))
+    except (UsageError, ModelError) as error:  # settings that do not suit this task or encoder
+        return _impossible(trials, trial, error)
     write_json(place / RECORD, result)
     training, scores = result["training"], result["evaluations"]["valid"]["metrics"]
-    notes = {"epochs": training["epochs"], "seconds": training["seconds"], "outcome": training["stopped"]}
+    notes = {"epochs": training["epochs"], "planned": config.epochs, "seconds": training["seconds"], "outcome": training["stopped"]}
     if "log_loss" in scores:
         notes["log_loss"] = scores["log_loss"]
     pruned = training["stopped"].startswith(PRUNED)
     return trials.tell(trial, PRUNED if pruned else "complete", scores[metric], **notes)
+
+
+def _impossible(trials: Trials, trial: Any, error: UsageError | ModelError) -> Any:
+    why = error.faults[0] if isinstance(error, UsageError) else str(error)
+    return trials.tell(trial, "fail", outcome=f"{IMPOSSIBLE}{why}")
 
 
 def line(record: Any, trials: Trials) -> str:

@@ -17,13 +17,12 @@ from tunesmith.errors import StorageError, setting
 from tunesmith.seeds import seed_for
 from tunesmith.storage import writing
 from tunesmith.study.plan import DATABASE, TRIALS, Plan
+from tunesmith.study.pruning import is_behind
 from tunesmith.study.space import Range
 from tunesmith.training.loop import Watch
 
 _STARTUP = 10
 """So many trials are drawn at random before those that are finished guide the choice."""
-_BEFORE_PRUNING = 4
-"""So many trials end before one is stopped for being worse than their median."""
 _CLAIMS = ".claims.lock"
 PRUNED = "pruned"
 
@@ -63,7 +62,7 @@ class Trials:
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         most = max((r.ends()[-1] for r in self.ranges if r.name == "epochs"), default=plan.config().epochs)
         pruner: Any = {
-            "median": optuna.pruners.MedianPruner(n_startup_trials=_BEFORE_PRUNING),
+            "median": optuna.pruners.NopPruner(),  # see _is_behind
             "hyperband": optuna.pruners.HyperbandPruner(min_resource=1, max_resource=max(int(most), 2)),
             "none": optuna.pruners.NopPruner(),
         }[plan.pruner]
@@ -115,12 +114,12 @@ class Trials:
         """Draw the settings of `trial`: those that it has already stay, so that a draw cut off in the middle goes on as it began."""
         import optuna
 
-        # named by the trial, as every draw: a study that was interrupted draws what it would have drawn
-        seed = seed_for(self.plan.config().seed, "search", trial.number) % 2**32
-        self.study.sampler = optuna.samplers.TPESampler(n_startup_trials=_STARTUP, seed=seed, constant_liar=self.jobs > 1)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             for range_ in self.ranges:
+                # named by trial and range, as every draw: one that was cut off before this range draws what it would have drawn
+                seed = seed_for(self.plan.config().seed, f"search {range_.name}", trial.number) % 2**32
+                self.study.sampler = optuna.samplers.TPESampler(n_startup_trials=_STARTUP, seed=seed, constant_liar=self.jobs > 1)
                 _suggest(trial, range_)
         return trial
 
@@ -141,19 +140,28 @@ class Trials:
     def watch(self, trial: Any, epochs: int) -> Watch:
         """Return what tells Optuna each epoch's score and stops the training of a trial that does worse than others did.
 
-        Only whole epochs are compared, as trials differ in their steps; the last is not, as it ends anyway.
+        epochs: those of the trial. Only whole ones are compared, as trials differ in their steps; the last is not, as it ends anyway.
         """
 
         def watched(epoch: float, scores: dict[str, float]) -> str:
             if not float(epoch).is_integer() or epoch >= epochs:
                 return ""
             with storing(self.path):
-                frozen = self.all()[trial.number]
-                if int(epoch) not in frozen.intermediate_values:  # it is there when the process was killed before it could save
+                if int(epoch) not in self.all()[trial.number].intermediate_values:  # it is when the process was killed before it saved
                     trial.report(scores[self.plan.metric], int(epoch))
-                return f"{PRUNED} after epoch {int(epoch)}" if trial.should_prune() else ""
+                behind = self._is_behind(trial.number, epochs) if self.plan.pruner == "median" else trial.should_prune()
+                return f"{PRUNED} after epoch {int(epoch)}" if behind else ""
 
         return watched
+
+    def _is_behind(self, number: int, epochs: int) -> bool:
+        """Whether a trial is worse than the median of those that were trained to their end, after the same share of their epochs."""
+        from optuna.trial import TrialState
+
+        records = self.all()
+        ended = [one for one in records if one.state == TrialState.COMPLETE and "twin" not in one.user_attrs]
+        others = [(one.intermediate_values, one.user_attrs.get("planned", epochs)) for one in ended]
+        return is_behind(records[number].intermediate_values, epochs, others, greater=self.plan.greater)
 
     def tell(self, trial: Any, state: str, value: float | None = None, **notes: Any) -> Any:
         """End a trial: "complete" with its value, "pruned", or "fail"; returns its record. A finished one stays as it is."""

@@ -20,14 +20,15 @@ from tunesmith.errors import Interrupted, ModelError, StorageError, UsageError, 
 from tunesmith.fitting import computable
 from tunesmith.metrics import greater_is_better
 from tunesmith.model.names import locate
-from tunesmith.prepare import prepare
+from tunesmith.prepare import Prepared, prepare
 from tunesmith.progress import QUIET, Progress
-from tunesmith.rundir import CHECKPOINTS, is_started, keep_record, output_directory, stopped_in
+from tunesmith.resolve import absolute
+from tunesmith.rundir import CHECKPOINTS, check_same_settings, is_started, keep_record, output_directory, stopped_in
 from tunesmith.storage import sweep, writing
 from tunesmith.study.best import summary, write_recipe
-from tunesmith.study.plan import BEST, DATABASE, LOCK, PLAN, TRIALS, Plan, Pruner, absolute, digest_of
+from tunesmith.study.plan import BEST, DATABASE, LOCK, PLAN, TRIALS, Plan, Pruner, digest_of
 from tunesmith.study.space import default_space, read_space, written
-from tunesmith.study.trial import run_trials
+from tunesmith.study.trial import IMPOSSIBLE, run_trials
 from tunesmith.study.trials import Trials
 from tunesmith.study.workers import threads_each, work
 
@@ -128,10 +129,7 @@ def _run(directory: Path, plan: Plan, jobs: int, given: Given, lock: int, progre
         found = summary(trials)
         best = trials.best()
         if best is None:
-            why = listing(dict.fromkeys(trial["outcome"] for trial in found["trials"]), 3)
-            raise ModelError(
-                f"none of {counted(len(found['trials']), 'trial')} ran to its end ({why}). Lower the range of {setting('lr')}."
-            )
+            raise _nothing_found(found["trials"])
         values = {range_.name: best.params[range_.name] for range_ in trials.ranges}
         config = plan.config(**values)
         said = f"trial {best.number + 1} of {len(found['trials'])}, the best: validation {plan.metric} {best.value:.4f}"
@@ -140,6 +138,22 @@ def _run(directory: Path, plan: Plan, jobs: int, given: Given, lock: int, progre
     except KeyboardInterrupt:
         raise Interrupted(f"stopped at once; all trials are saved as far as they went. {hint}") from None
     return TuneResult(directory, values, float(best.value), found, trained)
+
+
+def _nothing_found(trials: list[dict[str, Any]]) -> ModelError:
+    """Return the error of a study none of whose trials has a value."""
+    numbers: dict[str, list[int]] = {}
+    for trial in trials:
+        numbers.setdefault(trial["outcome"], []).append(trial["number"])
+    lines = [f"trial{'s' if len(which) > 1 else ''} {listing(which, 6)}: {why}" for why, which in numbers.items()]
+    cures = [f"a lower range of {setting('lr')}"] * ("diverged" in numbers) + ["ranges that can be trained"] * (
+        any(why.startswith(IMPOSSIBLE) for why in numbers)
+    )
+    return ModelError(
+        f"none of {counted(len(trials), 'trial')} ran to its end.\n  - " + "\n  - ".join(lines) + f"\nStart anew with "
+        f"{' and '.join(cures) if cures else 'other ranges'} and {setting('overwrite', True)}, or try more: {setting('resume', True)} and "
+        f"{setting('trials')} above {len(trials):,}."
+    )
 
 
 def _train_best(directory: Path, plan: Plan, config: Config, found: dict[str, Any], given: Given, progress: Progress) -> recipe.TrainResult:
@@ -151,6 +165,12 @@ def _train_best(directory: Path, plan: Plan, config: Config, found: dict[str, An
         if kept is not None:
             progress.say(f"{directory} is finished already; {setting('trials')} above {plan.trials:,} would go on searching.")
             return kept
+    if started:
+        try:
+            check_same_settings(directory, config)
+        except UsageError:  # more trials were asked for after it was cut off, and one of them is better
+            started = False
+            progress.say("the training that was cut off had the settings of a trial that is the best no longer; it is left.")
     progress.say("training with the best settings anew, and testing:")
     try:
         return recipe.train(config, given, resume=started, overwrite=not started, progress=progress, beside={"study": found})
@@ -207,6 +227,7 @@ def _plan(
         )
     if task.name == "masked-lm" and any(range_.name == "model" for range_ in ranges):
         raise UsageError("model cannot be searched for masked-lm: perplexities of encoders with other vocabularies cannot be compared.")
+    _check_ways([way for way in ways if isinstance(way, str)], prepared, one_model=all(range_.name != "model" for range_ in ranges))
     metric = computable(
         config.metric if config.metric is not None else task.default_metric, task, valid, [], told=config.metric is not None
     )
@@ -222,6 +243,22 @@ def _plan(
     )
 
 
+def _check_ways(ways: list[str], prepared: Prepared, *, one_model: bool) -> None:
+    """Raise `UsageError` for ways to tune that the task, or the only encoder, has no use for, before anything is trained."""
+    layers = getattr(prepared.pretrained.config, "num_hidden_layers", None)
+    faults = []
+    for way in ways:
+        try:
+            strategies.check_task(way, prepared.task.name)
+        except UsageError as error:
+            faults.append(str(error))
+        last = strategies.parse(way)[1]
+        if one_model and last is not None and isinstance(layers, int) and last > layers:
+            faults.append(f"{setting('tuning', way)}: the encoder has {counted(layers, 'layer')}. Take at most last:{layers}.")
+    if faults:
+        raise UsageError(*faults)
+
+
 def _pruner(name: str | None) -> Pruner:
     return {"median": "median", "hyperband": "hyperband", "none": "none"}[name if name is not None else "median"]  # type: ignore[return-value]
 
@@ -230,7 +267,9 @@ def _say_plan(trials: Trials, progress: Progress) -> None:
     progress.say(f"searching, {counted(trials.plan.trials, 'trial')} by validation {trials.plan.metric}:")
     for range_ in trials.ranges:
         progress.say(f"  {range_}")
-    kind = {"median": "median of the others after as many epochs", "hyperband": "Hyperband", "none": "none"}[trials.plan.pruner]
+    kind = {"median": "median of the others after the same share of their epochs", "hyperband": "Hyperband", "none": "none"}[
+        trials.plan.pruner
+    ]
     first = ""
     if trials.plan.usual:
         base = trials.plan.config()

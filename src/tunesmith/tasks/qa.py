@@ -20,7 +20,7 @@ from tunesmith.data.passages import PassageEncoder
 from tunesmith.data.schema import Example, RowSource, Schema
 from tunesmith.data.table import TokenTable
 from tunesmith.data.tokens import Encoded, Truncation
-from tunesmith.errors import DataError, ModelError, setting
+from tunesmith.errors import DataError, Diverged, setting
 from tunesmith.metrics import calibration_bins, expected_calibration_error
 from tunesmith.model.spec import HeadSpec
 from tunesmith.progress import QUIET, Progress
@@ -228,7 +228,7 @@ class QuestionAnswering(Task):
         """Yield what is found for each row, reading a piece of the table at a time."""
         table, index = part.rows.table, part.rows.index
         if not np.isfinite(outputs.values).all():
-            raise ModelError("some scores of the model are not finite numbers, so training diverged. Use a lower learning rate.")
+            raise Diverged("some scores of the model are not finite numbers, so training diverged. Use a lower learning rate.")
         with progress.track("reading answers", len(index), "rows") as tracker:
             for start in range(0, len(index), _CHUNK):
                 rows = index[start : start + _CHUNK].tolist()
