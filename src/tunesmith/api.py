@@ -114,7 +114,7 @@ def update(
 
     data: anything that `train` takes; labels that the model does not know become new ones
     test: rows whose score may not fall by more than `margin`, in place of those that were kept at training
-    distill: weight of the term that holds outputs on the new rows where they were; None: 1 where no old rows are kept, else 0
+    distill: weight of the term that holds outputs on the new rows where they were; None: 1 where no old rows are replayed, else 0
     force: accept whatever the test says; out: write the updated model there; keep_refused: write a refused one there
     resume: go on with an update that was interrupted
     settings: epochs, lr, batch_size, ...: those of `tunesmith.updating.SETTINGS`; all others are as the model was trained
