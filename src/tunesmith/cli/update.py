@@ -46,7 +46,7 @@ def update(
         typer.Option(
             "--distill",
             metavar="NUMBER",
-            help="Weight of the term that holds outputs on the new rows where they were (default: 1 where no old rows are replayed, else 0).",
+            help="Weight of the term that holds outputs on new rows where they were (default: 1 where no old rows are replayed, else 0).",
             rich_help_panel="Training",
             show_default=False,
         ),
