@@ -22,6 +22,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: "slow" not in item.keywords)
 
 
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip the tests on real data where there are none."""
+    folder = os.environ.get("TUNESMITH_DATA")
+    if item.get_closest_marker("real") and not (folder and Path(folder).is_dir()):
+        pytest.skip("TUNESMITH_DATA names no directory with the labelled data sets")
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Token tables go to a directory of this test session."""

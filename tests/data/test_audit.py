@@ -422,16 +422,13 @@ def test_twenty_thousand_rows_take_seconds():
     assert time.perf_counter() - start < 8
 
 
-REAL = Path(os.environ.get("TUNESMITH_DATA", ""))
-
-
 @pytest.mark.real
-@pytest.mark.skipif(not (REAL / "imdb").is_dir(), reason="TUNESMITH_DATA names no directory with the labelled data sets")
 def test_known_leakage_of_imdb():
     from tunesmith.data.readers import open_file
 
+    folder = Path(os.environ["TUNESMITH_DATA"]) / "imdb"
     result = audit(
-        open_file(REAL / "imdb/train.csv"), Schema(("text",), "label"), other=open_file(REAL / "imdb/test.csv"), count_tokens=words,
+        open_file(folder / "train.csv"), Schema(("text",), "label"), other=open_file(folder / "test.csv"), count_tokens=words,
         truncation=Truncation(), budget=254, label_separator=None, progress=QUIET,
     )  # fmt: skip
     assert result.leakage.exact.rows == 123

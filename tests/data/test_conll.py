@@ -134,7 +134,6 @@ def test_gzip_and_stdin(tmp_path: Path) -> None:
 
 
 @pytest.mark.real
-@pytest.mark.skipif("TUNESMITH_DATA" not in os.environ, reason="TUNESMITH_DATA names no directory with the labelled data sets")
 @pytest.mark.parametrize("name", ["ud_en_ewt/en_ewt-ud-dev.conllu", "ud_ru_taiga"])
 def test_real_treebanks_slice_their_own_texts(name: str) -> None:
     """Every text is that of `# text`, every word its characters but for those of tokens that their words do not spell."""

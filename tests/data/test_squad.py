@@ -181,10 +181,7 @@ def test_wrong_rows_are_refused_with_their_place(row: dict[str, Any], says: str)
     ],
 )
 def test_real_files_are_read_whole(file: str, questions: int, none: int, mended: int) -> None:
-    folder = os.environ.get("TUNESMITH_DATA")
-    if folder is None:
-        pytest.skip("TUNESMITH_DATA names no directory with the labelled data sets")
-    source = open_file(Path(folder) / file)
+    source = open_file(Path(os.environ["TUNESMITH_DATA"]) / file)
     schema = guess_schema(source, text=None, label=None, group=None, family=family("qa"))
     found = [schema.parse(row, place) for row, place in source]
     assert len(found) == questions and sum(example.target == [] for example in found) == none
