@@ -51,15 +51,20 @@ def test_an_update_that_cannot_be_is_refused_before_torch_is_imported(descriptio
 
 
 def test_help_answers_in_under_300_milliseconds():
-    """On an idle machine the time is the processor's; where others want the processor, too, that alone is the program's own."""
-    fastest = float("inf")
-    for _ in range(10):
+    """In processor time; on a machine that is slower, or slowed down, in less than twice what the libraries of any such tool take."""
+
+    def seconds(code: str) -> float:
         before = os.times()
-        done = python(HELP)
+        done = python(code)
         after = os.times()
-        fastest = min(fastest, after.children_user + after.children_system - before.children_user - before.children_system)
         assert done.returncode == 0, done.stderr
-        assert "train" in done.stdout
+        return after.children_user + after.children_system - before.children_user - before.children_system
+
+    assert "train" in python(HELP).stdout
+    libraries = fastest = float("inf")
+    for _ in range(10):
+        libraries = min(libraries, seconds("import typer.rich_utils, rich.markdown, pydantic.main"))
+        fastest = min(fastest, seconds(HELP))
         if fastest < 0.3:
             break
-    assert fastest < 0.3
+    assert fastest < max(0.3, 1.9 * libraries)
