@@ -18,6 +18,8 @@ from tunesmith import registry, strategies
 from tunesmith.errors import did_you_mean, listing, setting
 from tunesmith.prompts import parse
 
+FILES = ("train", "valid", "test")
+"""The settings that name files of rows."""
 Truncation = Literal["head", "tail", "head-tail", "windows"]
 Pooling = Literal["auto", "cls", "mean", "max", "attention"]
 Aggregation = Literal["mean", "max"]
@@ -335,6 +337,12 @@ class Config(BaseModel):
         """Return words on each setting by which `content_hash` differs from that of `other`: what it was there, and is here."""
         before, now = other._content(), self._content()
         return [f"{setting(name)} was {_told(before[name])}, now {_told(now[name])}" for name in now if before[name] != now[name]]
+
+    def files_changed_from(self, other: Config) -> list[str]:
+        """Return words on each file of rows that both name, in different places."""
+        pairs = [(name, getattr(other, name), getattr(self, name)) for name in FILES]
+        moved = [pair for pair in pairs if None not in pair and Path(pair[1]).absolute() != Path(pair[2]).absolute()]
+        return [f"{setting(name)} was {old}, now {new}" for name, old, new in moved]
 
 
 def _told(value: Any) -> str:

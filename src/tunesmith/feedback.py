@@ -79,8 +79,8 @@ def feedback_of(bundle: Bundle, config: Config, data: Any, test: Any, progress: 
     gate, tests = _test_part(bundle, task, test, config, progress)
     sketch = bundle.description.get("seen")
     if gate is not None and test is not None:
-        told = seen_before(sketch, gate.rows.table.text_key[gate.rows.index])
-        notes += [*([f"{gate.source.name}: {told}"] if told else []), *task.cautions(gate.rows)]
+        met_before = seen_before(sketch, gate.rows.table.text_key[gate.rows.index])
+        notes += [*([f"{gate.source.name}: {met_before}"] if met_before else []), *task.cautions(gate.rows)]
     grouped = family.grouped
     leaks = _inside(table, index, gate, grouped)
     leaked, index = index[leaks], index[~leaks]
@@ -91,19 +91,9 @@ def feedback_of(bundle: Bundle, config: Config, data: Any, test: Any, progress: 
     held = _hold_out(part, config, sketch, notes)
     held_groups = table.group[index[held]] if table.group is not None else np.zeros(0, np.uint64)
     replay, met = _replay(bundle, config, task, part, gate, held_groups, progress)
-    stored = bundle.schema.texts[0] if grouped else bundle.description["schema"].get("group")
-    columns = KeptSchema.of(replace(bundle.schema, group=stored if grouped or schema.group is None else schema.group))
-
-    def canonical(example: Example, row: int) -> Example:
-        return task.kept(example, targets, row)
-
-    name = source.name if not replay else f"{source.name} and {counted(len(replay), 'replayed row')}"
-    both = ReadSource(name, source, schema, canonical, repr(task.to_dict()), replay)
-    together = open_table(both, columns, bundle.encoder, progress)
-    if together.group is not None:  # a row without a group is one for itself
-        together.group = np.where(together.group == 0, together.text_key, together.group)
-    whole = Part(Rows(together, index, task.targets(together)), both, columns)
-    old = np.arange(len(together) - len(replay), len(together))
+    whole = _together(bundle, task, part, replay, progress)
+    rows = len(whole.rows.table)
+    old = np.arange(rows - len(replay), rows)
     parts = {"train": whole.with_index(np.concatenate([index[~held], old]))}
     split_parts(parts, config.model_copy(update={"test_size": 0.0}), task, notes)
     parts["train"] = replace(parts["train"], how="given")
@@ -123,7 +113,7 @@ def feedback_of(bundle: Bundle, config: Config, data: Any, test: Any, progress: 
     }
     disputed = _disputed(part.with_index(leaked), gate, task, progress)
     notes += _on_rows(len(leaked), disputed, met)
-    kept = _kept_next(bundle, task, config, columns, replay, whole.with_index(index[~held]), tests, held_out, gate, progress)
+    kept = _kept_next(bundle, task, config, replay, whole.with_index(index[~held]), tests, held_out, gate, progress)
     return Feedback(
         name=source.name,
         fingerprint=source.fingerprint(progress),
@@ -142,6 +132,23 @@ def feedback_of(bundle: Bundle, config: Config, data: Any, test: Any, progress: 
         disputed=disputed,
         **met,
     )
+
+
+def _together(bundle: Bundle, task: Task, part: Part, replay: list[Example], progress: Progress) -> Part:
+    """Return the new rows with the replayed ones behind them, in the columns in which rows are kept; its index is that of the new ones."""
+    stored = bundle.schema.texts[0] if bundle.family.grouped else bundle.description["schema"].get("group")
+    told = part.schema.group
+    columns = KeptSchema.of(replace(bundle.schema, group=stored if bundle.family.grouped or told is None else told))
+
+    def canonical(example: Example, row: int) -> Example:
+        return task.kept(example, part.rows.targets, row)
+
+    name = part.source.name if not replay else f"{part.source.name} and {counted(len(replay), 'replayed row')}"
+    both = ReadSource(name, part.source, part.schema, canonical, repr(task.to_dict()), replay)
+    table = open_table(both, columns, bundle.encoder, progress)
+    if table.group is not None:  # a row without a group is one for itself
+        table.group = np.where(table.group == 0, table.text_key, table.group)
+    return Part(Rows(table, part.rows.index, task.targets(table)), both, columns)
 
 
 def _schema(bundle: Bundle, source: RowSource, config: Config, notes: list[str]) -> Schema:
@@ -326,7 +333,6 @@ def _kept_next(
     bundle: Bundle,
     task: Task,
     config: Config,
-    schema: Schema,
     replay: Sequence[Example],
     new: Part,
     tests: list[Example] | None,
@@ -347,9 +353,9 @@ def _kept_next(
     tests = tests if tests is not None else []
     known = int(before.get("test_of", 0)) if same or gate is None else len(gate.rows)
     return Kept(
-        schema,
-        merged([*replay, *told.replay], config.replay_rows, schema, grouped=grouped),
-        merged([*tests, *told.test], TEST_ROWS, schema, grouped=grouped),
+        new.schema,
+        merged([*replay, *told.replay], config.replay_rows, new.schema, grouped=grouped),
+        merged([*tests, *told.test], TEST_ROWS, new.schema, grouped=grouped),
         int(before.get("of", len(replay))) + len(new.rows),
         known + (len(held_out.rows) if held_out is not None else 0),
     )

@@ -12,10 +12,8 @@ from typing import Any, Literal, get_args, get_origin
 from pydantic import ValidationError
 
 from tunesmith import prompts, strategies
-from tunesmith.config import Config
+from tunesmith.config import FILES, Config
 from tunesmith.errors import UsageError, did_you_mean, listing, setting
-
-_FILES = ("train", "valid", "test")
 
 
 class Recipe(dict[str, Any]):
@@ -58,7 +56,7 @@ def read_recipe(path: Path | str) -> Recipe:
 def absolute(config: Config) -> dict[str, Any]:
     """Return the settings that were told as plain values, with files, and a model that is a directory, by their absolute paths."""
     values = config.model_dump(mode="json", exclude_unset=True)
-    for name in _FILES:
+    for name in FILES:
         if values.get(name) is not None:
             values[name] = str(Path(values[name]).absolute())
     if Path(config.model).is_dir():
@@ -69,7 +67,7 @@ def absolute(config: Config) -> dict[str, Any]:
 def from_here(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Return what `absolute` wrote with files below the working directory as people name them, and without what is not set."""
     found, here = {key: value for key, value in settings.items() if value is not None}, Path.cwd()
-    for name in _FILES:
+    for name in FILES:
         if name in found and Path(found[name]).is_relative_to(here):
             found[name] = str(Path(found[name]).relative_to(here))
     return found

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tunesmith.bundle import DESCRIPTION
-from tunesmith.config import Config
+from tunesmith.config import FILES, Config
 from tunesmith.data.given import Given
 from tunesmith.errors import Interrupted, StorageError, UsageError, listing, setting
 from tunesmith.places import CHECKPOINTS
@@ -23,7 +23,6 @@ WAYS = "ways"
 RECORD = "result.json"
 """What is kept, beside its report, of a training whose model is not: that of a fold or a trial."""
 _MODEL_PLACE = "model directory"
-_FILES = ("train", "valid", "test")
 _WRITTEN = ("README.md", "report.html", "config.json", "model.safetensors", "tokenizer.json")
 
 
@@ -88,7 +87,7 @@ def resume_hint(directory: Path) -> str:
 def store_settings(directory: Path, config: Config) -> None:
     """Write the settings of a run that begins beside its checkpoints, files by their absolute paths."""
     values = config.model_dump(mode="json")
-    stored = {key: str(Path(value).absolute()) if key in _FILES and value is not None else value for key, value in values.items()}
+    stored = {key: str(Path(value).absolute()) if key in FILES and value is not None else value for key, value in values.items()}
     # as it was named, which the report repeats, and where it is when the run goes on from another directory
     place = str(Path(config.model).absolute()) if Path(config.model).is_dir() else None
     write_json(directory / CHECKPOINTS / RUN, {**stored, "out": None, _MODEL_PLACE: place})
@@ -150,10 +149,7 @@ def check_same_settings(directory: Path, config: Config) -> None:
     begun = not finished or (directory / DESCRIPTION).is_file()
     other = config.changes_from(before)
     # checkpoints know the content of their files, wherever these lie; of a finished run only the places are left to compare
-    for name in _FILES if finished else ():
-        old, new = getattr(before, name), getattr(config, name)
-        if old is not None and new is not None and Path(old).absolute() != Path(new).absolute():
-            other.append(f"{setting(name)} was {old}, now {new}")
+    other += config.files_changed_from(before) if finished else []
     if other and not begun:
         raise UsageError(
             f"the run in {directory} ended before its first checkpoint, so nothing of it is left to go on with, and its settings were "

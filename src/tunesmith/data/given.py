@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tunesmith.config import Config
+from tunesmith.config import FILES, Config
 from tunesmith.data.memory import open_data
 from tunesmith.data.schema import RowSource
 from tunesmith.errors import UsageError
@@ -44,7 +44,7 @@ class Given:
     def opened(self, config: Config) -> dict[str, RowSource]:
         """Return the rows by part."""
         sources = {}
-        for part in ("train", "valid", "test"):
+        for part in FILES:
             value = self.of(part, config)
             if value is not None:
                 encoding = config.encoding if isinstance(value, str | Path) else None

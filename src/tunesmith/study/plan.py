@@ -18,7 +18,6 @@ from tunesmith.study.space import Range, read_space
 
 PLAN, DATABASE, TRIALS, BEST, LOCK = "study.json", "study.db", "trials", "best.toml", ".study.lock"
 Pruner = Literal["median", "hyperband", "none"]
-_FILES = ("train", "valid", "test")
 
 
 @dataclass(frozen=True)
@@ -82,10 +81,7 @@ class Plan:
         before = self.config()
         told = config if config.metric is not None else config.model_copy(update={"metric": self.metric})
         other = told.changes_from(before)
-        for name in _FILES:
-            old, new = getattr(before, name), getattr(config, name)
-            if new is not None and old is not None and Path(old).absolute() != Path(new).absolute():
-                other.append(f"{setting(name)} was {old}, now {new}")
+        other += config.files_changed_from(before)
         if search is not None and search != self.search:
             was, now = ({range_.name: str(range_) for range_ in read_space(specs, before, "search:")} for specs in (self.search, search))
             for name in sorted({*was, *now}):

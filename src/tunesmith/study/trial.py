@@ -33,7 +33,7 @@ def run_trials(trials: Trials, left: list[int], hint: str, progress: Progress, g
         _run(trials, trial, hint, progress, given)
 
 
-def _run(trials: Trials, trial: Any, hint: str, progress: Progress, given: Given = NOTHING) -> None:
+def _run(trials: Trials, trial: Any, hint: str, progress: Progress, given: Given) -> None:
     place = trials.place(trial.number)
     twin = trials.twin(trial)
     if twin is not None:
