@@ -416,6 +416,16 @@ def test_a_check_tells_of_the_answers(tiny_bert: Path, tmp_path: Path, run: Run)
         assert f"1 row {what} (odd.jsonl:{line})." in told
 
 
+def test_a_check_counts_what_is_cut_off_a_long_question(tiny_bert: Path, tmp_path: Path, run: Run) -> None:
+    rows = [{"question": "the " * asked + "?", "context": "red cat", "answers": ["cat"]} for asked in (2, 100)]
+    (tmp_path / "long.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    ended = run("check", "long.jsonl", "--model", tiny_bert, "--max-length", 32)
+    row = next(line.split() for line in ended.out.splitlines() if line.split()[:1] == ["windows"])
+    short, long = encoded([Example((row["question"], row["context"]), [], True, None, Source("t", 1), ()) for row in rows], 32)
+    assert short.lost == 0 < long.lost and len(long.sequences) == 1
+    assert row == ["windows", "1", "50.0%", str(long.lost), f"{long.lost / (short.tokens + long.tokens):.1%}", "2"]
+
+
 def test_moved_answers_of_a_test_are_told(trained: tunesmith.TrainResult) -> None:
     rows = questions(9)
     rows[1]["answers"][0]["answer_start"] += 1

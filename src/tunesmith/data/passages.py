@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tunesmith.data.schema import Example
-from tunesmith.data.tokens import Encoded, Int32, TextEncoder, Truncation
+from tunesmith.data.tokens import Encoded, Int32, Spans, TextEncoder, Truncation
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -22,6 +22,20 @@ PER_WINDOW = 3
 """How many points each window has; see `PassageEncoder`."""
 _FIRST_TOKENS = ("[CLS]", "<cls>", "<s>", "<|cls|>", "[cls]")
 _JOINERS = "\u200d\ufe0e\ufe0f"  # what joins emoji, and says how the character before is drawn
+
+
+class QuestionFirst(Truncation):
+    """Windows of a passage that each hold its question, which is cut to half of the room only where the passage needs the rest."""
+
+    def pair_spans(self, first: int, second: int, budget: int) -> list[tuple[Spans, Spans]]:
+        """Return, for each sequence, the ranges [start, end) of the question's and the passage's tokens that it keeps."""
+        kept = min(first, max(budget // 2, budget - second))
+        return [([(0, kept)], spans) for spans in self.spans(second, budget - kept)]
+
+    def pair_lost(self, first: int, second: int, budget: int) -> int:
+        """Return how many tokens of question and passage are in no sequence."""
+        question, passage = self.pair_spans(first, second, budget)[-1]
+        return first - question[0][1] + second - passage[0][1]
 
 
 class PassageEncoder(TextEncoder):
@@ -44,7 +58,8 @@ class PassageEncoder(TextEncoder):
     def __init__(self, tokenizer: Tokenizer, truncation: Truncation, fallback_token: int | None = None) -> None:
         super().__init__(tokenizer, replace(truncation, policy="head"), fallback_token, pairs=True)
         window = self.budget // 2
-        self.truncation = replace(truncation, policy="windows", stride=truncation.stride if truncation.stride < window else window // 2)
+        stride = truncation.stride if truncation.stride < window else window // 2
+        self.truncation = QuestionFirst("windows", truncation.max_length, stride, truncation.max_windows)
         self.has_points = True
         assert self.frame is not None
         whole = {tokenizer.token_to_id(token) for token in _FIRST_TOKENS} - {None}
@@ -74,13 +89,12 @@ class PassageEncoder(TextEncoder):
         if total + frame.special == 0:
             empty = self._assemble(question, with_offsets)
             return replace(empty, borders=[1], points=np.array([0, 1, 1], np.int32))
-        kept = asked[: max(self.budget // 2, self.budget - len(passage))]
-        room = self.budget - len(kept)
+        spans = self.truncation.pair_spans(len(asked), len(passage), self.budget)
+        kept = asked[: spans[0][0][0][1]]
         answers = dict.fromkeys(tokens for span in example.spans if (tokens := tokens_of(span, ranges)) is not None)
         sequences, offsets, borders, points, places = [], [], [], [], []
         begin = 0
-        windows = [spans[0] for spans in self.truncation.spans(len(passage), room)]
-        for start, end in windows:
+        for _, [(start, end)] in spans:
             first = len(frame.prefix) + len(kept) + len(frame.middle)
             sequences.append(np.concatenate([frame.prefix, kept, frame.middle, passage[start:end], frame.suffix]))
             length = len(sequences[-1])
@@ -97,7 +111,7 @@ class PassageEncoder(TextEncoder):
                 shown[first : first + end - start] = ranges[start:end]
                 offsets.append(shown)
             begin += length
-        lost = len(asked) - len(kept) + len(passage) - windows[-1][1]
+        lost = self.truncation.pair_lost(len(asked), len(passage), self.budget)
         return Encoded(sequences, offsets, total, lost, borders, np.array(points + places, np.int32))
 
 
