@@ -190,6 +190,7 @@ def by_signs(columns: Collection[str], target: str | None) -> str | None:
     return None
 
 
+@functools.cache  # asked for every row that is read
 def load(path: str) -> Any:
     """Return what "module:name" names."""
     module, _, name = path.partition(":")

@@ -20,6 +20,7 @@ from tunesmith.cli import search as _search
 from tunesmith.cli import train as _train
 from tunesmith.cli import tune as _tune
 from tunesmith.cli import update as _update
+from tunesmith.collecting import seldom
 from tunesmith.errors import EXIT_INTERNAL, TunesmithError, setting, speaking_flags
 
 # typer brings a click of its own, whose usage errors have no public name but this
@@ -67,6 +68,7 @@ def main(arguments: list[str] | None = None) -> None:
 
     2 usage, 3 data, 4 model, 5 storage, 6 an update refused, 130 interrupted, 70 a fault of tunesmith itself.
     """
+    seldom()
     with speaking_flags():
         status = _run(sys.argv[1:] if arguments is None else arguments)
     sys.exit(status)

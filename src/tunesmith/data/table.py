@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from tunesmith.collecting import sparing_what_exists
 from tunesmith.data.likeness import text_key
 from tunesmith.data.schema import Example, RowSource, Schema, examples_of, joined
 from tunesmith.data.tokens import NO_POINTS, Encoded
@@ -270,15 +271,16 @@ def _build(
         kinds |= {"offsets": pa.list_(pa.int32()), "text": pa.large_string(), "mended": pa.list_(pa.string())}
     fields = pa.schema(kinds.items(), metadata={"group": "1" if schema.group else "0"})
     lists = False
-    with new_directory(path, replace=False) as directory:
+    with new_directory(path, replace=False) as directory, sparing_what_exists():
         with pa.OSFile(str(directory / "table.arrow"), "wb") as sink, pa.ipc.new_file(sink, fields) as writer:
             rows: dict[str, list[Any]] = {name: [] for name in kinds}
             size = 0
             with progress.track(f"tokenising {source.name}", None, "rows") as tracker:
                 for examples, encoded in _encoded(encoder, schema.examples(source)):
-                    for example, sequences in zip(examples, encoded, strict=True):
-                        lists = lists or example.target_is_list
-                        size += _append(rows, example, sequences)
+                    lists = lists or any(example.target_is_list for example in examples)
+                    for name, values in _columns(examples, encoded, encoder).items():
+                        rows[name] += values
+                        size += sum(map(len, values)) if name == "ids" else 0
                     tracker.advance(len(examples))
                     if size >= _BATCH_TOKENS or len(rows["line"]) >= _BATCH_ROWS:
                         writer.write_batch(_record_batch(rows, fields))
@@ -291,31 +293,36 @@ def _build(
             (directory / "labels-are-lists").touch()
 
 
-def _append(rows: dict[str, list[Any]], example: Example, encoded: Encoded) -> int:
-    lengths = [len(sequence) for sequence in encoded.sequences]
-    ids = encoded.sequences[0] if len(lengths) == 1 else np.concatenate(encoded.sequences)
-    values = {
-        "line": example.source.line,
-        "text_key": _key_of(example.texts),
-        "group": example.group_key,
-        "labels": example.target,
-        "blank": not any(text.strip() for text in example.texts),
-        "tokens": encoded.tokens,
-        "lost": encoded.lost,
-        "kept": len(ids),
-        "longest": max(lengths),
-        "sequences": len(lengths),
+def _columns(examples: Sequence[Example], encoded: Sequence[Encoded], encoder: ExampleEncoder) -> dict[str, list[Any]]:
+    """Return the values of examples and of what they were encoded to, by column."""
+    lengths = [list(map(len, one.sequences)) for one in encoded]
+    columns: dict[str, list[Any]] = {
+        "line": [example.source.line for example in examples],
+        "text_key": [_key_of(example.texts) for example in examples],
+        "group": [example.group_key for example in examples],
+        "labels": [example.target for example in examples],
+        "blank": [not any(map(str.strip, example.texts)) for example in examples],
+        "tokens": [one.tokens for one in encoded],
+        "lost": [one.lost for one in encoded],
+        "kept": list(map(sum, lengths)),
+        "longest": list(map(max, lengths)),
+        "sequences": list(map(len, lengths)),
         "lengths": lengths,
-        "ids": ids,
-        "borders": encoded.borders,
-        "points": encoded.points,
-        "offsets": np.concatenate(encoded.offsets).ravel() if encoded.offsets else encoded.offsets,
-        "text": example.texts[-1],
-        "mended": list(example.mended),
+        "ids": [_joined(one.sequences) for one in encoded],
     }
-    for name, column in rows.items():
-        column.append(values[name])
-    return len(ids)
+    if encoder.pairs:
+        columns["borders"] = [one.borders for one in encoded]
+    if encoder.has_points:
+        columns["points"] = [one.points for one in encoded]
+    if encoder.keeps_text:
+        columns["offsets"] = [_joined(one.offsets).ravel() for one in encoded]
+        columns["text"] = [example.texts[-1] for example in examples]
+        columns["mended"] = [list(example.mended) for example in examples]
+    return columns
+
+
+def _joined(arrays: Sequence[np.ndarray]) -> np.ndarray:
+    return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
 
 
 def _record_batch(rows: dict[str, list[Any]], fields: Any) -> Any:
