@@ -87,8 +87,10 @@ def _write_collection(row: Row, source: Path, target: Path) -> None:
         judgements, rows = [], []
         for query in chosen:
             grades, ranked = judged[query], found[query]
-            judgements += [(query, passage, grade) for passage, grade in grades.items()]
-            unranked = [passage for passage in grades if part == "train" and passage not in ranked]
+            # the bi-encoders' other program learns from relevant passages alone
+            kept = {passage: grade for passage, grade in grades.items() if grade > 0 or row.ranker != "bi-encoder" or part == "test"}
+            judgements += [(query, passage, grade) for passage, grade in kept.items()]
+            unranked = [passage for passage in kept if part == "train" and passage not in ranked]
             rows += [
                 (query, queries[query], passage, passages[passage], grades.get(passage, 0), ranked.get(passage, 0.0))
                 for passage in [*ranked, *unranked]

@@ -237,6 +237,29 @@ def test_an_audit_speaks_of_queries_and_passages(tiny_bert: Path, tmp_path: Path
     assert "error no query has a relevant passage." in " ".join(run("check", "x.csv", "--model", tiny_bert).out.split())
 
 
+def test_an_audit_tells_of_grades_that_seem_the_wrong_way_round(tiny_bert: Path, tmp_path: Path, run) -> None:
+    for count, right, told in ((24, 0, True), (24, 1, False), (12, 0, False)):
+        lines = [f"query w{i},it is w{i},{right}\nquery w{i},it is another,{1 - right}\n" for i in range(count)]
+        (tmp_path / "x.csv").write_text("query,passage,label\n" + "".join(lines))
+        ended = run("check", "x.csv", "--model", tiny_bert)
+        sentence = "share more words with their query than relevant ones, in 100% of pairs (x.csv:2, x.csv:4,"
+        assert ended.code == 0 and (sentence in " ".join(ended.out.split())) is told, ended.out
+
+
+def test_an_audit_of_a_collection_compares_what_was_judged(tiny_bert: Path, tmp_path: Path, run) -> None:
+    """The candidates of BM25, which nobody judged, stand beside them with grade 0."""
+    passages = [{"_id": f"{mark}{i}", "text": text} for i in range(24) for mark, text in (("a", f"it is w{i}"), ("b", f"is query {i}"))]
+    queries = [{"_id": f"q{i}", "text": f"query w{i}"} for i in range(24)]
+    for name, rows in (("corpus", passages), ("queries", queries)):
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    judged = "".join(f"q{i}\ta{i}\t0\nq{i}\tb{i}\t1\n" for i in range(24))
+    (tmp_path / "qrels.tsv").write_text(f"query-id\tcorpus-id\tscore\n{judged}")
+    ended = run("check", tmp_path, "--model", tiny_bert)
+    told = " ".join(ended.out.split())
+    assert "grades: 0 (" in told and "grades: 0 (24)" not in told, ended.err
+    assert "share more words with their query than relevant ones, in 100% of pairs" in told
+
+
 @pytest.mark.parametrize("whole", [False, True])
 def test_random_order_is_the_mean_of_all_orders(whole: bool) -> None:
     # one relevant passage of two is first in half of the orders

@@ -2,14 +2,30 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterator
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import islice
+from typing import NamedTuple
+
+import numpy as np
 
 from tunesmith.data.audit_types import SHOWN, Finding
+from tunesmith.data.beir import BeirSource
+from tunesmith.data.lexical import Lexical
 from tunesmith.data.relevance import grade_in
 from tunesmith.data.schema import RowSource, Schema
 from tunesmith.errors import counted, listing, setting
+
+_SAMPLE, _CHARACTERS, _LEAST = 5_000, 2_000, 20
+"""Rows whose words are compared, how much of a passage is read for it, and the fewest queries of which something can be said."""
+
+
+class _Judged(NamedTuple):
+    query: str
+    passage: str
+    relevant: bool
+    place: str
 
 
 @dataclass(slots=True)
@@ -33,7 +49,10 @@ class _Counts:
 
 def examine_relevance(source: RowSource, schema: Schema) -> list[Finding]:
     """Return a note on queries, passages and grades of `source`, and findings on what cannot be learned or judged."""
-    return list(_findings(_count(source, schema)))
+    found = list(_findings(_count(source, schema)))
+    # of a collection the passages that somebody judged, without those that a search put beside them
+    judged = source.judged() if isinstance(source, BeirSource) else source
+    return [*found, *_upside_down(_sample(judged, schema))]
 
 
 def _count(source: RowSource, schema: Schema) -> _Counts:
@@ -93,6 +112,48 @@ def _findings(found: _Counts) -> Iterator[Finding]:
             f"{len(alone):,} of {_queries(len(asked))} {have} relevant passages only ({_at(alone)}).",
             f"Any order of them is right, so that they are no test. To learn from, {setting('negatives', 'random')} draws others.",
         )
+
+
+def _sample(source: RowSource, schema: Schema) -> Iterator[_Judged]:
+    """Yield those of the first rows that have a query and a grade."""
+    for row, place in islice(source, _SAMPLE):
+        example = schema.parse(row, place)
+        grade = grade_in(example.target[0]) if example.target is not None else None
+        if example.group is not None and grade is not None:
+            yield _Judged(example.texts[0], example.texts[1][:_CHARACTERS], grade > 0, str(place))
+
+
+def _upside_down(sample: Iterable[_Judged]) -> Iterator[Finding]:
+    """Yield a warning when passages that are not relevant share more words with their query, by BM25, than relevant ones.
+
+    For each query the share of its pairs of a relevant passage and one that is not in which the first has the higher score (equal ones
+    count half); the warning comes when the mean of these shares is below a half by more than two standard errors.
+    """
+    queries: dict[str, list[_Judged]] = defaultdict(list)
+    for row in sample:
+        queries[row.query].append(row)
+    both = [rows for rows in queries.values() if len({row.relevant for row in rows}) == 2]
+    if len(both) < _LEAST:
+        return
+    place = {text: i for i, text in enumerate(dict.fromkeys(row.passage for rows in both for row in rows))}
+    engine = Lexical.of(list(place))
+    shares, worst = [], []
+    for rows in both:
+        scores = engine.scores(rows[0].query)
+        found = np.array([scores[place[row.passage]] for row in rows])
+        relevant = np.array([row.relevant for row in rows])
+        ahead = np.subtract.outer(found[relevant], found[~relevant])
+        shares.append(float(np.mean((ahead > 0) + 0.5 * (ahead == 0))))
+        worst.append(rows[int(np.argmax(np.where(relevant, -1, found)))].place)
+    mean, error = float(np.mean(shares)), float(np.std(shares)) / len(shares) ** 0.5
+    if mean + 2 * error >= 0.5:
+        return
+    shown = listing([worst[i] for i in np.argsort(shares, kind="stable")[:SHOWN]], SHOWN)
+    yield Finding(
+        "warning",
+        f"passages that are not relevant share more words with their query than relevant ones, in {1 - mean:.0%} of pairs ({shown}).",
+        "Right where they were chosen for their words, as hard negatives are. Else look at them: the grades may be the wrong way round.",
+    )
 
 
 def _queries(count: int) -> str:

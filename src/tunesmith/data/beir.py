@@ -108,6 +108,10 @@ class BeirSource:
         or for a cross-encoder (the BM25 `candidates` of each query, and what else is judged)."""
         return BeirSource(self.directory, self.qrels, self.name, self._others, whole=whole, candidates=None if whole else candidates)
 
+    def judged(self) -> BeirSource:
+        """Return the source with the rows that somebody judged, and no others."""
+        return BeirSource(self.directory, self.qrels, self.name, self._others)
+
     def __iter__(self) -> Iterator[tuple[Row, Source]]:
         judged: dict[str, list[Judgement]] = {}
         for judgement in self._judgements():
