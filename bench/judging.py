@@ -16,9 +16,9 @@ from bench.settings import SEPARATOR, Row
 from bench.tagged import judged_tags
 
 
-def judged(row: Row, train: Path, test: Path, predictions: list[Any]) -> dict[str, Any]:
+def judged(row: Row, train: Path, test: Path, predictions: list[Any], untrained: list[Any] | None = None) -> dict[str, Any]:
     """Return `gold` and `predictions` of a record; for labels their numbers, and `labels`, how many there are; for a collection
-    `yardsticks`, the predictions of simple methods."""
+    `yardsticks`, the predictions of simple methods, and of the encoder before training where the program gives them."""
     if row.task == "regression":
         gold = [float(value) for *_, value in read_rows(test, row.columns)]
         return {"gold": gold, "predictions": [float(value) for value in predictions]}
@@ -27,7 +27,7 @@ def judged(row: Row, train: Path, test: Path, predictions: list[Any]) -> dict[st
     if row.task == "tagging":
         return judged_tags(train, test, predictions)
     if row.ranker is not None:
-        return judged_collection(test, predictions)
+        return judged_collection(test, predictions, untrained)
     if row.task == "ranking":
         return judged_lists(read_rows(test, row.columns), predictions)
     of_test, of_train = labels_of(test, row), labels_of(train, row)

@@ -58,9 +58,9 @@ def prepare_collection(row: Row, folder: Path, target: Path) -> tuple[Path, Path
 
     The directory has corpus.jsonl (titles are part of the text), queries.jsonl, qrels/train.tsv and qrels/test.tsv. Queries
     without a relevant passage are in neither half, as nothing can be found for them. The split depends on the collection only: it is the
-    same for every row, model and seed. train.csv has the rows that tunesmith reads from the directory: all that is judged, and for a
-    cross-encoder BM25's first `row.candidates` passages of each query, with label 0 unless judged. test.csv has BM25's candidates, and
-    their scores.
+    same for every row, model and seed. train.csv has the rows that tunesmith reads from the directory: for a bi-encoder all that is
+    judged relevant; for a cross-encoder all that is judged, and BM25's first `row.candidates` passages of each query, with label 0 unless
+    judged. test.csv has BM25's candidates, and their scores.
     """
     of = f"{row.ranker}-{row.candidates}" if row.candidates is not None else row.ranker
     place = target / f"{row.folder}-{of}{'' if row.first is None else f'-first-{row.first}'}"
@@ -118,10 +118,11 @@ def first_stage(queries: dict[str, str], passages: dict[str, str], count: int) -
     return found
 
 
-def judged_collection(test: Path, predictions: Sequence[Any]) -> dict[str, Any]:
-    """Return `gold`, ones, `predictions`, the figures of each query, and `yardsticks`, those of BM25.
+def judged_collection(test: Path, predictions: Sequence[Any], untrained: Sequence[Any] | None = None) -> dict[str, Any]:
+    """Return `gold`, ones, `predictions`, the figures of each query, and `yardsticks`, those of BM25 and of the encoder before training.
 
     predictions: the scores of the rows of test.csv, or of each query, in the order of test.csv, passages and scores of a search
+    untrained: such a search by the encoder as it was, if it is known
 
     Of both the whole list counts: what is relevant and not in it is not found. Equal scores rank the less relevant passage first.
     """
@@ -131,16 +132,22 @@ def judged_collection(test: Path, predictions: Sequence[Any]) -> dict[str, Any]:
     lexical: dict[str, list[tuple[str, float]]] = {query: [] for query in judged}
     for row in rows:
         lexical[row["query_id"]].append((row["passage_id"], float(row["bm25"])))
+    queries = list(dict.fromkeys(row["query_id"] for row in rows))
     if predictions and not isinstance(predictions[0], (int, float)):
-        lists = dict(zip(dict.fromkeys(row["query_id"] for row in rows), predictions, strict=True))
+        lists = dict(zip(queries, predictions, strict=True))
     else:
         lists = defaultdict(list)
         for row, score in zip(rows, predictions, strict=True):
             lists[row["query_id"]].append((row["passage_id"], score))
+    yardsticks = {"BM25": lexical}
+    if untrained is not None:
+        yardsticks["the encoder before training"] = dict(zip(queries, untrained, strict=True))
     return {
         "gold": [[1.0] * len(figures([True], 1)) for _ in judged],
         "predictions": [_figures(lists.get(query, []), grades) for query, grades in judged.items()],
-        "yardsticks": {"BM25": [_figures(lexical[query], grades) for query, grades in judged.items()]},
+        "yardsticks": {
+            name: [_figures(found.get(query, []), grades) for query, grades in judged.items()] for name, found in yardsticks.items()
+        },
     }
 
 

@@ -178,7 +178,7 @@ def execute(row: Row, seed: int, variant: str, train: Path, test: Path, model: P
     ):
         if found != wanted:
             sys.exit(f"bench: {variant} {what} {found} rows of {wanted}")
-    record |= judged(row, train, test, record.pop("predictions"))
+    record |= judged(row, train, test, record.pop("predictions"), record.pop("untrained", None))
     return {
         "key": key_of(row, seed, variant),
         "row": row.name,

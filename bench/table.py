@@ -11,7 +11,7 @@ import argparse
 import json
 import statistics
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -121,7 +121,7 @@ def render(records: Sequence[Record]) -> str:
         for variant in [variant for variant in VARIANTS if variant in variants]:
             beside = [""] * 4 if variants[variant] is ours else _compared(ours, variants[variant])
             lines.append(_line([*_measured(variants[variant]), *beside]))
-        lines += [_line(cells) for cells in _simple(ours)]
+        lines += [_line(cells) for cells in _simple(ours, variants.values())]
     lines.append("")
     for field in ("machine", "device", "commit", "date"):
         lines.append(f"{field}: {', '.join(sorted({str(record[field]) for record in records}))}  ")
@@ -164,11 +164,15 @@ def _compared(ours: dict[int, Record], theirs: dict[int, Record]) -> list[str]:
     return cells
 
 
-def _simple(ours: dict[int, Record]) -> list[list[str]]:
-    """Return the cells of the simple methods that tunesmith's runs were judged beside, such as BM25: they have a quality only."""
+def _simple(ours: dict[int, Record], variants: Iterable[dict[int, Record]]) -> list[list[str]]:
+    """Return the cells of the simple methods that the runs were judged beside, such as BM25: they have a quality only."""
+    simple: dict[str, dict[int, Record]] = defaultdict(dict)
+    for runs in variants:
+        for seed, record in runs.items():
+            for name, predictions in record.get("yardsticks", {}).items():
+                simple[name].setdefault(seed, {**record, "predictions": predictions})
     found = []
-    for name in next(iter(ours.values()), {}).get("yardsticks", {}):
-        runs = {seed: {**record, "predictions": record["yardsticks"][name]} for seed, record in ours.items() if "yardsticks" in record}
+    for name, runs in simple.items():
         chosen = list(runs.values())
         figures = [f"{chosen[0]['metric']} {statistics.mean(map(quality, chosen)):.4f}", *also(chosen)]
         found.append([chosen[0]["title"], name, *[""] * 5, ", ".join(figures), _compared(ours, runs)[0], *[""] * 3])

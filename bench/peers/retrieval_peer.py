@@ -6,7 +6,8 @@ Multiple negatives ranking loss over pairs of a query and a relevant passage, by
 batch (the documentation's advice for this loss). The files have the columns text (the query) and text_pair (the passage); of the
 training file those rows count whose label is above 0, and beside it lies the collection, corpus.jsonl. `--batch-size` counts pairs, and
 `--epochs` the steps: as many as an epoch over the queries has, each with one passage, as the files' other reader means it. `--flags` as
-in ranking_peer.py. This file needs `common.py` beside it and nothing else of the repository.
+in ranking_peer.py. What the encoder finds before it is trained is written as well, under `untrained`. This file needs `common.py` beside
+it and nothing else of the repository.
 """
 
 from __future__ import annotations
@@ -54,7 +55,6 @@ def main() -> None:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model = SentenceTransformer(args.model, device=device, model_kwargs={"dtype": torch.float32})
     model.max_seq_length = args.max_length
-    train_s = trained(model, Dataset.from_dict(pairs), steps, args)
 
     def found() -> list[common.Hits]:
         collection = common.collection_of(args.train)
@@ -62,6 +62,8 @@ def main() -> None:
         how: dict[str, Any] = {"batch_size": 64 if args.flags == "best" else 32, "normalize_embeddings": True}
         return common.nearest(model.encode(texts, **how), model.encode(list(collection.values()), **how), list(collection))
 
+    untrained = found()
+    train_s = trained(model, Dataset.from_dict(pairs), steps, args)
     predictions, predict_s = common.timed(found)
     lengths = [model.tokenizer(pairs[part], truncation=True, max_length=args.max_length)["input_ids"] for part in pairs]
     mean = sum(len(ids) for part in lengths for ids in part) / len(relevant)  # tokens of a pair
@@ -74,6 +76,7 @@ def main() -> None:
         steps=steps,
         predict_s=predict_s,
         predictions=predictions,
+        untrained=untrained,
     )
 
 
