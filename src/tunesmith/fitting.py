@@ -12,7 +12,7 @@ from tunesmith.config import Config
 from tunesmith.errors import DataError, Diverged, counted, listing, setting
 from tunesmith.evaluate import outputs_for
 from tunesmith.model.allocator import keep_freed_memory, token_budget
-from tunesmith.model.arithmetic import choose_precision
+from tunesmith.model.arithmetic import choose_precision, idle_accelerator
 from tunesmith.model.features import digest_of
 from tunesmith.model.heads import TextModel, build_model, set_output_bias
 from tunesmith.model.tuning import Strategy, choose_strategy, trained_parameters
@@ -56,6 +56,8 @@ def fit(
     model.frozen = frozenset(name for name, _ in model.named_parameters() if name not in trained)
     count = sum(parameter.numel() for parameter in trained.values())
     _say_what_is_trained(config, prepared, model, strategy, count, f"{precision} ({reason}), {engine}", progress)
+    if (idle := idle_accelerator()) is not None:
+        _note(f"{idle} of this machine is not used: tunesmith computes on the processor.", prepared, progress)
     network = strategy.network(model)
     # before the mode of the first epoch, in which layers may wait that are trained later
     optimizer = build_optimizer(network, config, strategy.rate(model))
@@ -163,8 +165,7 @@ def _note_other_outputs(model: TextModel, state: TrainState, prepared: Prepared,
             f"outputs of the frozen layers were {before} when this run began, and are {after} now: the model will differ in its last "
             "digits from that of a run that was not cut off."
         )
-        prepared.notes.append(note)
-        progress.say(f"note: {note}")
+        _note(note, prepared, progress)
     state.outputs_kept = now
 
 
@@ -181,8 +182,13 @@ def _note_what_is_little(config: Config, prepared: Prepared, stage: Stage, task:
             f"is too few to learn: more epochs, a smaller {setting('batch_size')} or a higher {setting('lr')} may help."
         )
     for note in notes:
-        prepared.notes.append(note)
-        progress.say(f"note: {note}")
+        _note(note, prepared, progress)
+
+
+def _note(note: str, prepared: Prepared, progress: Progress) -> None:
+    """Say a sentence in the terminal and in the report."""
+    prepared.notes.append(note)
+    progress.say(f"note: {note}")
 
 
 def new_model(config: Config, prepared: Prepared) -> TextModel:

@@ -34,6 +34,13 @@ def cpu_name() -> str:
     return platform.processor() or platform.machine()
 
 
+def idle_accelerator() -> str | None:
+    """Return the name of a GPU that torch could use and tunesmith does not; None without one."""
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    return "the GPU" if torch.backends.mps.is_available() else None
+
+
 def choose_precision(wanted: str) -> tuple[str, str]:
     """Return the precision of training and the reason for it, a phrase.
 
