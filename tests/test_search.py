@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import random
-from collections.abc import Iterator
+import shutil
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +17,10 @@ import tiny
 import tunesmith
 from tunesmith.data.lexical import Lexical, words_of
 from tunesmith.errors import DataError, ModelError, UsageError
-from tunesmith.search import SearchIndex
+from tunesmith.search import SearchIndex, vectors
+from tunesmith.search.index import _Change
 from tunesmith.search.store import Passage
+from tunesmith.search.unfinished import UNFINISHED, Unfinished
 
 NEWS = [
     {"id": "a1", "title": "Harbour bridge", "text": "The old bridge over the harbour is closed for repairs until spring."},
@@ -201,6 +205,88 @@ def test_a_failed_change_leaves_the_index_as_it_was(news: Path, tmp_path: Path, 
     with pytest.raises(UsageError, match="no passage with the id 'a9'"):
         index.delete(["a9"])
     assert before == content()
+
+
+def cut_off_after(parts: int, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Have vectors made in parts of 4 passages, and Ctrl-C pressed behind `parts` of them; returns how many passages got vectors."""
+    made: list[int] = []
+    whole = vectors.Embedder.vectors
+
+    def counted(self: vectors.Embedder, texts: Sequence[str], advance: Any = lambda count: None) -> np.ndarray:
+        if len(made) == parts:
+            raise KeyboardInterrupt
+        made.append(len(texts))
+        return whole(self, texts, advance)
+
+    monkeypatch.setattr(vectors, "_CHUNK", 4)
+    monkeypatch.setattr(vectors.Embedder, "vectors", counted)
+    return made
+
+
+def many(count: int = 18) -> list[Passage]:
+    return [Passage(f"n{i}", "", f"a {tiny.COLOURS[i % 6]} {tiny.ANIMALS[i % 5]} {i}") for i in range(count)]
+
+
+@pytest.mark.parametrize("killed", [False, True])
+def test_a_build_that_was_cut_off_goes_on_with_its_vectors(
+    killed: bool, tiny_bert: Path, tmp_path: Path, run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    corpus = tiny.write_csv(tmp_path / "many.csv", [{"id": one.id, "text": one.text} for one in many()])
+    told = ("index", corpus, "--model", tiny_bert, "-o", "ix")
+    with monkeypatch.context() as patched:
+        made = cut_off_after(3, patched)
+        if killed:  # nothing is put in order
+            patched.setattr(_Change, "undone_on_failure", lambda self: contextlib.nullcontext())
+        ended = run(*told)
+    assert ended.code == 130 and made == [4, 4, 4]
+    assert "vectors of 12 passages are kept: the same command goes on with them." in ended.err
+    if killed:
+        assert "--overwrite builds it, with the vectors that it has" in run(*told).err
+    with monkeypatch.context() as patched:
+        made = cut_off_after(9, patched)
+        ended = run(*told, *(["--overwrite"] if killed else []))
+    assert ended.code == 0 and made == [4, 2] and "vectors of 12 passages are those of the run that was cut off" in ended.err, ended.err
+    run("index", corpus, "--model", tiny_bert, "-o", "whole")
+    assert not (tmp_path / "ix" / UNFINISHED).exists()
+    for query in ("red cat", "blue horse 7"):
+        found = [SearchIndex(tmp_path / name).search(query, 18) for name in ("ix", "whole")]
+        assert found[0] == found[1] and len(found[0]) == 18
+
+
+def test_vectors_of_other_texts_or_damaged_ones_are_made_anew(tiny_bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def cut_off(passages: list[Passage]) -> Path:
+        with monkeypatch.context() as patched:
+            cut_off_after(3, patched)
+            with pytest.raises(KeyboardInterrupt):
+                SearchIndex.build(passages, tmp_path / "ix", model=str(tiny_bert))
+        return tmp_path / "ix" / UNFINISHED
+
+    def made_anew(passages: list[Passage]) -> list[int]:
+        with monkeypatch.context() as patched:
+            made = cut_off_after(9, patched)
+            SearchIndex.build(passages, tmp_path / "ix", model=str(tiny_bert), overwrite=True)
+        return made
+
+    kept = cut_off(many())
+    other = [*many()[:5], Passage("n5", "", "something else"), *many()[6:]]
+    assert made_anew(other) == [4, 4, 4, 2]  # all but the first four
+    shutil.rmtree(tmp_path / "ix")
+    size = cut_off(many()).stat().st_size // 3
+    kept.write_bytes(kept.read_bytes()[: size + 20] + b"?" + kept.read_bytes()[size + 21 :])
+    assert made_anew(many()) == [4, 4, 4, 2]
+    shutil.rmtree(tmp_path / "ix")
+    kept = cut_off(many())
+    kept.write_bytes(kept.read_bytes()[:-1])
+    assert made_anew(many()) == [4, 4, 2]
+
+
+def test_a_disk_without_room_for_kept_vectors_stops_nothing(tmp_path: Path) -> None:
+    unfinished = Unfinished(tmp_path / UNFINISHED, "m", 2)
+    unfinished.close()
+    unfinished._file = open("/dev/full", "r+b")  # noqa: SIM115 - closed by what is tested
+    for _ in range(2):
+        assert unfinished.part(["a"], lambda texts: np.ones((1, 2), np.float32)).tolist() == [[1, 1]]
+        assert unfinished.kept == 0 and not (tmp_path / UNFINISHED).exists()
 
 
 def test_wrong_use(news: Path, tmp_path: Path, run) -> None:

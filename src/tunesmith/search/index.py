@@ -22,6 +22,7 @@ from tunesmith.errors import ModelError, StorageError, TunesmithError, UsageErro
 from tunesmith.progress import QUIET, Progress
 from tunesmith.search.manifest import FORMAT, MANIFEST, check_place, generation_of, read_manifest
 from tunesmith.search.store import Passage, Segment, check_ids, with_text, write_segment
+from tunesmith.search.unfinished import UNFINISHED, Unfinished
 from tunesmith.search.vectors import Embedder, Nearest, chunked
 from tunesmith.storage import checksum, locked, sync, write_json, writing
 
@@ -289,6 +290,7 @@ class _Change:
         for path in self.directory.iterdir():
             if path.name != MANIFEST and not path.name.startswith(".") and not self._is_of_this(path):
                 shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+        (self.directory / UNFINISHED).unlink(missing_ok=True)
 
     def _stamp(self, file: Path) -> tuple[str, Any]:
         """Return name, size and checksum; of a file of the former state those it had, since it never changes."""
@@ -312,13 +314,28 @@ class _Change:
         nearest.remove(self.deleted)
         if self.added:
             assert embedder is not None
-            segment, number = opened[-1], self.added[0]
-            texts: Iterator[str] = (segment.passage(place).whole for place in range(len(segment)))
+            self._add_vectors(nearest, opened[-1], embedder)
+        nearest.save(self.directory / f"vectors-{self.generation}.usearch")
+
+    def _add_vectors(self, nearest: Nearest, segment: Segment, embedder: Embedder) -> None:
+        texts: Iterator[str] = (segment.passage(place).whole for place in range(len(segment)))
+        number, unfinished = self.added[0], Unfinished(self.directory / UNFINISHED, embedder.key, embedder.width)
+        try:
             with self.progress.track("vectors", len(segment), "passages") as tracker:
                 for part in chunked(texts):
-                    nearest.add(np.arange(number, number + len(part)), embedder.vectors(part, tracker.advance))
+                    known = unfinished.taken
+                    vectors = unfinished.part(part, lambda texts: embedder.vectors(texts, tracker.advance))
+                    tracker.advance(unfinished.taken - known)
+                    nearest.add(np.arange(number, number + len(part)), vectors)
                     number += len(part)
-        nearest.save(self.directory / f"vectors-{self.generation}.usearch")
+        except BaseException:
+            if unfinished.kept:
+                self.progress.say(f"vectors of {counted(unfinished.kept, 'passage')} are kept: the same command goes on with them.")
+            raise
+        finally:
+            unfinished.close()
+        if unfinished.taken:
+            self.progress.say(f"vectors of {counted(unfinished.taken, 'passage')} are those of the run that was cut off.")
 
 
 def _write_lines(path: Path, values: Iterable[str]) -> None:

@@ -35,7 +35,11 @@ def check_place(directory: Path, overwrite: bool) -> None:
     elif any(not path.name.startswith(".") for path in directory.iterdir()):
         torn = any(path.name.startswith("state-") or path.name.startswith("texts-") for path in directory.iterdir())
         if not (torn and overwrite):
-            what = "an index whose building was cut short; replace it with --overwrite" if torn else "other files; choose another -o"
+            what = (
+                "an index whose building was cut short; --overwrite builds it, with the vectors that it has"
+                if torn
+                else "other files; choose another -o"
+            )
             raise UsageError(f"{directory} holds {what}.")
 
 
@@ -49,7 +53,7 @@ def read_manifest(directory: Path, *, whole: bool = False) -> dict[str, Any]:
     if not path.is_file():
         torn = any(file.name.startswith(("texts-", "state-")) for file in directory.iterdir())
         if torn:
-            raise ModelError(f"{directory}: the building of this index was cut short. Build it again with --overwrite.")
+            raise ModelError(f"{directory}: the building of this index was cut short. --overwrite builds it, with the vectors that it has.")
         raise ModelError(f"{directory} is no index: it has no {MANIFEST}. Build one with: tunesmith index CORPUS -o DIR")
     try:
         manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))

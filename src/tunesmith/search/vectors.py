@@ -24,7 +24,7 @@ _CHUNK = 4096
 class Embedder:
     """Turns texts into vectors float32[N, H] of length 1: means of an encoder's hidden states.
 
-    name: the model's, as it was given; stamp: changes when its weights do
+    name: the model's, as it was given; stamp: changes when its weights do; key: when anything does that the vectors depend on
     """
 
     def __init__(self, name: str) -> None:
@@ -48,6 +48,7 @@ class Embedder:
         self._precision = choose_precision("auto")[0]
         file = weights / "model.safetensors"
         self.stamp = checksum(file) if file.is_file() else str(weights)
+        self.key = f"{self.stamp} {truncation} {self._precision}"
 
     @property
     def width(self) -> int:
@@ -97,7 +98,7 @@ class Nearest:
         return len(self._graph)
 
     def add(self, numbers: np.ndarray, vectors: np.ndarray) -> None:
-        """Add vectors float32[N, H] under `numbers` int64[N]."""
+        """Add vectors float16[N, H] under `numbers` int64[N]."""
         self._graph.add(numbers.astype(np.uint64), vectors, threads=1 if len(numbers) < 1000 else 0)
 
     def remove(self, numbers: Sequence[int]) -> None:
