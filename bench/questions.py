@@ -14,11 +14,16 @@ COLUMNS = ["question", "context", "answers"]
 
 
 def questions_in(path: Path) -> list[tuple[str, ...]]:
-    """Return question, passage and answers (as JSON) of every question in a file of SQuAD's form."""
+    """Return question, passage and answers (as JSON) of every question in a file of SQuAD's form.
+
+    An empty question, of which CMRC has two, is written as a question mark, as some readers leave rows without a text out.
+    """
     found: list[tuple[str, ...]] = []
     for article in json.loads(path.read_text(encoding="utf-8"))["data"]:
         for paragraph in article["paragraphs"]:
-            found += [(one["question"], paragraph["context"], json.dumps(one["answers"], ensure_ascii=False)) for one in paragraph["qas"]]
+            for one in paragraph["qas"]:
+                question = one["question"] if one["question"].strip() else "?"
+                found.append((question, paragraph["context"], json.dumps(one["answers"], ensure_ascii=False)))
     return found
 
 
