@@ -297,6 +297,7 @@ def test_wrong_use(news: Path, tmp_path: Path, run) -> None:
         (["-", "-o", "ix"], "read from a file"),
         (["nowhere.csv", "-o", "ix"], "there is no such file"),
         ([news, "-o", "ix", "--text", "nothing"], "there is no column 'nothing'"),
+        ([news, "-o", "ix", "--text", "txt"], "Did you mean 'text'?"),
         ([news, "-o", "ix", "--model", "nothing-like-it"], "nothing-like-it"),
     ):
         ended = run("index", *arguments)

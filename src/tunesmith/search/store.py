@@ -13,7 +13,7 @@ import numpy as np
 from tunesmith.data.beir import with_title
 from tunesmith.data.lexical import Vocabulary
 from tunesmith.data.schema import Row, RowSource, text_in
-from tunesmith.errors import DataError, listing
+from tunesmith.errors import DataError, did_you_mean, listing
 
 _IDS = ("_id", "id", "passage_id", "doc_id", "docid", "document_id")
 _TEXTS = ("text", "passage", "body", "content", "article", "document", "sentence", "review", "description")
@@ -42,7 +42,8 @@ def passages_of(source: RowSource, text: str | None = None) -> Iterator[Passage]
     """
     folded = {column.strip().casefold(): column for column in source.columns}
     if text is not None and text not in source.columns:
-        raise DataError(f"{source.name}: there is no column {text!r}. Columns: {listing(source.columns, 40)}.")
+        hint = did_you_mean(text, source.columns)
+        raise DataError(f"{source.name}: there is no column {text!r}.{hint} Columns: {listing(source.columns, 40)}.")
     chosen = text if text is not None else next((folded[name] for name in _TEXTS if name in folded), None)
     if chosen is None and len(source.columns) == 1:
         chosen = source.columns[0]
