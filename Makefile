@@ -50,6 +50,9 @@ bench: $(VENV)/.installed-bench ## side by side with transformers.Trainer; hours
 bench-speed: $(VENV)/.installed-bench ## training, prediction and tokenising beside what people use today; half an hour
 	$(BIN)/python -m bench.speed $(BENCH_FLAGS)
 
+bench-gpu: $(VENV)/.installed-bench ## training on a GPU beside transformers.Trainer, with a build of torch for CUDA
+	$(BIN)/python -m bench.speed --gpu $(BENCH_FLAGS)
+
 bench-ways: $(VENV)/.installed-bench ## every way to tune on the same rows (BENCH_FLAGS="--data trec --ways full,head")
 	$(BIN)/python -m bench.ways $(BENCH_FLAGS)
 

@@ -24,6 +24,7 @@ from tunesmith.config import Config
 from tunesmith.data.batches import PackedBatch, pack
 from tunesmith.data.tokens import Encoded
 from tunesmith.model.arithmetic import choose_precision
+from tunesmith.model.devices import CPU
 from tunesmith.model.heads import build_model
 from tunesmith.model.pretrained import open_pretrained
 from tunesmith.tasks.classification import Classification
@@ -62,7 +63,7 @@ def stepper(settings: dict[str, Any], batches: list[PackedBatch]) -> Callable[[]
     model = build_model(encoder, task.head, pooling="cls", dropout=None, seed=0)
     optimizer, state, done = build_optimizer(model, config), TrainState(), iter(range(10**9))
     averaging = averaging_of(model, optimizer, config, state, Checkpoints(Path("nowhere"), "", []))
-    gradients = Gradients(model, task, config, choose_precision("auto")[0])
+    gradients = Gradients(model, task, config, choose_precision("auto", CPU)[0])
     model.train()
 
     def step() -> None:

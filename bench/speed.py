@@ -1,10 +1,12 @@
 """How fast: training, the road from a file to a model, prediction and tokenising, beside what people use today, in one interleaved run.
 
-    python -m bench.speed [--rounds 3] [--works trec,imdb,predict] [--whole] [--write docs/benchmarks.md]
+    python -m bench.speed [--rounds 3] [--works trec,imdb,predict] [--whole] [--gpu] [--write docs/benchmarks.md]
 
 Each measurement is a process of its own; the programs take turns, and their order rotates from round to round, so that an hour at
 which the machine is slow hits all alike. Figures are medians over rounds, ratios are medians of the rounds' ratios. Before each
 round the rate of one large bf16 matrix product is measured, and the table gives the share of it that training reached.
+
+With `--gpu` all programs train on the GPU, whole data sets, and the share is the utilisation of its model FLOPs.
 """
 
 from __future__ import annotations
@@ -33,6 +35,7 @@ from bench.table import write
 OURS = "tunesmith"
 BEGIN = "<!-- speed: begin (made by `python -m bench.speed --write docs/benchmarks.md`) -->"
 END = "<!-- speed: end -->"
+GPU = ("<!-- gpu: begin (made by `python -m bench.speed --gpu --write docs/benchmarks.md`) -->", "<!-- gpu: end -->")
 Figures = dict[str, float]
 
 
@@ -174,16 +177,26 @@ def works(args: argparse.Namespace, prepared: Path) -> list[Work]:
     return found
 
 
-def matrix_rate() -> float:
+def works_on_gpu(prepared: Path) -> list[Work]:
+    """Return what is measured on a GPU: training beside Trainer with bf16 and SDPA, which transformers takes by itself."""
+    return [
+        Work(f"gpu-{name}", f"training on the GPU, {title}", "tokens_per_s", True, {"trainer-best": 3.0}, training(name, None, 3, prepared))
+        for name, title in (("banking77", "BANKING77, batch 32, 3 epochs"), ("imdb", "IMDB at 256 tokens, batch 16, 3 epochs"))
+    ]
+
+
+def matrix_rate(device: str = "cpu") -> float:
     """Return the rate of a bf16 matrix product, of the sizes of a large batch through the bundled encoder, in GFLOP/s."""
     import torch
 
     rows, width, inner = 4096, 384, 1536
-    left, right = torch.randn(rows, width).bfloat16(), torch.randn(inner, width).bfloat16()
+    left, right = (torch.randn(size, width).to(device, torch.bfloat16) for size in (rows, inner))
     times = []
     for _ in range(60):
         began = time.perf_counter()
         torch.nn.functional.linear(left, right)
+        if device != "cpu":
+            torch.cuda.synchronize()
         times.append(time.perf_counter() - began)
     return 2 * rows * width * inner / statistics.median(times[10:]) / 1e9
 
@@ -202,7 +215,7 @@ def work_per_token(length: float, width: int = 384, inner: int = 1536, layers: i
 def report(work: Work, rounds: dict[str, list[Figures]], rates: list[float]) -> list[str]:
     """Return the lines of the table for one work."""
     lines = []
-    memory = "peak_rss_mb"
+    memory = "peak_device_mb" if work.name.startswith("gpu") else "peak_rss_mb"
     for variant, records in rounds.items():
         median = statistics.median(record[work.figure] for record in records)
         cells = [work.title, variant, f"{median:,.0f}" if work.greater else f"{median:,.2f} s"]
@@ -216,7 +229,7 @@ def report(work: Work, rounds: dict[str, list[Figures]], rates: list[float]) -> 
             share = statistics.median(ours[memory] / theirs[memory] for ours, theirs in zip(rounds[OURS], records, strict=True))
             cells.append(f"ours is {share:.2f} of its")
         lines.append("| " + " | ".join(cells) + " |")
-    if work.name in ("trec", "banking77", "sst2", "imdb"):
+    if work.name in ("trec", "banking77", "sst2", "imdb", "gpu-banking77", "gpu-imdb"):
         length = statistics.mean(record["train_tokens"] / record["train_rows"] for record in rounds[OURS])
         nominal, done = work_per_token(length)
         speeds = [record["tokens_per_s"] for record in rounds[OURS]]
@@ -234,6 +247,7 @@ def main() -> None:
     parser.add_argument("--works", help="which ones, with commas (default: all)")
     parser.add_argument("--variants", help="beside tunesmith only these programs, with commas")
     parser.add_argument("--whole", action="store_true", help="also the whole road of BANKING77, 3 epochs; 20 minutes a round")
+    parser.add_argument("--gpu", action="store_true", help="train on the GPU, and nothing else")
     parser.add_argument("--token-rows", type=int, default=1_000_000, help="how many rows are tokenised")
     parser.add_argument("--write", type=Path, help="a page to put the table into as well, between its markers")
     parser.add_argument("--out", type=Path, default=ROOT / "runs" / "speed.md", help="where the table goes")
@@ -241,7 +255,17 @@ def main() -> None:
     if not data_folder().is_dir():
         print(f"bench: skipped, there is no data folder {data_folder()} (name one with TUNESMITH_DATA)")
         return
-    chosen = [work for work in works(args, args.out.parent / "data") if args.works is None or work.name in args.works.split(",")]
+    device = "cpu"
+    if args.gpu:
+        import torch
+
+        if not torch.cuda.is_available():
+            print("bench: skipped, torch finds no CUDA GPU")
+            return
+        device = "cuda"
+    prepared = args.out.parent / "data"
+    found = works_on_gpu(prepared) if args.gpu else works(args, prepared)
+    chosen = [work for work in found if args.works is None or work.name in args.works.split(",")]
     lines = ["| work | program | figure | times better (range) | aim | peak memory |", "|---|---|--:|--:|--:|--:|"]
     for work in chosen:
         variants = [OURS, *(name for name in work.aims if args.variants is None or name in args.variants.split(","))]
@@ -249,7 +273,7 @@ def main() -> None:
         rates: list[float] = []
         with tempfile.TemporaryDirectory() as folder:
             for number in range(args.rounds):
-                rates.append(matrix_rate())
+                rates.append(matrix_rate(device))
                 shift = number % len(variants)
                 for variant in variants[shift:] + variants[:shift]:
                     print(f"{work.name}, round {number + 1}, {variant}: ", end="", flush=True)
@@ -259,11 +283,12 @@ def main() -> None:
                     rounds[variant].append(figures)
                     print(f"{figures[work.figure]:,.2f}", flush=True)
         lines += report(work, {variant: rounds[variant] for variant in variants}, rates)
-    table = "\n".join([*lines, "", f"machine: {machine()}; {args.rounds} rounds; {time.strftime('%Y-%m-%d')}"])
+    where = f"{torch.cuda.get_device_name()}, {machine()}" if args.gpu else machine()
+    table = "\n".join([*lines, "", f"machine: {where}; {args.rounds} rounds; {time.strftime('%Y-%m-%d')}"])
     args.out.parent.mkdir(parents=True, exist_ok=True)
     args.out.write_text(table + "\n", encoding="utf-8")
     if args.write is not None:
-        write(args.write, table, BEGIN, END)
+        write(args.write, table, *(GPU if args.gpu else (BEGIN, END)))
     print("\n" + table)
 
 

@@ -143,12 +143,13 @@ def rollback(directory: Path | str, to: int | None = None) -> tuple[int, int]:
     return _rollback(Path(directory), to)
 
 
-def load(directory: Path | str, **settings: Any) -> Bundle:
+def load(directory: Path | str, *, device: str = "auto", **settings: Any) -> Bundle:
     """Open the model directory that `train` wrote. Raises `ModelError`, `UsageError`.
 
+    device: what computes: `cpu`, `cuda` or `cuda:N`; auto: the GPU where torch finds one
     settings: of prediction, in place of those of training; `constrain` for a tagger
     """
-    return Bundle.load(directory, **settings)
+    return Bundle.load(directory, device=device, **settings)
 
 
 def add_examples(

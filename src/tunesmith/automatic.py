@@ -20,6 +20,8 @@ from tunesmith.fitting import new_model
 from tunesmith.folds import cross_validate
 from tunesmith.metrics import greater_is_better
 from tunesmith.model.arithmetic import choose_precision
+from tunesmith.model.devices import choose_device
+from tunesmith.model.moving import move
 from tunesmith.prepare import Prepared, prepare
 from tunesmith.progress import QUIET, Bars, Progress
 from tunesmith.report.wording import duration, figure
@@ -230,9 +232,11 @@ class _Trials:
         if known is not None or self._ends is None or self.records:
             return known
         model, rows = new_model(config, self._data_seen), self._data_seen.parts["train"].rows
+        device, _ = choose_device(config.device)
+        precision, _ = choose_precision(config.precision, device)
         model.encoder.choose_engine(config.engine)
+        move(model, device, precision)
         few = replace(rows, index=rows.index[:_SAMPLE])
-        precision, _ = choose_precision(config.precision)
         began = time.monotonic()
         outputs_for(model, self._data_seen.task, few, precision=precision, max_tokens=config.tokens_at_once)
         return int(few.table.kept[few.index].sum()) / (time.monotonic() - began)

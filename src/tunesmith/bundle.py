@@ -25,7 +25,9 @@ from tunesmith.errors import DataError, ModelError, UsageError, counted, setting
 from tunesmith.evaluate import CHUNK, outputs_for, outputs_of
 from tunesmith.model.adapted import FILES as ADAPTER_FILES
 from tunesmith.model.attaching import load_adapted
+from tunesmith.model.devices import choose_device
 from tunesmith.model.heads import TextModel, build_model, load_head, own_head
+from tunesmith.model.moving import move
 from tunesmith.model.pretrained import load_saved
 from tunesmith.model.prompted import load_prompted
 from tunesmith.model.spec import HeadSpec
@@ -73,24 +75,29 @@ class Bundle:
         return self.task.labels
 
     @classmethod
-    def load(cls, directory: Path | str, **settings: Any) -> Bundle:
+    def load(cls, directory: Path | str, *, device: str = "cpu", precision: str = "fp32", **settings: Any) -> Bundle:
         """Open a model directory; settings: in place of those that its task was trained with, where prediction has them.
 
-        Raises `ModelError` when it is not one, is unfinished or damaged, `UsageError` for a setting that the task has no use for.
+        device: what computes, `auto`, `cpu` or `cuda:N`; precision: in which it is tried there first, where that is a GPU
+
+        Raises `ModelError` when it is not one, is unfinished or damaged, `UsageError` for a setting that the task has no use for and for
+        a device that is not there.
         """
-        directory = Path(directory)
+        place, _ = choose_device(device)
+        bundle = cls._open(Path(directory))
+        bundle.task = bundle.task.adjusted(**settings)
+        move(bundle.model, place, precision)
+        return bundle
+
+    @classmethod
+    def _open(cls, directory: Path) -> Bundle:
         description = _read_description(directory)
         if description.get("prompting") is not None:
-            bundle = cls(directory, description, load_prompted(directory, description["prompting"]))
-            bundle.task = bundle.task.adjusted(**settings)
-            return bundle
+            return cls(directory, description, load_prompted(directory, description["prompting"]))
         head, pooling = HeadSpec(description["head"], int(description["outputs"])), description["pooling"]
         apart = description.get("adapter")
         if apart is not None:
-            model = load_adapted(directory, apart, head, pooling)
-            bundle = cls(directory, description, model)
-            bundle.task = bundle.task.adjusted(**settings)
-            return bundle
+            return cls(directory, description, load_adapted(directory, apart, head, pooling))
         encoder = load_saved(directory, head.kind if description["loads_in_transformers"] else None)
         if description["loads_in_transformers"]:
             model = build_model(encoder, head, pooling=pooling, dropout=0.0, seed=0)
@@ -102,9 +109,7 @@ class Bundle:
         else:
             model = TextModel(encoder, own_head(encoder.width, head, pooling, 0.0, last=description["last_token"]))
             load_head(model, directory)
-        bundle = cls(directory, description, model)
-        bundle.task = bundle.task.adjusted(**settings)
-        return bundle
+        return cls(directory, description, model)
 
     def predict(
         self, data: Any, *, text: str | None = None, text_pair: str | None = None, precision: str = "fp32", progress: Progress = QUIET

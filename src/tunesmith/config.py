@@ -30,7 +30,7 @@ Scheme = Literal["auto", "bio", "bioes", "bmes", "bilou", "io", "none"]
 _TIME = re.compile(r"(?=.*[1-9])\d+(\.\d+)?[smh]")
 _NOT_OF_THE_WEIGHTS = {
     "out", "checkpoint_minutes", "checkpoint_steps", "train", "valid", "test", "budget", "features_gb", "features_dir", "merge",
-    "replay_rows",
+    "replay_rows", "device",
 }  # fmt: skip
 
 
@@ -82,7 +82,12 @@ class Config(BaseModel):
     )
     dropout: float | None = Field(None, ge=0, lt=1, description="dropout of the encoder and head; unless told the checkpoint's own")
     attention_dropout: float | None = Field(None, ge=0, lt=1, description="dropout of attention weights; unless told the checkpoint's own")
-    precision: Precision = Field("auto", description="arithmetic of training; auto takes bf16 where the processor multiplies it natively")
+    precision: Precision = Field("auto", description="arithmetic of training; auto takes bf16 where the device multiplies it natively")
+    device: str = Field(
+        "auto",
+        pattern=r"^(auto|cpu|cuda(:\d+)?)$",
+        description="what computes: cpu, cuda, or cuda:N for GPU number N; auto: the GPU where torch finds one",
+    )
     engine: Literal["auto", "packed", "padded"] = Field(
         "auto", description="how the encoder runs: without padding (auto where its architecture allows), or as transformers runs it"
     )

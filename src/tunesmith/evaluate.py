@@ -35,12 +35,12 @@ def _pieces(
     result: dict[int, np.ndarray] = {}
     was_training = model.training
     model.eval()
-    with torch.inference_mode(), arithmetic(precision):
+    with torch.inference_mode(), arithmetic(precision, model.encoder.device):
         for step in plan_batches(longest, batch_size=64, seed=0, epoch=0, shuffle=False):
             for part in split_by_tokens(longest[step], number[step], max_tokens):
                 rows = step[part]
                 batch = task.gather([examples[row] for row in rows], judged=judged)
-                values = task.combine(model(batch), batch).float().numpy()
+                values = task.combine(model(batch), batch).float().cpu().numpy()
                 result.update(zip(rows.tolist(), np.split(values, np.cumsum(task.sizes(batch))[:-1]), strict=True))
     model.train(was_training)
     return [result[row] for row in range(len(examples))]

@@ -65,5 +65,6 @@ def finish(
         write_report(result, where)
         (where / "README.md").write_text(model_card(result), encoding="utf-8")
 
+    model.cpu()  # a shared file knows no device
     save_bundle(directory, model, description, reports)
     return result

@@ -12,9 +12,11 @@ from tunesmith.config import Config
 from tunesmith.errors import DataError, Diverged, counted, listing, setting
 from tunesmith.evaluate import outputs_for
 from tunesmith.model.allocator import keep_freed_memory, token_budget
-from tunesmith.model.arithmetic import choose_precision, idle_accelerator
+from tunesmith.model.arithmetic import choose_precision
+from tunesmith.model.devices import choose_device
 from tunesmith.model.features import digest_of
 from tunesmith.model.heads import TextModel, build_model, set_output_bias
+from tunesmith.model.moving import move
 from tunesmith.model.tuning import Strategy, choose_strategy, trained_parameters
 from tunesmith.prepare import Prepared
 from tunesmith.progress import Progress
@@ -48,16 +50,16 @@ def fit(
     metric = metric_of(config, prepared)
     keep_freed_memory()
     model = new_model(config, prepared) if start is None else start.model
-    precision, reason = choose_precision(config.precision)
-    engine = model.encoder.choose_engine(config.engine)
+    device, name = choose_device(config.device)
+    precision, reason = choose_precision(config.precision, device)
+    engine = model.encoder.choose_engine(config.engine, device, precision)
     strategy = choose_strategy(config)
     strategy.prepare(model)
+    move(model, device, precision)
     trained = trained_parameters(model)
     model.frozen = frozenset(name for name, _ in model.named_parameters() if name not in trained)
     count = sum(parameter.numel() for parameter in trained.values())
-    _say_what_is_trained(config, prepared, model, strategy, count, f"{precision} ({reason}), {engine}", progress)
-    if (idle := idle_accelerator()) is not None:
-        _note(f"{idle} of this machine is not used: tunesmith computes on the processor.", prepared, progress)
+    _say_what_is_trained(config, prepared, model, strategy, count, f"{precision} ({reason}) on {name}, {engine}", progress)
     network = strategy.network(model)
     # before the mode of the first epoch, in which layers may wait that are trained later
     optimizer = build_optimizer(network, config, strategy.rate(model))
@@ -65,6 +67,7 @@ def fit(
     refuse_without_dropout(model, config)
     checkpoints = _checkpoints(config, prepared, model, directory, start)
     state = _state(checkpoints, network, optimizer, progress) if resume else TrainState()
+    _note_other_device(name, state, prepared, progress)
     task, planned = task.planned(prepared.parts["train"], prepared.pretrained, prepared.encoder, config, progress)
     stage = stage_of(config, model, task, planned)
     _note_what_is_little(config, prepared, stage, task, progress)
@@ -114,7 +117,7 @@ def fit(
         task = task.tune(outputs, valid)
     what = {"tuning": strategy.sentence(model), "trained_parameters": count, "frozen": kept, "forward_tokens_per_s": speed}
     per_epoch = stage.config.epochs * steps_per_epoch(stage.rows, config) / config.epochs
-    return Fitted(model, task, state, metric, (precision, f"{reason}; {engine}"), per_epoch, what)
+    return Fitted(model, task, state, metric, (name, precision, f"{reason}; {engine}"), per_epoch, what)
 
 
 def metric_of(config: Config, prepared: Prepared) -> str:
@@ -167,6 +170,17 @@ def _note_other_outputs(model: TextModel, state: TrainState, prepared: Prepared,
         )
         _note(note, prepared, progress)
     state.outputs_kept = now
+
+
+def _note_other_device(name: str, state: TrainState, prepared: Prepared, progress: Progress) -> None:
+    """Note where a resumed run goes on elsewhere, and so ends with other bits."""
+    if state.step and not state.over() and state.device not in ("", name):
+        note = (
+            f"this run began on {state.device} and goes on on {name}: the model will differ in its last digits from that of a run that was "
+            "not cut off."
+        )
+        _note(note, prepared, progress)
+    state.device = name
 
 
 def _note_what_is_little(config: Config, prepared: Prepared, stage: Stage, task: Task, progress: Progress) -> None:

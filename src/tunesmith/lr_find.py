@@ -27,7 +27,9 @@ from tunesmith.evaluate import outputs_for
 from tunesmith.metrics import greater_is_better
 from tunesmith.model.allocator import token_budget
 from tunesmith.model.arithmetic import choose_precision
+from tunesmith.model.devices import choose_device
 from tunesmith.model.heads import TextModel
+from tunesmith.model.moving import move
 from tunesmith.model.tuning import choose_strategy
 from tunesmith.prepare import Prepared
 from tunesmith.progress import Progress
@@ -99,7 +101,8 @@ class _Probe:
         self.total = config.epochs * steps_per_epoch(self.planned, config)
         self.steps = min(self.total, _MOST, max(_LEAST, int(_SHARE * self.total)))
         self.usual = float(strategies.usual(config.tuning).get("lr", Config.model_fields["lr"].default))
-        self.precision = choose_precision(config.precision)[0]
+        self.device = choose_device(config.device)[0]
+        self.precision = choose_precision(config.precision, self.device)[0]
         if len(valid.rows) > _VALID_ROWS and self.task.groups(valid.rows) is None:
             generator = np.random.default_rng(seed_for(config.seed, "lr find validation"))
             valid = valid.with_index(np.sort(generator.choice(valid.rows.index, _VALID_ROWS, replace=False)))
@@ -192,6 +195,7 @@ class _Probe:
             config = config.model_copy(update={"max_tokens": token_budget(model.encoder.config, longest, self.precision)})
         strategy = choose_strategy(config)
         strategy.prepare(model)
+        move(model, self.device, self.precision)
         self.optimizer = build_optimizer(model, config, strategy.rate(model))
         tables = [(part.table, part.index) for part in (self.planned, self.valid.rows)]
         keep_outputs(model, self.task, strategy.frozen_layers, tables, config, self.precision, self.progress)

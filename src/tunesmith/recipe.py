@@ -14,6 +14,8 @@ from tunesmith.errors import Interrupted, UsageError, did_you_mean, listing, set
 from tunesmith.finishing import finish
 from tunesmith.fitting import fit, metric_of, new_model
 from tunesmith.lr_find import find_rate
+from tunesmith.model.arithmetic import cpu_name
+from tunesmith.model.devices import choose_device
 from tunesmith.prepare import Prepared, prepare
 from tunesmith.progress import QUIET, Progress
 from tunesmith.prompting import prompted, rows_of_prompts
@@ -95,6 +97,7 @@ def train(
 
     Raises `UsageError`, `DataError`, `ModelError`, `StorageError`, and `Interrupted` after Ctrl-C.
     """
+    choose_device(config.device)  # before anything is made, of a GPU that is not there
     directory = output_directory(config, given, resume=resume, overwrite=overwrite)
     if resume:
         check_same_settings(directory, config)
@@ -133,7 +136,7 @@ def train(
             raise Interrupted(f"stopped at once; {what_is_saved(directory)}. {resume_hint(directory)}") from None
     if not keep:
         Checkpoints(checkpoint_directory, "", []).remove()
-    return TrainResult(directory, result, Bundle.load(directory))
+    return TrainResult(directory, result, Bundle.load(directory, device=config.device))
 
 
 def _found(config: Config, prepared: Prepared, directory: Path, resume: bool, progress: Progress) -> dict[str, Any]:
@@ -148,7 +151,7 @@ def _prompted(config: Config, prepared: Prepared, progress: Progress) -> Fitted:
     made = prompted(config, prepared, progress)
     parameters = sum(parameter.numel() for parameter in made.model.parameters())
     progress.say(f"model {prepared.pretrained.located.name}: {parameters / 1e6:.1f} M parameters; tuning none: {made.sentence}")
-    computed = ("fp32", made.model.encoder.choose_engine(config.engine))
+    computed = (cpu_name(), "fp32", made.model.encoder.choose_engine(config.engine))
     what = {"tuning": made.sentence, "trained_parameters": 0, "frozen": ""}
     state = TrainState(stopped="nothing was trained")
     return Fitted(made.model, prepared.task, state, metric, computed, 1.0, what, made.prompting)

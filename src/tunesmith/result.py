@@ -31,7 +31,7 @@ _YARDSTICK_ROWS = 50_000
 class Fitted:
     """A model that is ready to be tested and saved.
 
-    metric: that chose the weights; computed: the precision of training, and why with which engine
+    metric: that chose the weights; computed: the device and the precision of training, and why with which engine
     per_epoch: optimizer steps of an epoch; what: words and figures on what was trained, for the report
     prompting: what opens a model of prompts again; None for one that was trained
     """
@@ -40,7 +40,7 @@ class Fitted:
     task: Task
     state: TrainState
     metric: str
-    computed: tuple[str, str]
+    computed: tuple[str, str, str]
     per_epoch: float
     what: dict[str, Any]
     prompting: dict[str, Any] | None = None
@@ -79,7 +79,11 @@ def result_of(config: Config, prepared: Prepared, fitted: Fitted, evaluations: d
         "thresholds": getattr(task, "thresholds", None),
         "recipe": config.model_dump(mode="json"),
         "versions": {"tunesmith": __version__, **versions()},
-        "machine": {"cpu": cpu_name(), "threads": torch.get_num_threads(), "precision": fitted.computed[0], "note": fitted.computed[1]},
+        "machine": {
+            "cpu": cpu_name(),
+            "threads": torch.get_num_threads(),
+            **dict(zip(("device", "precision", "note"), fitted.computed, strict=True)),
+        },
         "data": {
             "columns": prepared.parts["train"].schema.roles,
             "splits": splits,

@@ -175,7 +175,7 @@ class _Run:
             self.progress.say(f"{why}the outputs of the model before on the new rows are targets, too (distillation, weight {weight:g})")
 
         def learner(task: Task, precision: str) -> Task:
-            return task if former is None else cast(Task, Distilling(task, former, weight, precision))
+            return task if former is None else cast(Task, Distilling(task, former.to(bundle.model.encoder.device), weight, precision))
 
         def judge(model: TextModel, task: Task, result: dict[str, Any]) -> None:
             if self.in_place and digest_of(bundle.directory) == self.digest:

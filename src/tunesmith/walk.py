@@ -144,7 +144,7 @@ def _network(encoded: Encoded, task: Task, model: TextModel, origin: str, exampl
         hidden = model.encoder(batch)
         outputs = model(batch)
         combined = task.combine(outputs, batch)
-    prediction = next(task.decode(Ragged.of([combined.float().numpy()], task.head.outputs), [example], [encoded]))
+    prediction = next(task.decode(Ragged.of([combined.float().cpu().numpy()], task.head.outputs), [example], [encoded]))
     return [
         _stage(
             "5 batch",

@@ -13,6 +13,7 @@ from tunesmith.data.batches import PackedBatch, collate
 from tunesmith.errors import ModelError
 from tunesmith.model.attention import plan
 from tunesmith.model.chance import Chance
+from tunesmith.model.devices import CPU
 from tunesmith.model.encoder import Encoder
 from tunesmith.model.packed import Packed
 from tunesmith.model.pretrained import open_pretrained
@@ -92,17 +93,17 @@ def test_dropout_is_reproducible_and_has_its_rate(encoder: Encoder) -> None:
 
 @pytest.mark.parametrize("rate", [0.0, 0.1, 0.5, 0.003, 0.9])
 def test_the_share_of_dropped_values(rate: float) -> None:
-    chance, ones = Chance(3), torch.ones(1000, 101)
+    chance, ones = Chance(3, CPU), torch.ones(1000, 101)
     kept = [chance.drop(ones, rate) for _ in range(40)]
     shares = [float((mask == 0).float().mean()) for mask in kept]
     assert np.mean(shares) == pytest.approx(rate, abs=0.004)
     assert np.mean([float(mask.mean()) for mask in kept]) == pytest.approx(1, abs=0.01)
-    assert Chance(5).drop(ones, rate).equal(Chance(5).drop(ones, rate))
+    assert Chance(5, CPU).drop(ones, rate).equal(Chance(5, CPU).drop(ones, rate))
 
 
 @pytest.mark.parametrize("lengths", [*LENGTHS, [1] * 40, list(range(1, 61))], ids=str)
 def test_a_plan_holds_each_token_once(lengths: list[int]) -> None:
-    groups = plan(np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32))
+    groups = plan(np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32), CPU)
     tokens = torch.arange(sum(lengths))
     assert sorted(torch.cat([tokens[group.tokens] for group in groups]).tolist()) == tokens.tolist()
     assert sum(group.count for group in groups) == len(lengths)

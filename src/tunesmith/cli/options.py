@@ -81,6 +81,7 @@ PANELS = {
         "constrain",
         "class_weights",
         "precision",
+        "device",
         "engine",
         "max_tokens",
     ),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -24,6 +25,10 @@ SecondColumn = Annotated[
 Encoding = Annotated[str | None, typer.Option("--encoding", help="Character encoding of the file, UTF-8 unless told.")]
 Precision = Annotated[
     str, typer.Option("--precision", metavar="fp32|bf16", help="bf16 is faster where the processor has it, and less exact.")
+]
+
+Device = Annotated[
+    str, typer.Option("--device", metavar="auto|cpu|cuda:N", help="What computes; auto takes the GPU where torch finds one.")
 ]
 
 Constrain = Annotated[
@@ -49,10 +54,11 @@ def predict(
     ] = None,
     constrain: Constrain = None,
     precision: Precision = "fp32",
+    device: Device = "auto",
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")] = False,
 ) -> None:
     """Predict every row of a file. Input columns and row order are kept; label and probabilities, or tags and spans, are added."""
-    _check_precision(precision)
+    _check(precision, device)
     from tunesmith.data.readers import open_file, open_stdin
     from tunesmith.data.writers import open_writer
 
@@ -75,7 +81,7 @@ def predict(
     from tunesmith import bundle as bundles
     from tunesmith.accounting import Tally
 
-    bundle = bundles.Bundle.load(directory, **_changed(constrain))
+    bundle = bundles.Bundle.load(directory, device=device, precision=precision, **_changed(constrain))
     schema = bundle.schema_for(source, text, text_pair=text_pair)
     if data == "-" and text is None and file_format is None and schema.texts != bundle.schema.texts:
         raise DataError(
@@ -125,12 +131,13 @@ def evaluate(
     encoding: Encoding = None,
     constrain: Constrain = None,
     precision: Precision = "fp32",
+    device: Device = "auto",
     as_json: Json = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")] = False,
 ) -> None:
     """Test a trained model on labelled rows."""
     check_is_no_pipe("tunesmith evaluate DIR", data)
-    _check_precision(precision)
+    _check(precision, device)
     from tunesmith.data.readers import open_file
     from tunesmith.data.schema import for_test
 
@@ -138,7 +145,7 @@ def evaluate(
     from tunesmith.bundle import Bundle
     from tunesmith.report import render_table
 
-    bundle = Bundle.load(directory, **_changed(constrain))
+    bundle = Bundle.load(directory, device=device, precision=precision, **_changed(constrain))
     found = bundle.evaluate(
         source,
         text=text,
@@ -164,7 +171,9 @@ def _changed(constrain: bool | None) -> dict[str, Any]:
     return {} if constrain is None else {"constrain": constrain}
 
 
-def _check_precision(precision: str) -> None:
+def _check(precision: str, device: str) -> None:
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", device):
+        raise UsageError(f"--device is {device!r}; it must be auto, cpu, cuda, or cuda:N for GPU number N.")
     if precision not in ("fp32", "bf16"):
         raise UsageError(f"--precision is {precision!r}; it must be fp32 or bf16.")
 

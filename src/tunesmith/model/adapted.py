@@ -57,7 +57,7 @@ class Adapter:
         if isinstance(self.tensors, Path):
             shutil.copyfile(self.tensors, place)
         else:
-            save_file({name: value.contiguous() for name, value in self.tensors.items()}, place, metadata={"format": "pt"})
+            save_file({name: value.cpu().contiguous() for name, value in self.tensors.items()}, place, metadata={"format": "pt"})
         if self.config is not None:
             content = {**self.config, "base_model_name_or_path": public_place(self.base)}
             (directory / PEFT_CONFIG).write_text(json.dumps(content, indent=2, sort_keys=True), encoding="utf-8")
@@ -124,7 +124,7 @@ def digest_of_base(encoder: Encoder) -> str:
     digest = hashlib.blake2b(encoder.form.encode(), digest_size=16)
     for name, parameter in _body(encoder):
         digest.update(name.encode())
-        digest.update(parameter.detach().contiguous().numpy().data)
+        digest.update(parameter.detach().contiguous().cpu().numpy().data)
     return digest.hexdigest()
 
 

@@ -34,20 +34,17 @@ def cpu_name() -> str:
     return platform.processor() or platform.machine()
 
 
-def idle_accelerator() -> str | None:
-    """Return the name of a GPU that torch could use and tunesmith does not; None without one."""
-    if torch.cuda.is_available():
-        return torch.cuda.get_device_name()
-    return "the GPU" if torch.backends.mps.is_available() else None
+def choose_precision(wanted: str, device: torch.device) -> tuple[str, str]:
+    """Return the precision of training on `device` and the reason for it, a phrase.
 
-
-def choose_precision(wanted: str) -> tuple[str, str]:
-    """Return the precision of training and the reason for it, a phrase.
-
-    wanted: `fp32`, `bf16`, or `auto`: bf16 where the processor multiplies it natively, since emulated bf16 is slower than fp32.
+    wanted: `fp32`, `bf16`, or `auto`: bf16 where the device multiplies it natively, since emulated bf16 is slower than fp32.
     """
     if wanted != "auto":
         return wanted, "as asked for"
+    if device.type == "cuda":
+        if torch.cuda.is_bf16_supported(including_emulation=False):
+            return "bf16", "this GPU multiplies bf16 natively; weights and optimizer stay fp32"
+        return "fp32", "this GPU has no native bf16"
     native = cpu_flags() & {"avx512_bf16", "amx_bf16", "bf16"}
     if native:
         return "bf16", f"this processor multiplies bf16 natively ({', '.join(sorted(native))}); weights and optimizer stay fp32"
@@ -55,17 +52,17 @@ def choose_precision(wanted: str) -> tuple[str, str]:
 
 
 @contextlib.contextmanager
-def arithmetic(precision: str) -> Iterator[None]:
-    """Run the block's matrix products in `precision`: `bf16` by autocast, or `fp32`.
+def arithmetic(precision: str, device: torch.device) -> Iterator[None]:
+    """Run the block's matrix products on `device` in `precision`: `bf16` by autocast, or `fp32`.
 
-    For fp32 the oneDNN kernels are taken, which are about twice as fast as the default ones and as exact, but for
+    For fp32 on the processor the oneDNN kernels are taken, which are about twice as fast as the default ones and as exact, but for
     processors with AMX, where oneDNN would round to bf16. The process-wide setting is put back afterwards.
     """
     before = torch.get_float32_matmul_precision()
     try:
-        if precision == "fp32" and not any(flag.startswith("amx") for flag in cpu_flags()):
+        if precision == "fp32" and device.type == "cpu" and not any(flag.startswith("amx") for flag in cpu_flags()):
             torch.set_float32_matmul_precision("medium")
-        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
             yield
     finally:
         torch.set_float32_matmul_precision(before)

@@ -1,4 +1,4 @@
-"""Attention over packed sequences on the processor: by groups of sequences of like length, each by plain matrix products.
+"""Attention over packed sequences for any device and precision: by groups of sequences of like length, each by plain matrix products.
 
 S sequences, T tokens, H width, N heads, D width of a head (H = N D), L padded length of a group, G sequences of a group, B = G N.
 """
@@ -13,6 +13,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from tunesmith.model.devices import to_device
 
 _WASTE = 1.3  # a group is cut where its longest sequence is so many times as long as its shortest
 _SMALL = 8_192  # cells of scores below which a further group costs more than the padding that it saves
@@ -62,8 +64,8 @@ class Group:
             of_each.masked_fill_(~self.inside[:, None, None, :], torch.finfo(scores.dtype).min)
 
 
-def plan(cu_seqlens: np.ndarray) -> list[Group]:
-    """Group the sequences that begin at `cu_seqlens`, int32[S+1], by length; each is in one group."""
+def plan(cu_seqlens: np.ndarray, device: torch.device) -> list[Group]:
+    """Group the sequences that begin at `cu_seqlens`, int32[S+1], by length, for tensors on `device`; each is in one group."""
     starts, lengths = cu_seqlens[:-1].astype(np.int64), np.diff(cu_seqlens).astype(np.int64)
     order = np.argsort(lengths, kind="stable")
     cuts, first = [], 0
@@ -72,22 +74,23 @@ def plan(cu_seqlens: np.ndarray) -> list[Group]:
         if cells + longest * longest > _LARGE or (longest > _WASTE * shortest and cells > _SMALL):
             cuts.append(i)
             first = i
-    return [_group(chosen, starts[chosen], lengths[chosen]) for chosen in np.split(order, cuts)]
+    return [_group(chosen, starts[chosen], lengths[chosen], device) for chosen in np.split(order, cuts)]
 
 
-def _group(chosen: np.ndarray, starts: np.ndarray, lengths: np.ndarray) -> Group:
-    sequences = torch.from_numpy(chosen)
+def _group(chosen: np.ndarray, starts: np.ndarray, lengths: np.ndarray, device: torch.device) -> Group:
+    sequences = to_device(chosen, device)
     if len(starts) == 1:
         rows = slice(int(starts[0]), int(starts[0] + lengths[0]))
         return Group(1, int(lengths[0]), sequences, rows, rows, None, None)
     width = int(lengths.max())
     places = np.arange(width)[None, :]
-    index = torch.from_numpy((starts[:, None] + np.minimum(places, lengths[:, None] - 1)).ravel())
+    rows = (starts[:, None] + np.minimum(places, lengths[:, None] - 1)).ravel()
+    index = to_device(rows, device)
     inside = places < lengths[:, None]
     if inside.all():
         return Group(len(starts), width, sequences, index, index, None, None)
-    at = torch.from_numpy(np.flatnonzero(inside.ravel()))
-    return Group(len(starts), width, sequences, index, index[at], at, torch.from_numpy(inside))
+    at = np.flatnonzero(inside.ravel())
+    return Group(len(starts), width, sequences, index, to_device(rows[at], device), to_device(at, device), to_device(inside, device))
 
 
 class Attention(torch.autograd.Function):

@@ -12,6 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tunesmith.model.devices import to_device
+
 
 class Chance:
     """The dropout masks of one forward pass, all from `seed`.
@@ -20,8 +22,10 @@ class Chance:
     or above 256 p at random, so that the rate is p on average over masks.
     """
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, device: torch.device) -> None:
         self._generator = np.random.Generator(np.random.SFC64(seed))
+        self._device = device
+        self._on_gpu = torch.Generator(device).manual_seed(seed) if device.type == "cuda" else None
 
     def drop(self, values: Tensor, rate: float) -> Tensor:
         """Return `values` with a share `rate` in [0, 1) set to 0 and the others scaled by 1 / (1 - rate)."""
@@ -32,10 +36,13 @@ class Chance:
         """Return what `drop` multiplies with, None for a rate of 0."""
         if rate == 0:
             return None
+        if self._on_gpu is not None:  # which draws faster than masks could be copied there
+            drawn = torch.rand(shape, device=self._device, generator=self._on_gpu)
+            return (drawn >= rate).to(dtype).mul_(1 / (1 - rate))
         count = math.prod(shape)
         words = self._generator.integers(0, 2**64 - 1, -(-count // 8), np.uint64, endpoint=True)
         limit = int(256 * rate + self._generator.random())
-        kept = torch.from_numpy(words.view(np.uint8)[:count] >= limit).view(shape)
+        kept = to_device(words.view(np.uint8)[:count] >= limit, self._device).view(shape)
         return kept.to(dtype).mul_(256 / (256 - limit))
 
 
@@ -51,6 +58,6 @@ class Certainty:
         return None
 
 
-def chance(training: bool) -> Chance | Certainty:
-    """Return where masks come from: in training a seed that torch's generator, which the loop seeds for each step, gives."""
-    return Chance(int(torch.randint(2**62, ()))) if training else Certainty()
+def chance(training: bool, device: torch.device) -> Chance | Certainty:
+    """Return where masks on `device` come from: in training a seed that torch's generator, which the loop seeds for each step, gives."""
+    return Chance(int(torch.randint(2**62, ())), device) if training else Certainty()

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from tunesmith.data.batches import PackedBatch, collate
 from tunesmith.errors import ModelError, setting
+from tunesmith.model.devices import CPU, indices, to_device
 from tunesmith.model.hub import quiet
 from tunesmith.model.packed import LAYERS, Packed
 
@@ -57,6 +58,11 @@ class Encoder(nn.Module):
     def base(self) -> Any:
         """The body without a task head."""
         return getattr(self.hf, self.hf.base_model_prefix, self.hf) if self.has_head else self.hf
+
+    @property
+    def device(self) -> torch.device:
+        """Where the encoder computes."""
+        return next(self.parameters()).device
 
     @property
     def form(self) -> str:
@@ -101,7 +107,7 @@ class Encoder(nn.Module):
         tokens: `first` or `last`: only those of each sequence's first or last token, float[S, H]; the fast forward then leaves out
         what the others would need in its last layer
         """
-        return self._run(batch, tokens) if self.virtual is None else self.virtual.run(self._run, batch, tokens)
+        return self._run(batch, tokens) if self.virtual is None else self.virtual.run(self._run, batch, tokens, self.device)
 
     def _run(self, batch: PackedBatch, tokens: Tokens = "all") -> Tensor:
         if self.runs_in_parts and tokens != "last":
@@ -110,7 +116,7 @@ class Encoder(nn.Module):
         hidden = self.padded(batch)
         if tokens == "all":
             return hidden
-        ends = torch.from_numpy(batch.cu_seqlens.astype(np.int64))
+        ends = indices(batch.cu_seqlens, self.device)
         return hidden[ends[:-1] if tokens == "first" else ends[1:] - 1]
 
     @property
@@ -138,13 +144,16 @@ class Encoder(nn.Module):
         """The fast forward, None where the architecture has none."""
         return Packed.of(self.base)
 
-    def choose_engine(self, wanted: str) -> str:
-        """Set how the encoder runs, and return it and the reason in words. Raises `ModelError` for `packed` where that cannot be."""
+    def choose_engine(self, wanted: str, device: torch.device = CPU, precision: str = "fp32") -> str:
+        """Set how the encoder runs, and return in words how it will on `device` in `precision`, and why.
+
+        Raises `ModelError` for `packed` where that cannot be."""
         self.engine = wanted
         if wanted == "padded":
             return "padded batches, as asked for"
         if self.packed is not None:
-            return "packed tokens without padding, attention by sequences of like length"
+            dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+            return f"packed tokens without padding, attention by {self.packed.attention(device, dtype)}"
         reason = f"models of type {self.config.model_type!r} have no packed forward here"
         if wanted == "packed":
             raise ModelError(f"{reason}; they have one for {', '.join(sorted(LAYERS))}. Train with {setting('engine', 'auto')}.")
@@ -152,26 +161,29 @@ class Encoder(nn.Module):
 
     def padded(self, batch: PackedBatch) -> Tensor:
         """Return hidden states float[T, H] for the packed tokens, by padding, running the original and packing again."""
-        lengths = torch.from_numpy(batch.lengths.astype("int64"))
-        mask = torch.arange(int(lengths.max()))[None, :] < lengths[:, None]
-        padded = torch.full(mask.shape, self.pad_id, dtype=torch.long)
-        padded[mask] = torch.from_numpy(batch.ids.astype("int64"))
-        hidden = self.base(input_ids=padded, attention_mask=mask.long(), **self.segments(batch, mask))[0]
-        return hidden[mask]
+        inside = np.arange(batch.lengths.max())[None, :] < batch.lengths[:, None]
+        padded = np.full(inside.shape, self.pad_id, np.int64)
+        padded[inside] = batch.ids
+        ids, mask = to_device(padded, self.device), indices(inside, self.device)
+        hidden = self.base(input_ids=ids, attention_mask=mask, **self.segments(batch, inside))[0]
+        return hidden.flatten(0, 1).index_select(0, indices(np.flatnonzero(inside), self.device))
 
-    def segments(self, batch: PackedBatch, mask: Tensor) -> dict[str, Tensor]:
-        """Return `token_type_ids`, int64 like `mask`, for a batch of pairs and an encoder that tells segments apart; else nothing."""
+    def segments(self, batch: PackedBatch, inside: np.ndarray) -> dict[str, Tensor]:
+        """Return `token_type_ids`, int64[S, L], for a batch of pairs and an encoder that tells segments apart; else nothing.
+
+        inside: bool[S, L], which padded places hold tokens
+        """
         if batch.borders is None or not self.tells_segments_apart:
             return {}
-        border = torch.from_numpy(batch.borders.astype("int64"))
-        return {"token_type_ids": ((torch.arange(mask.shape[1])[None, :] >= border[:, None]) & mask).long()}
+        second = inside & (np.arange(inside.shape[1])[None, :] >= batch.borders[:, None])
+        return {"token_type_ids": indices(second, self.device)}
 
     def token_segments(self, batch: PackedBatch) -> Tensor | None:
         """Return int64[T], the segment of each token, for a batch of pairs and an encoder that tells segments apart; else None."""
         if batch.borders is None or not self.tells_segments_apart:
             return None
         places = np.arange(len(batch.ids)) - np.repeat(batch.cu_seqlens[:-1], batch.lengths)
-        return torch.from_numpy((places >= np.repeat(batch.borders, batch.lengths)).astype(np.int64))
+        return indices(places >= np.repeat(batch.borders, batch.lengths), self.device)
 
     @functools.cached_property
     def tells_segments_apart(self) -> bool:

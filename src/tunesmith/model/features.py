@@ -22,6 +22,7 @@ from torch import Tensor
 from tunesmith.data.batches import PackedBatch, pack, plan_batches, split_by_tokens
 from tunesmith.data.table import TokenTable, evict
 from tunesmith.model.arithmetic import arithmetic
+from tunesmith.model.devices import to_device
 from tunesmith.model.heads import TextModel
 from tunesmith.progress import Progress
 from tunesmith.storage import new_directory, writing
@@ -84,7 +85,7 @@ class Features:
             with torch.no_grad():
                 return model.below(batch, self.frozen.layers).to(self._dtype).float()
         parts = [self._rows[start : start + count] for start, count in zip(self._starts[places], self._counts[places], strict=True)]
-        return torch.from_numpy(np.concatenate(parts)).view(self._dtype).float()
+        return to_device(np.concatenate(parts), model.encoder.device).view(self._dtype).float()
 
 
 def open_features(
@@ -136,7 +137,7 @@ def digest_of(model: TextModel) -> str:
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             digest.update(name.encode())
-            digest.update(parameter.detach().contiguous().numpy().data)
+            digest.update(parameter.detach().contiguous().cpu().numpy().data)
     return digest.hexdigest()
 
 
@@ -183,9 +184,9 @@ def _compute(
                 for step in plan_batches(longest, batch_size=64, seed=0, epoch=0, shuffle=False):
                     for part in split_by_tokens(longest[step], number[step], _TOKENS):
                         batch = pack([table.example(row) for row in rows[step[part]].tolist()])
-                        with torch.no_grad(), arithmetic(frozen.precision):
+                        with torch.no_grad(), arithmetic(frozen.precision, model.encoder.device):
                             values = model.below(batch, frozen.layers).to(_DTYPES[frozen.kept])
-                        content = values.contiguous().view(torch.uint8).numpy().data
+                        content = values.contiguous().cpu().view(torch.uint8).numpy().data
                         file.write(content)
                         checksum = zlib.crc32(content, checksum)
                         keys.append(np.fromiter(_keys(batch), np.uint64, len(batch.lengths)))

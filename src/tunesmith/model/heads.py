@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from tunesmith.data.batches import PackedBatch, collate, pack, plan_batches, split_by_tokens
 from tunesmith.data.tokens import Encoded
 from tunesmith.errors import ModelError
+from tunesmith.model.devices import indices
 from tunesmith.model.encoder import Encoder
 from tunesmith.model.masked_head import CheckpointMaskedHead
 from tunesmith.model.spec import HeadSpec
@@ -130,7 +131,7 @@ class PooledHead(nn.Module):
         """hidden: as `forward` takes them -> float[S, H]"""
         if self.pooling == "cls":
             return hidden
-        lengths = torch.from_numpy(batch.lengths.astype(np.int64))
+        lengths = indices(batch.lengths, hidden.device)
         if self.pooling in ("mean", "max"):
             return torch.segment_reduce(hidden, self.pooling, lengths=lengths, axis=0)
         assert self.project is not None and self.score is not None
@@ -146,7 +147,7 @@ class VectorHead(nn.Module):
 
     def forward(self, hidden: Tensor, batch: PackedBatch) -> Tensor:
         """hidden: float[T, H] -> outputs float[S, H]"""
-        lengths = torch.from_numpy(batch.lengths.astype(np.int64))
+        lengths = indices(batch.lengths, hidden.device)
         return nn.functional.normalize(torch.segment_reduce(hidden.float(), "mean", lengths=lengths, axis=0), dim=1)
 
 
@@ -181,12 +182,12 @@ class TextModel(nn.Module):
     def outputs(self, hidden: Tensor, batch: PackedBatch) -> Tensor:
         """Return the outputs of the head for what `states` gives."""
         if self.features is not None and self.features.frozen.layers == self.encoder.layers and self._pooling is not None:
-            with torch.autocast("cpu", enabled=False):
+            with torch.autocast(hidden.device.type, enabled=False):
                 return self._pooling.above(hidden)
         if self.in_autocast:
             return self.head(hidden, batch).float()
         # heads are small and their outputs may be values of any size, which bf16 would round to three digits
-        with torch.autocast("cpu", enabled=False):
+        with torch.autocast(hidden.device.type, enabled=False):
             return self.head(hidden.float(), batch)
 
     # --- in two parts, of which the lower one is frozen -----------------------------------------------------------------------
@@ -288,8 +289,8 @@ def embed(encoder: Encoder, examples: Sequence[Encoded], advance: Callable[[int]
         for step in plan_batches(longest, batch_size=64, seed=0, epoch=0, shuffle=False):
             for part in split_by_tokens(longest[step], np.ones(len(step), np.int64), max_tokens):
                 batch = pack([examples[row] for row in step[part]])
-                lengths = torch.from_numpy(batch.lengths.astype(np.int64))
-                result[step[part]] = torch.segment_reduce(encoder(batch).float(), "mean", lengths=lengths, axis=0).numpy()
+                lengths = indices(batch.lengths, encoder.device)
+                result[step[part]] = torch.segment_reduce(encoder(batch).float(), "mean", lengths=lengths, axis=0).cpu().numpy()
                 advance(part.stop - part.start)
     return result
 

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from tunesmith.data.batches import PackedBatch
+from tunesmith.model.devices import indices
 from tunesmith.model.encoder import Encoder
 
 
@@ -30,7 +30,7 @@ class CheckpointMaskedHead(nn.Module):
         hf: Any = self._encoder[0].hf
         if batch.points is not None:
             # V numbers for each of all tokens would not fit into memory
-            hidden = hidden[torch.from_numpy(batch.points.astype("int64"))]
+            hidden = hidden[indices(batch.points, hidden.device)]
         if hasattr(hf, "vocab_projector"):  # DistilBERT
             return hf.vocab_projector(hf.vocab_layer_norm(hf.activation(hf.vocab_transform(hidden))))
         if hasattr(hf, "generator_lm_head"):  # ELECTRA

@@ -19,11 +19,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tunesmith.data.batches import PackedBatch
+from tunesmith.model import varlen
 from tunesmith.model.attention import Attention, Group, plan
 from tunesmith.model.casting import Copies
 from tunesmith.model.chance import Certainty, Chance, chance
+from tunesmith.model.devices import indices
 
 Product = Callable[[Tensor], Tensor]
+Attend = Callable[[Tensor, Tensor | None, bool], Tensor]
+"""float[T, 3H] queries, keys and values, float[T, N] factors of the values or None, whether only first tokens ask -> float[T or S, H]"""
 
 _ROWS = 32
 """Idle rows fill the tokens up to a multiple: oneDNN keeps a kernel for every size of a product, half a megabyte each."""
@@ -119,24 +123,24 @@ class Packed:
         layers: those that run
         """
         run = self._layers[layers]
-        drop = chance(any(layer.out.training for layer in run) or (start is None and self._base.embeddings.training))
-        bf16 = torch.is_autocast_enabled("cpu")
-        dtype = torch.get_autocast_dtype("cpu") if bf16 else torch.float32
-        with torch.autocast("cpu", enabled=False):
+        device = self._device
+        drop = chance(any(layer.out.training for layer in run) or (start is None and self._base.embeddings.training), device)
+        bf16 = torch.is_autocast_enabled(device.type)
+        dtype = torch.get_autocast_dtype(device.type) if bf16 else torch.float32
+        with torch.autocast(device.type, enabled=False):
             hidden = self._embed(batch, segments, drop) if start is None else start
-            groups = plan(batch.cu_seqlens)
-            biases = self._biases(groups, dtype)
-            first = torch.from_numpy(batch.cu_seqlens[:-1].astype(np.int64)) if only_first else None
+            attend = self._attention(batch, device, dtype)
+            first = indices(batch.cu_seqlens[:-1], device) if only_first else None
             tokens = len(hidden)
-            hidden = F.pad(hidden, (0, 0, 0, -tokens % _ROWS))
+            hidden = F.pad(hidden, (0, 0, 0, -tokens % _ROWS)) if device.type == "cpu" else hidden
             for layer, products in zip(run, self._products(dtype, run), strict=True):
                 only = first if layer is self._layers[-1] else None
-                hidden = self._layer(layer, products, hidden, dtype, groups, drop, biases, only)
+                hidden = self._layer(layer, products, hidden, dtype, attend, drop, only)
         return hidden if only_first else hidden[:tokens]
 
     def _embed(self, batch: PackedBatch, segments: Tensor | None, drop: Chance | Certainty) -> Tensor:
         parts, config = self._base.embeddings, self._base.config
-        ids = torch.from_numpy(batch.ids.astype(np.int64))
+        ids = indices(batch.ids, self._device)
         lengths = np.diff(batch.cu_seqlens)
         places = np.arange(len(batch.ids)) - np.repeat(batch.cu_seqlens[:-1], lengths)
         if config.model_type in _FIRST_POSITION_BEHIND_PADDING:
@@ -145,7 +149,7 @@ class Packed:
         kinds = getattr(parts, "token_type_embeddings", None)
         if kinds is not None:
             hidden = hidden + (kinds.weight[0] if segments is None else kinds(segments))
-        hidden = hidden + parts.position_embeddings(torch.from_numpy(places.astype(np.int64)))
+        hidden = hidden + parts.position_embeddings(indices(places, ids.device))
         hidden = _while_training(drop, parts).drop(parts.LayerNorm(hidden), parts.dropout.p)
         project = getattr(self._base, "embeddings_project", None)  # ELECTRA
         return hidden if project is None else project(hidden)
@@ -160,6 +164,25 @@ class Packed:
         before = np.repeat(np.concatenate([[0], total])[cu_seqlens[:-1]], np.diff(cu_seqlens))
         return np.where(counted, total - before + padding, padding)
 
+    @property
+    def _device(self) -> torch.device:
+        return next(self._base.parameters()).device
+
+    def attention(self, device: torch.device, dtype: torch.dtype) -> str:
+        """Return in words which attention runs on `device` in `dtype`."""
+        return "torch's kernel for sequences of any lengths" if self._has_kernel(device, dtype) else "sequences of like length"
+
+    def _has_kernel(self, device: torch.device, dtype: torch.dtype) -> bool:
+        return not hasattr(getattr(self._base, "encoder", None), "relative_attention_bias") and varlen.runs_on(device, dtype)
+
+    def _attention(self, batch: PackedBatch, device: torch.device, dtype: torch.dtype) -> Attend:
+        """Return the attention over the sequences of `batch`."""
+        if self._has_kernel(device, dtype):
+            return functools.partial(varlen.attend, heads=self._heads, sequences=varlen.Sequences.of(batch.cu_seqlens, device))
+        groups = plan(batch.cu_seqlens, device)
+        biases = self._biases(groups, dtype)
+        return lambda qkv, kept, only_first: Attention.apply(qkv, self._heads, groups, kept, only_first, *biases)
+
     def _biases(self, groups: list[Group], dtype: torch.dtype) -> list[Tensor]:
         """MPNet adds a learned bias for the distance of each pair of tokens (Raffel et al. 2020, T5, section 2.1), one for all layers."""
         encoder = getattr(self._base, "encoder", None)
@@ -169,7 +192,7 @@ class Packed:
 
         @functools.cache
         def of_length(length: int) -> Tensor:
-            places = torch.arange(length)
+            places = torch.arange(length, device=self._device)
             buckets = encoder.relative_position_bucket(places[None, :] - places[:, None], num_buckets=32)
             return table(buckets).permute(2, 0, 1)[None].to(dtype)
 
@@ -204,7 +227,7 @@ class Packed:
         if torch.is_grad_enabled():
             self._kept = None
             return Copies.apply(dtype, counts, *parameters)
-        key = (dtype, [(id(parameter), parameter._version) for parameter in parameters])
+        key = (dtype, [(id(parameter), parameter.device, parameter._version) for parameter in parameters])
         if self._kept is None or self._kept[0] != key:
             self._kept = key, Copies.apply(dtype, counts, *parameters)
         return self._kept[1]
@@ -215,9 +238,8 @@ class Packed:
         products: list[Product],
         hidden: Tensor,
         dtype: torch.dtype,
-        groups: list[Group],
+        attend: Attend,
         drop: Chance | Certainty,
-        biases: list[Tensor],
         first: Tensor | None,
     ) -> Tensor:
         """first: int64[S], the only tokens whose states are wanted; None: all"""
@@ -225,7 +247,7 @@ class Packed:
         drop = _while_training(drop, layer.out)
         qkv = joint(hidden.to(dtype))
         kept = drop.factors((len(qkv), self._heads), layer.attention_rate, dtype)
-        found = Attention.apply(qkv, self._heads, groups, kept, first is not None, *biases)
+        found = attend(qkv, kept, first is not None)
         if first is not None:
             hidden = hidden.index_select(0, first)
         rate = layer.rate
@@ -243,7 +265,7 @@ def _by_modules(modules: list[Any], values: Tensor) -> Tensor:
     """Apply modules that stand in the place of linear layers, as an adapter's, by themselves, and put their outputs side by side."""
     if values.dtype == torch.float32:
         return torch.cat([module(values) for module in modules], dim=1)
-    with torch.autocast("cpu", values.dtype):
+    with torch.autocast(values.device.type, values.dtype):
         return torch.cat([module(values).to(values.dtype) for module in modules], dim=1)
 
 

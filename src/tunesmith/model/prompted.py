@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from tunesmith.data.batches import PackedBatch
 from tunesmith.errors import ModelError
+from tunesmith.model.devices import indices
 from tunesmith.model.encoder import Encoder
 from tunesmith.model.heads import HEAD_FILE, TextModel, VectorHead
 from tunesmith.model.masked_head import CheckpointMaskedHead
@@ -74,7 +75,7 @@ class ComparedHead(nn.Module):
         if labels is None:
             return scale * cosines
         count = len(self.names)
-        shares = torch.zeros(len(cosines), count).scatter_add(1, labels, F.softmax(scale * cosines, dim=1))
+        shares = torch.zeros(len(cosines), count, device=cosines.device).scatter_add(1, labels, F.softmax(scale * cosines, dim=1))
         return torch.log((1 - _FLOOR) * shares + _FLOOR / count)
 
     def _matched(self, vectors: Tensor, own: Tensor | None) -> Tensor:
@@ -127,12 +128,12 @@ class ClozeHead(nn.Module):
 
     def forward(self, hidden: Tensor, batch: PackedBatch) -> Tensor:
         """hidden: float[T, H] -> outputs float[S, C]"""
-        ends = torch.from_numpy(batch.cu_seqlens.astype(np.int64))
+        ends = indices(batch.cu_seqlens, hidden.device)
         gaps = (ends[:-1] if self.gap >= 0 else ends[1:]) + self.gap
         logits = self._head[0](hidden[gaps], replace(batch, points=None))[:, self.words]
         labels = len(self.bias)
         counts = torch.bincount(self.codes, minlength=labels)
-        sums = torch.zeros(len(logits), labels).index_add(1, self.codes, logits.float())
+        sums = torch.zeros(len(logits), labels, device=logits.device).index_add(1, self.codes, logits.float())
         return sums / counts + self.bias
 
 

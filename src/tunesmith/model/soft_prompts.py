@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from tunesmith.data.batches import PackedBatch
 from tunesmith.errors import ModelError, setting
+from tunesmith.model.devices import indices
 from tunesmith.model.encoder import Encoder
 from tunesmith.model.packed import LAYERS
 from tunesmith.model.places import KEYS, VALUES, found, put
@@ -32,15 +33,15 @@ class VirtualTokens:
         self.rows: Tensor | None = None
         """int64[S * V], where the virtual tokens are among the packed ones; for prefixes."""
 
-    def run(self, encoder: Callable[[PackedBatch, Any], Tensor], batch: PackedBatch, tokens: str) -> Tensor:
+    def run(self, encoder: Callable[[PackedBatch, Any], Tensor], batch: PackedBatch, tokens: str, device: torch.device) -> Tensor:
         """Return what `encoder` would for `batch`: float[T, H], or float[S, H] for the `first` or `last` tokens."""
-        longer, own = self._before(batch)
+        longer, own = self._before(batch, device)
         if tokens == "last" or (tokens == "first" and self.leads):
             return encoder(longer, tokens)
         hidden = encoder(longer, "all")
-        return hidden[own if tokens == "all" else own[torch.from_numpy(batch.cu_seqlens[:-1].astype(np.int64))]]
+        return hidden[own if tokens == "all" else own[indices(batch.cu_seqlens[:-1], device)]]
 
-    def _before(self, batch: PackedBatch) -> tuple[PackedBatch, Tensor]:
+    def _before(self, batch: PackedBatch, device: torch.device) -> tuple[PackedBatch, Tensor]:
         """Return `batch` with the virtual tokens, and int64[T], where its own tokens are in it."""
         count, sequences = len(self.ids), len(batch.lengths)
         ends = batch.cu_seqlens + count * np.arange(sequences + 1, dtype=batch.cu_seqlens.dtype)
@@ -48,9 +49,9 @@ class VirtualTokens:
         virtual = (ends[:-1, None] + np.arange(count)).reshape(-1)
         ids = np.empty(int(ends[-1]), batch.ids.dtype)
         ids[own], ids[virtual] = batch.ids, np.tile(self.ids, sequences)
-        self.rows = torch.from_numpy(virtual.astype(np.int64))
+        self.rows = indices(virtual, device)
         borders = None if batch.borders is None else batch.borders + count
-        return replace(batch, ids=ids, cu_seqlens=ends, borders=borders), torch.from_numpy(own.astype(np.int64))
+        return replace(batch, ids=ids, cu_seqlens=ends, borders=borders), indices(own, device)
 
 
 class Learned:
@@ -63,7 +64,8 @@ class Learned:
         self.module, self.shape, self.computed = module, shape, computed
 
     def __call__(self) -> Tensor:
-        found: Tensor = self.module(torch.arange(self.shape[0])[None])[0] if self.computed else self.module.embedding.weight
+        weight: Tensor = self.module.embedding.weight
+        found = self.module(torch.arange(self.shape[0], device=weight.device)[None])[0] if self.computed else weight
         return found.view(self.shape)
 
 

@@ -291,6 +291,12 @@ def score(value: float, row: dict[str, Any]) -> str:
     return number(value) if row["support"] else DASH
 
 
+def _computer(machine: dict[str, Any]) -> str:
+    """Return what computed: a GPU, or the processor with its threads."""
+    device = machine.get("device", machine["cpu"])  # models of earlier versions know of processors only
+    return device if device != machine["cpu"] else f"{device}, {counted(machine['threads'], 'thread')}"
+
+
 def precision(row: dict[str, Any]) -> str:
     """Return a label's precision as `number` does; a dash where it was never predicted, so that there was nothing to score."""
     return number(row["precision"]) if row.get("predicted", 1) else DASH
@@ -384,7 +390,6 @@ def training_facts(result: Result) -> list[tuple[str, str]]:
         ("Peak memory", f"{count(training['peak_memory_mb'])} MB"),
         (
             "Machine",
-            f"{machine['cpu']}, {counted(machine['threads'], 'thread')}, {machine['precision']}"
-            + (f"; {machine['note']}" if machine["note"] else ""),
+            f"{_computer(machine)}, {machine['precision']}" + (f"; {machine['note']}" if machine["note"] else ""),
         ),
     ]

@@ -344,7 +344,7 @@ def _write_lines(path: Path, values: Iterable[str]) -> None:
 
 
 def _cross_encoder(directory: str) -> Bundle:
-    bundle = Bundle.load(directory)
+    bundle = Bundle.load(directory, device="auto")
     if getattr(bundle.task, "ranker", None) != "cross-encoder":
         raise UsageError(
             f"the model in {directory} is for {bundle.task.sentence()}; a re-ranker is a cross-encoder: train one with --task ranking."

@@ -13,8 +13,10 @@ from tunesmith.bundle import DESCRIPTION, Bundle
 from tunesmith.data.tokens import TextEncoder, Truncation
 from tunesmith.errors import ModelError, UsageError
 from tunesmith.model.arithmetic import arithmetic, choose_precision
+from tunesmith.model.devices import choose_device
 from tunesmith.model.encoder import Encoder
 from tunesmith.model.heads import embed
+from tunesmith.model.moving import move
 from tunesmith.model.pretrained import open_pretrained
 from tunesmith.storage import checksum
 
@@ -45,7 +47,9 @@ class Embedder:
             self._model, tokenizer, weights = pretrained.load(), pretrained.backend_tokenizer(), Path(pretrained.located.place)
         self._encoder = TextEncoder(tokenizer, truncation, fallback)
         self._model.eval()
-        self._precision = choose_precision("auto")[0]
+        device, _ = choose_device("auto")
+        self._precision = choose_precision("auto", device)[0]
+        move(self._model, device, self._precision)
         file = weights / "model.safetensors"
         self.stamp = checksum(file) if file.is_file() else str(weights)
         self.key = f"{self.stamp} {truncation} {self._precision}"
@@ -57,7 +61,7 @@ class Embedder:
 
     def vectors(self, texts: Sequence[str], advance: Any = lambda count: None) -> np.ndarray:
         """Return float32[N, H]."""
-        with arithmetic(self._precision):
+        with arithmetic(self._precision, self._model.device):
             found = embed(self._model, self._encoder.encode(list(texts)), advance)
         return found / np.maximum(np.linalg.norm(found, axis=1, keepdims=True), 1e-12)
 

@@ -22,6 +22,7 @@ from tunesmith.data.table import TokenTable
 from tunesmith.data.tokens import Encoded, ExampleEncoder, TextEncoder, Truncation
 from tunesmith.errors import UsageError, listing, setting
 from tunesmith.metrics import METRICS
+from tunesmith.model.devices import indices
 from tunesmith.model.spec import HeadSpec
 from tunesmith.progress import QUIET, Progress
 from tunesmith.tasks.divergences import of_choices
@@ -337,5 +338,5 @@ def merge_windows(outputs: Tensor, batch: PackedBatch, aggregation: str) -> Tens
     """Merge outputs float[S, C] over each example's windows into float[E, C]; aggregation: mean or max."""
     if outputs.shape[0] == batch.size:
         return outputs
-    windows = torch.from_numpy(np.bincount(batch.example, minlength=batch.size))
+    windows = indices(np.bincount(batch.example, minlength=batch.size), outputs.device)
     return torch.segment_reduce(outputs, aggregation, lengths=windows, axis=0)

@@ -25,6 +25,7 @@ from tunesmith.data.text_faults import script
 from tunesmith.data.tokens import Encoded, ExampleEncoder, TextEncoder, Truncation
 from tunesmith.errors import DataError, counted, listing, setting
 from tunesmith.metrics import Kind, evaluation, multi_label, predicted_labels, scoring_steps, single_label, tune_thresholds
+from tunesmith.model.devices import to_device
 from tunesmith.model.spec import HeadSpec
 from tunesmith.progress import QUIET, Progress
 from tunesmith.prompts import templates_of
@@ -208,8 +209,9 @@ class Classification(Task):
         Label smoothing: Szegedy et al. 2016, "Rethinking the Inception Architecture", section 7. Focal: Lin et al. 2017,
         "Focal Loss for Dense Object Detection", section 3.2: each term is scaled by (1 - p)**gamma of its true class.
         """
-        targets = torch.from_numpy(batch.targets)
-        weights = None if self.weights is None else torch.tensor(self.weights)
+        assert batch.targets is not None
+        targets = to_device(batch.targets, outputs.device)
+        weights = None if self.weights is None else torch.tensor(self.weights, device=outputs.device)
         smoothing = self.label_smoothing
         if self.multi:
             smooth = targets * (1 - smoothing) + smoothing / 2

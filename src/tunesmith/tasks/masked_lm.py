@@ -24,6 +24,7 @@ from tunesmith.data.tokens import Encoded, Truncation
 from tunesmith.data.whole_words import WholeWordEncoder
 from tunesmith.errors import DataError, ModelError, counted
 from tunesmith.masked_metrics import masked_intervals, masked_scores
+from tunesmith.model.devices import to_device
 from tunesmith.model.spec import HeadSpec
 from tunesmith.progress import QUIET, Progress
 from tunesmith.seeds import seed_for
@@ -185,7 +186,7 @@ class MaskedLM(Task):
         if batch.targets is None:
             best = torch.softmax(outputs, dim=1).topk(min(_GUESSES, outputs.shape[1]), dim=1)
             return torch.cat([best.values, best.indices.float()], dim=1)
-        gold = torch.from_numpy(batch.targets)
+        gold = to_device(batch.targets, outputs.device)
         told = -functional.cross_entropy(outputs, gold, reduction="none")
         with torch.no_grad():
             top = outputs.max(dim=1)

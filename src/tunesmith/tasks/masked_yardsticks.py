@@ -42,7 +42,7 @@ def yardsticks(task: MaskedLM, train: Rows, test: Rows, pretrained: Pretrained, 
         for step in plan_batches(test.table.longest[test.index], batch_size=size, seed=0, epoch=0, shuffle=False):
             batch: PackedBatch = task.gather([test.table.example(row) for row in test.index[step].tolist()], judged=True)
             assert batch.targets is not None
-            found = task.combine(model(batch), batch).numpy()
+            found = task.combine(model(batch), batch).cpu().numpy()
             surprise["before"].append(-found[:, 0])
             hits["before"].append(found[:, 1])
             surprise["frequency"].append(-logs[batch.targets])

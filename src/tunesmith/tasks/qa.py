@@ -22,6 +22,7 @@ from tunesmith.data.table import TokenTable
 from tunesmith.data.tokens import Encoded, Truncation
 from tunesmith.errors import DataError, Diverged, setting
 from tunesmith.metrics import calibration_bins, expected_calibration_error
+from tunesmith.model.devices import indices, to_device
 from tunesmith.model.spec import HeadSpec
 from tunesmith.progress import QUIET, Progress
 from tunesmith.qa_metrics import Match, averages, best_threshold, score_intervals, scores
@@ -144,7 +145,7 @@ class QuestionAnswering(Task):
 
     def combine(self, outputs: Tensor, batch: PackedBatch) -> Tensor:
         """Keep of outputs float[T, 2] the start and end scores of the null position and the passage's tokens of each window."""
-        return outputs[torch.from_numpy(places_of(batch_windows(batch)))]
+        return outputs[indices(places_of(batch_windows(batch)), outputs.device)]
 
     def sizes(self, batch: PackedBatch) -> np.ndarray:
         """Return int[E], how many rows each example has in all its windows."""
@@ -169,7 +170,7 @@ class QuestionAnswering(Task):
         empty = np.setdiff1d(np.arange(len(windows)), of)
         nothing = np.zeros(len(empty), np.int64)
         spans = [(of, empty), (answers[:, 0] - first + 1, nothing), (answers[:, 1] - first + 1, nothing)]
-        window, start, end = (torch.from_numpy(np.concatenate(pair)) for pair in spans)
+        window, start, end = (indices(np.concatenate(pair), outputs.device) for pair in spans)
         each = chances[window, start, 0] + chances[window, end, 1]
         top = each.new_full((len(windows),), -torch.inf).scatter_reduce(0, window, each.detach(), "amax")
         total = torch.zeros_like(top).index_add(0, window, torch.exp(each - top[window]))
@@ -395,6 +396,6 @@ def _margins(found: Sequence[Found]) -> np.ndarray:
 
 def _by_window(outputs: Tensor, windows: np.ndarray) -> tuple[Tensor, Tensor]:
     """Return float[S, n, 2], the start and end scores of each window's places, zeros behind them, and bool[S, n], which are places."""
-    sizes = torch.from_numpy((windows[:, 2] - windows[:, 1] + 1).astype(np.int64))
-    there = torch.arange(int(sizes.max())) < sizes[:, None]
+    sizes = windows[:, 2] - windows[:, 1] + 1
+    there = to_device(np.arange(sizes.max()) < sizes[:, None], outputs.device)
     return outputs.new_zeros((*there.shape, 2)).masked_scatter(there[:, :, None], outputs), there

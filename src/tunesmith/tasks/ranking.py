@@ -20,6 +20,7 @@ from tunesmith.data.table import TokenTable
 from tunesmith.data.tokens import Encoded, ExampleEncoder, Truncation
 from tunesmith.errors import DataError, UsageError, setting
 from tunesmith.metrics import METRICS
+from tunesmith.model.devices import to_device
 from tunesmith.model.heads import TextModel
 from tunesmith.model.spec import HeadSpec
 from tunesmith.progress import QUIET, Progress
@@ -221,7 +222,7 @@ class Ranking(Task):
     def loss(self, outputs: Tensor, batch: PackedBatch) -> Tensor:
         """Return float[Q], the loss of each query; see `ranking_losses`."""
         assert batch.targets is not None
-        targets = torch.from_numpy(batch.targets)
+        targets = to_device(batch.targets, outputs.device)
         if self.ranker == BI:
             queries, passages = _apart(outputs, batch)
             return losses.contrastive(queries, passages, targets, self.temperature, self.label_smoothing)
@@ -239,7 +240,7 @@ class Ranking(Task):
         one, other = self.combine(one, batch), self.combine(other, batch)
         if self.ranker == BI:
             first, second = (a @ b.T / self.temperature for a, b in (_apart(one, batch), _apart(other, batch)))
-            return of_choices(first, second, torch.from_numpy(batch.targets) >= 0)
+            return of_choices(first, second, to_device(batch.targets, one.device) >= 0)
         pairs = zip(one[:, 0].split(_candidates(batch)), other[:, 0].split(_candidates(batch)), strict=True)
         if self.objective == "pointwise":
             return torch.stack([of_flags(a, b).mean() for a, b in pairs])

@@ -19,6 +19,7 @@ from tunesmith.data.table import TokenTable
 from tunesmith.data.tokens import Encoded, TextEncoder, Truncation
 from tunesmith.errors import DataError, counted, setting
 from tunesmith.metrics import METRICS
+from tunesmith.model.devices import to_device
 from tunesmith.model.heads import TextModel, embed, rescale_outputs
 from tunesmith.model.spec import HeadSpec
 from tunesmith.progress import QUIET, Progress
@@ -145,7 +146,7 @@ class Regression(Task):
         """Return float[E], the squared error of the standardised value."""
         assert batch.targets is not None
         # in float64 up to here: of 20,000,000 float32 keeps no decimals
-        wanted = ((torch.from_numpy(batch.targets) - self.mean) / self.scale).float()
+        wanted = to_device(((batch.targets - self.mean) / self.scale).astype(np.float32), outputs.device)
         return torch.square(outputs[:, 0] - wanted)
 
     def divergence(self, one: Tensor, other: Tensor, batch: PackedBatch) -> Tensor:

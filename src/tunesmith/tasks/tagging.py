@@ -28,6 +28,7 @@ from tunesmith.data.word_tokens import WordEncoder
 from tunesmith.data.words import words_of
 from tunesmith.errors import DataError, UsageError, listing, setting
 from tunesmith.metrics import METRICS, confusion
+from tunesmith.model.devices import indices, to_device
 from tunesmith.model.spec import HeadSpec
 from tunesmith.progress import QUIET, Progress
 from tunesmith.seeds import seed_for
@@ -184,7 +185,7 @@ class Tagging(Task):
 
     def combine(self, outputs: Tensor, batch: PackedBatch) -> Tensor:
         """Take of outputs float[T, C] those of each word's first sub-word: float[W, C]."""
-        return outputs[torch.from_numpy(_points(batch))]
+        return outputs[indices(_points(batch), outputs.device)]
 
     def sizes(self, batch: PackedBatch) -> np.ndarray:
         """Return int[E], the words of each example."""
@@ -192,9 +193,10 @@ class Tagging(Task):
 
     def loss(self, outputs: Tensor, batch: PackedBatch) -> Tensor:
         """Return float[W], the cross-entropy of each word's tag (Devlin et al. 2019, "BERT", section 5.3: the first sub-word's)."""
-        targets = torch.from_numpy(batch.targets)
+        assert batch.targets is not None
+        targets = to_device(batch.targets, outputs.device)
         terms = F.cross_entropy(outputs, targets, reduction="none", label_smoothing=self.label_smoothing)
-        return terms if self.weights is None else terms * torch.tensor(self.weights)[targets]
+        return terms if self.weights is None else terms * torch.tensor(self.weights, device=outputs.device)[targets]
 
     # --- judging -----------------------------------------------------------------------------------------------------------
 

@@ -37,7 +37,7 @@ class Distilling:
     def loss(self, outputs: Tensor, batch: PackedBatch) -> Tensor:
         """Return the loss of the task, float[n], and as one more value the weighted term, as large a part of the mean as of n values."""
         terms: Tensor = self.task.loss(outputs, batch)
-        with torch.no_grad(), arithmetic(self.precision):
+        with torch.no_grad(), arithmetic(self.precision, outputs.device):
             wanted = self.task.combine(self.former(batch), batch).float()
         moved = drift(self.task, outputs[:, : wanted.shape[1]], wanted)
         return torch.cat([terms, (self.weight * moved.mean() * batch.parts).reshape(1)])

@@ -17,6 +17,7 @@ from tunesmith.config import Config
 from tunesmith.data.batches import PackedBatch
 from tunesmith.errors import counted, setting
 from tunesmith.evaluate import outputs_for
+from tunesmith.model.devices import to_device
 from tunesmith.model.heads import PooledHead, TextModel
 from tunesmith.progress import QUIET, Progress
 from tunesmith.tasks.base import Task, merge_windows
@@ -107,10 +108,11 @@ class Contrast:
 
     def loss(self, outputs: Tensor, batch: PackedBatch) -> Tensor:
         """Return float[E], whose sum divided by E is the loss of the batch, from vectors float[E, H]."""
-        near = kinship(torch.from_numpy(batch.targets))
+        assert batch.targets is not None
+        near = kinship(to_device(batch.targets, outputs.device))
         near.fill_diagonal_(0)
         scores = outputs @ outputs.T / TEMPERATURE
-        scores = scores.masked_fill(torch.eye(len(scores), dtype=torch.bool), -1e9)
+        scores = scores.masked_fill(torch.eye(len(scores), dtype=torch.bool, device=scores.device), -1e9)
         logs = scores - torch.logsumexp(scores, 1, keepdim=True)
         weight = near.sum(1)
         terms = -(logs * near).sum(1) / weight.clamp_min(1e-9)

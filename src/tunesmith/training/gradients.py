@@ -6,7 +6,7 @@ R rows of combined outputs, C outputs, K samples of the head.
 from __future__ import annotations
 
 import contextlib
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ from torch import Tensor
 from tunesmith.config import Config
 from tunesmith.data.batches import PackedBatch, merged
 from tunesmith.model.arithmetic import arithmetic
+from tunesmith.model.devices import random_state, set_random_state
 from tunesmith.model.heads import TextModel
 from tunesmith.tasks.base import Task
 from tunesmith.tasks.rows import Rows
@@ -65,10 +66,10 @@ class Gradients:
         with masks_before_the_last_layer(self._model) if self._samples > 1 else contextlib.nullcontext():
             if self._noise is None:
                 return self._add(batches, units)
-            state = torch.get_rng_state()
+            state = random_state(self._model.encoder.device)
             with self._noise.measured():
                 loss = self._add(batches, 2 * units)
-            torch.set_rng_state(state)  # the noise is the worst for the network with these masks, and no other
+            set_random_state(state, self._model.encoder.device)  # the noise is the worst for the network with these masks, and no other
             with self._noise.added():
                 self._add(batches, 2 * units)
             return loss
@@ -87,7 +88,8 @@ class Gradients:
 
     def _outputs(self, batch: PackedBatch, key: tuple[int, int]) -> list[Tensor]:
         """Return the head's outputs, one for each sample."""
-        with arithmetic(self._precision), self._noise.at(key, batch) if self._noise is not None else contextlib.nullcontext():
+        noise = self._noise.at(key, batch) if self._noise is not None else contextlib.nullcontext()
+        with arithmetic(self._precision, self._model.encoder.device), noise:
             if self._samples == 1:
                 return [self._model(batch)]
             hidden = self._model.states(batch)
@@ -112,7 +114,8 @@ class Gradients:
         All parts run without a graph first; the loss gives the gradient of their outputs, with which each runs again: Gao et al. 2021,
         "Scaling Deep Contrastive Learning Batch Size under Memory Limited Setup", section 3.2.
         """
-        states: dict[tuple[int, int], Tensor] = {}
+        device = self._model.encoder.device
+        states: dict[tuple[int, int], Any] = {}
 
         def combined(number: int, turn: int) -> Tensor:
             """Return float[K, R, C]."""
@@ -123,7 +126,7 @@ class Gradients:
         for turn in range(self._passes):
             parts = []
             for number in range(len(batches)):
-                states[number, turn] = torch.get_rng_state()  # the second run must drop the same units
+                states[number, turn] = random_state(device)  # the second run must drop the same units
                 with torch.no_grad():
                     parts.append(combined(number, turn))
             found.append(torch.cat(parts, dim=1).requires_grad_())
@@ -134,6 +137,6 @@ class Gradients:
         for turn, outputs in enumerate(found):
             assert outputs.grad is not None
             for number, gradient in enumerate(outputs.grad.split(sizes, dim=1)):
-                torch.set_rng_state(states[number, turn])
+                set_random_state(states[number, turn], device)
                 combined(number, turn).backward(gradient)
         return float(loss.detach())

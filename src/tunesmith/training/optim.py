@@ -21,7 +21,8 @@ def build_optimizer(model: TextModel, config: Config, share: Callable[[str], flo
 
     share: of the learning rate, for the parameter of a name
 
-    AdamW updates the table of words by rows, and so has it give its gradient by rows, where nothing else reads that parameter.
+    On the processor AdamW updates the table of words by rows, and so has it give its gradient by rows, where nothing else reads that
+    parameter.
 
     Vectors (biases, norms' gains) get no weight decay, matrices `config.weight_decay`.
     AdamW: Loshchilov and Hutter 2019, "Decoupled Weight Decay Regularization", algorithm 2, with bias correction
@@ -39,7 +40,7 @@ def build_optimizer(model: TextModel, config: Config, share: Callable[[str], flo
         return torch.optim.SGD(groups, lr=config.peak_lr, momentum=config.momentum)
     settings: dict[str, Any] = {"lr": config.peak_lr, "betas": (0.9, 0.999), "eps": 1e-8}
     words = model.encoder.words
-    if words is None or not words.weight.requires_grad:
+    if words is None or not words.weight.requires_grad or words.weight.device.type != "cpu":  # a GPU updates the whole table as fast
         return torch.optim.AdamW(groups, fused=True, **settings)
     words.sparse = True
     return RowwiseAdamW(groups, words.weight, **settings)

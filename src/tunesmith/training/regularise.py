@@ -9,7 +9,6 @@ import contextlib
 from collections.abc import Hashable, Iterator
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -17,6 +16,7 @@ from torch import Tensor, nn
 from tunesmith.config import Config
 from tunesmith.data.batches import PackedBatch
 from tunesmith.errors import UsageError, setting
+from tunesmith.model.devices import indices
 from tunesmith.model.heads import TextModel, last_layer
 
 _RATES = ("hidden_dropout_prob", "dropout", "resid_pdrop", "hidden_dropout", "embedding_dropout", "mlp_dropout", "classifier_dropout")
@@ -84,7 +84,7 @@ class AdversarialNoise:
             norm = gradient.square().sum((1, 2), keepdim=True).sqrt()
         else:
             virtual = self._encoder.virtual
-            lengths = torch.from_numpy(batch.lengths.astype(np.int64)) + (0 if virtual is None else len(virtual.ids))
+            lengths = indices(batch.lengths, gradient.device) + (0 if virtual is None else len(virtual.ids))
             largest = torch.segment_reduce(gradient.abs().amax(1), "max", lengths=lengths)
             gradient = gradient / largest.clamp_min(tiny).repeat_interleave(lengths)[:, None]
             squares = torch.segment_reduce(gradient.square().sum(1), "sum", lengths=lengths)

@@ -38,6 +38,7 @@ class TrainState:
     history: mean loss and rate of stretches of steps; loss_sum, loss_steps: of the stretch that is not full yet
     tokens, seconds: trained on so far
     averaged: steps whose weights are in the average, where weights are averaged over evaluations
+    device: the name of what computed last
     outputs_kept: the number format in which outputs of frozen layers were kept, empty for those that ran in every epoch
     """
 
@@ -52,6 +53,7 @@ class TrainState:
     tokens: int = 0
     seconds: float = 0.0
     averaged: list[int] = field(default_factory=list)
+    device: str = ""
     outputs_kept: str = ""
     history: list[dict[str, float]] = field(default_factory=list)
     evaluations: list[dict[str, Any]] = field(default_factory=list)
@@ -88,7 +90,7 @@ class Checkpoints:
             save_file(_weights(model), temporary / "model.safetensors")
             save_file(_optimizer_tensors(model, optimizer), temporary / "optimizer.safetensors")
             if averages:
-                save_file(dict(averages), temporary / _AVERAGES)
+                save_file(_for_file(averages), temporary / _AVERAGES)
             content = {"identity": self.identity, "state": dataclasses.asdict(state)}
             (temporary / "state.json").write_text(json.dumps(content, indent=1), encoding="utf-8")
             write_manifest(temporary)
@@ -107,7 +109,7 @@ class Checkpoints:
     def save_weights(self, kind: str, step: int, tensors: Mapping[str, Tensor]) -> None:
         """Write weights of `step` as `KIND-STEP`. Raises `StorageError`."""
         with new_directory(self.directory / f"{kind}-{step}") as temporary:
-            save_file({name: value.detach().contiguous() for name, value in tensors.items()}, temporary / "model.safetensors")
+            save_file(_for_file(tensors), temporary / "model.safetensors")
             write_manifest(temporary)
 
     def weights(self, step: int) -> Any:
@@ -196,9 +198,13 @@ def _read(path: Path) -> dict[str, Any]:
 
 def _weights(model: nn.Module) -> dict[str, Tensor]:
     # named_parameters names a shared parameter once, which safetensors demands; clones are needed for none of them
-    tensors = {name: value.detach().contiguous() for name, value in model.named_parameters() if name not in _frozen(model)}
+    tensors: dict[str, Tensor] = {name: value for name, value in model.named_parameters() if name not in _frozen(model)}
     tensors.update({f"buffer:{name}": value.detach().clone() for name, value in model.named_buffers()})
-    return tensors
+    return _for_file(tensors)
+
+
+def _for_file(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
 
 
 def _frozen(model: nn.Module) -> frozenset[str]:
@@ -217,16 +223,18 @@ def _put_weights(model: nn.Module, tensors: dict[str, Tensor]) -> None:
 
 def _optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     names: dict[Any, str] = {parameter: name for name, parameter in model.named_parameters()}
-    return {
-        f"{names[parameter]}|{key}": value.detach().contiguous()
-        for parameter, values in optimizer.state.items()
-        for key, value in values.items()
-        if isinstance(value, Tensor)
-    }
+    return _for_file(
+        {
+            f"{names[parameter]}|{key}": value
+            for parameter, values in optimizer.state.items()
+            for key, value in values.items()
+            if isinstance(value, Tensor)
+        }
+    )
 
 
 def _put_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
     parameters = dict(model.named_parameters())
     for key, value in tensors.items():
         name, slot = key.rsplit("|", 1)
-        optimizer.state[parameters[name]][slot] = value
+        optimizer.state[parameters[name]][slot] = value.to(parameters[name].device)

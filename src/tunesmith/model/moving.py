@@ -1,0 +1,43 @@
+"""Having an encoder compute on another device, after a trial there."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from tunesmith.data.batches import collate
+from tunesmith.errors import ModelError, setting
+from tunesmith.model.arithmetic import arithmetic
+from tunesmith.model.encoder import Encoder
+from tunesmith.model.heads import TextModel
+
+_TOLERANCE = {"fp32": 1e-3, "bf16": 5e-2}  # of the hidden states' norm; bf16 keeps 8 bits of each number, through all layers
+
+
+def move(model: Encoder | TextModel, device: torch.device, precision: str) -> None:
+    """Have `model` compute on `device`, after a trial there.
+
+    Drivers, cards and kernels are of many kinds. So a few tokens are run in both places first, in `precision` on the device, and an
+    encoder whose hidden states differ by more than rounding raises `ModelError`: a wrong result is not to be found out after training.
+    """
+    encoder = model if isinstance(model, Encoder) else model.encoder
+    if device == encoder.device:
+        return
+    tokens = np.array(encoder.probe_tokens(5), np.int32)
+    batch = collate([tokens, tokens[:2], tokens[:1]], np.arange(3))
+    training = model.training
+    model.eval()
+    try:
+        with torch.no_grad(), arithmetic("fp32", encoder.device):
+            right = encoder(batch).float().cpu()
+        model.to(device)
+        with torch.no_grad(), arithmetic(precision, device):
+            found = encoder(batch).float().cpu()
+    finally:
+        model.train(training)
+    error = float((found - right).norm() / right.norm())
+    if not error <= _TOLERANCE[precision]:
+        raise ModelError(
+            f"on {device} this encoder gives other hidden states than on the processor (they differ by {error:.1%}). "
+            f"Take {setting('device', 'cpu')}, or {setting('precision', 'fp32')} if that was not taken; a newer driver may help."
+        )
