@@ -62,6 +62,7 @@ RANGES: dict[str, tuple[list[Any], list[Any]]] = {
     "answer_match": (["auto", "words", "characters"], ["tokens", None]),
     "precision": (["auto", "fp32", "bf16"], ["fp16"]),
     "engine": (["auto", "packed", "padded"], ["fast"]),
+    "device": (["auto", "cpu", "cuda", "cuda:1"], ["gpu", "cuda:", "cpu:0"]),
     "loss": (["cross-entropy", "focal"], ["hinge"]),
     "focal_gamma": ([0, 10], [-0.1, 10.1, math.nan]),
     "label_smoothing": ([0, 0.9], [-0.1, 1]),
@@ -350,6 +351,7 @@ def test_a_setting_is_spelled_for_those_who_read_it() -> None:
 PATHS = {
     "merge",
     "budget", "features_gb", "features_dir", "train", "valid", "test", "out", "replay_rows", "checkpoint_minutes", "checkpoint_steps",
+    "device",
 }  # fmt: skip
 
 

@@ -29,16 +29,6 @@ def test_learns_and_reports(tmp_path: Path, tiny_bert: Path, reviews: Path) -> N
     assert not any("checkpoint" in name or name.startswith(".") for name in files)
 
 
-def test_a_gpu_that_is_not_used_is_said(
-    tmp_path: Path, tiny_bert: Path, reviews: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr("tunesmith.model.arithmetic.torch.cuda.is_available", lambda: True)
-    monkeypatch.setattr("tunesmith.model.arithmetic.torch.cuda.get_device_name", lambda: "Card 9")
-    trained = tunesmith.train(reviews, out=tmp_path / "m", model=tiny_bert, epochs=1, max_length=32, progress="plain")
-    said = "Card 9 of this machine is not used: tunesmith computes on the processor."
-    assert said in trained.result["data"]["notes"] and f"note: {said}" in capsys.readouterr().err
-
-
 def test_evaluation_of_the_saved_model_equals_the_report(tmp_path: Path, tiny_bert: Path, reviews: Path) -> None:
     test = tiny.write_csv(tmp_path / "test.csv", tiny.rows(60, seed=7))
     trained = train(reviews, tmp_path / "m", tiny_bert, test=test, epochs=1)
