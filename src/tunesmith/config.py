@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from annotated_types import Gt, Le
-from pydantic import BaseModel, ConfigDict, Field, ModelWrapValidatorHandler, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ModelWrapValidatorHandler, StringConstraints, field_validator, model_validator
 
 from tunesmith import registry, strategies
 from tunesmith.errors import did_you_mean, listing, setting
@@ -83,9 +83,8 @@ class Config(BaseModel):
     dropout: float | None = Field(None, ge=0, lt=1, description="dropout of the encoder and head; unless told the checkpoint's own")
     attention_dropout: float | None = Field(None, ge=0, lt=1, description="dropout of attention weights; unless told the checkpoint's own")
     precision: Precision = Field("auto", description="arithmetic of training; auto takes bf16 where the device multiplies it natively")
-    device: str = Field(
+    device: Literal["auto", "cpu", "cuda"] | Annotated[str, StringConstraints(pattern=r"^cuda:\d+$")] = Field(
         "auto",
-        pattern=r"^(auto|cpu|cuda(:\d+)?)$",
         description="what computes: cpu, cuda, or cuda:N for GPU number N; auto: the GPU where torch finds one",
     )
     engine: Literal["auto", "packed", "padded"] = Field(

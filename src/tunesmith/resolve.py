@@ -251,6 +251,8 @@ def _allowed(name: str) -> str:
     words = list(map(repr, _options(name)))
     if name == "class_weights":
         words.append("weights by label, such as 'spam=5,ham=1'")
+    if name == "device":
+        words.append("'cuda:N' for GPU number N")
     if words and float not in kinds:
         return f"{', '.join(words[:-1])} or {words[-1]}"
     if bool in kinds:
