@@ -5,6 +5,7 @@ As a module: `Server`, which talks to that script.
 
 A trap is `(place, call, action)`: at call number `call` (from 1) of the function named `module:attribute`, before it works:
     kill   the process is killed by SIGKILL
+    late   the same a second later, when what was to be done beside it has been done
     int    it gets SIGINT, then goes on; int2 gets it twice
     full   OSError "no space left on device" is raised
     bug    an exception is raised that nobody expects
@@ -108,7 +109,8 @@ def _set(trap: Trap) -> None:
         nonlocal calls
         calls += 1
         if calls == wanted:
-            if action == "kill":
+            if action in ("kill", "late"):
+                time.sleep(action == "late")
                 os.kill(os.getpid(), signal.SIGKILL)
             elif action in ("int", "int2"):
                 for _ in range(len(action) - 2):

@@ -268,7 +268,7 @@ def all_gone(checkpoint: Path) -> str:
 @pytest.fixture(scope="module")
 def stopped(plain: Run) -> Path:
     """A run that was killed at step 14 of 24, with two checkpoints."""
-    return plain.cut((f"{LOOP}:clip", 15, "kill"))
+    return plain.cut((f"{LOOP}:clip", 15, "late"))
 
 
 @pytest.mark.parametrize("damage", [truncate, flip, delete, delete_manifest, empty_manifest, no_entries, all_gone])
@@ -286,7 +286,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(damage: Any, p
 def test_damaged_best_weights_take_back_to_a_checkpoint_that_does_without(plain: Run, tmp_path: Path) -> None:
     # the second best evaluation is in the newest checkpoint only, the first one in the one before
     best = plain.whole["training"]["best_step"]
-    out = plain.cut((f"{LOOP}:clip", best + (best % 2) + 1, "kill"))
+    out = plain.cut((f"{LOOP}:clip", best + (best % 2) + 1, "late"))
     checkpoint, before = newest(out)
     flip(out / "checkpoints" / f"best-{best}")
     said = plain.check(out)

@@ -132,7 +132,11 @@ def run(
     mean_tokens = task.tokens_an_example(rows)
     saved_at = time.monotonic()
     averaging = averaging_of(model, optimizer, config, state, checkpoints)
-    with stop_on_interrupt() as stop, progress.track("training", config.epochs * mean_tokens * len(rows), "tokens") as tracker:
+    with (
+        stop_on_interrupt() as stop,
+        checkpoints.in_background(),
+        progress.track("training", config.epochs * mean_tokens * len(rows), "tokens") as tracker,
+    ):
         tracker.skip(state.step / max(total, 1) * config.epochs * mean_tokens * len(rows))
         clock = time.monotonic()
         if not state.over():
@@ -166,6 +170,7 @@ def run(
                 if state.over():
                     break
                 if stop.is_set():
+                    checkpoints.wait()
                     raise Interrupted(f"stopped after step {record.step:,} of {total:,}; everything up to it is saved. {resume_hint}")
                 clock = time.monotonic()
             state.stopped = state.stopped or "finished"

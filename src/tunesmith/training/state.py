@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import contextvars
 import dataclasses
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -77,6 +79,8 @@ class Checkpoints:
     def __init__(self, directory: Path, config_hash: str, rows: list[str]) -> None:
         self.directory = directory
         self.identity = {"config": config_hash, "rows": rows}
+        self._pool: ThreadPoolExecutor | None = None
+        self._following: Future[None] | None = None
 
     def save(
         self, state: TrainState, model: nn.Module, optimizer: torch.optim.Optimizer, averages: Mapping[str, Tensor] | None = None
@@ -85,15 +89,54 @@ class Checkpoints:
 
         averages: of the weights, by the names of parameters, as `averages` returns them again
         """
-        path = self.directory / f"step-{state.step}"
-        with new_directory(path) as temporary:
+        with self._written(f"step-{state.step}", self._tidy) as temporary:
             save_file(_weights(model), temporary / "model.safetensors")
             save_file(_optimizer_tensors(model, optimizer), temporary / "optimizer.safetensors")
             if averages:
                 save_file(_for_file(averages), temporary / _AVERAGES)
             content = {"identity": self.identity, "state": dataclasses.asdict(state)}
             (temporary / "state.json").write_text(json.dumps(content, indent=1), encoding="utf-8")
-            write_manifest(temporary)
+
+    @contextlib.contextmanager
+    def in_background(self) -> Iterator[None]:
+        """Within the block `save` and its like return once everything is handed to the system, and checksums, disk and names follow.
+
+        An error of what follows is raised by the next call that writes, by `wait`, or by the end of the block, which waits.
+        """
+        with ThreadPoolExecutor(1, "checkpoints") as self._pool:
+            try:
+                yield
+                self.wait()
+            finally:
+                self._pool = None
+
+    def wait(self) -> None:
+        """Return when all is on disk. Raises `StorageError` where it could not be."""
+        following, self._following = self._following, None
+        if following is not None:
+            following.result()
+
+    @contextlib.contextmanager
+    def _written(self, name: str, after: Callable[[], None] = lambda: None) -> Iterator[Path]:
+        """Yield a directory to write into, which becomes `name` with a manifest; then `after` is called."""
+        self.wait()  # one after the other, as each names those before it
+        with contextlib.ExitStack() as stack:
+            temporary = stack.enter_context(new_directory(self.directory / name))
+            yield temporary
+            rest = stack.pop_all()
+
+        def close() -> None:
+            with rest:
+                write_manifest(temporary)
+            after()
+
+        if self._pool is None:
+            close()
+        else:
+            self._following = self._pool.submit(contextvars.copy_context().run, close)  # errors speak as the caller does
+
+    def _tidy(self) -> None:
+        """Remove checkpoints and weights that are no longer needed."""
         kept = self._paths("step")[:_KEEP]
         for old in self._paths("step")[_KEEP:]:
             shutil.rmtree(old, ignore_errors=True)
@@ -108,12 +151,12 @@ class Checkpoints:
 
     def save_weights(self, kind: str, step: int, tensors: Mapping[str, Tensor]) -> None:
         """Write weights of `step` as `KIND-STEP`. Raises `StorageError`."""
-        with new_directory(self.directory / f"{kind}-{step}") as temporary:
+        with self._written(f"{kind}-{step}") as temporary:
             save_file(_for_file(tensors), temporary / "model.safetensors")
-            write_manifest(temporary)
 
     def weights(self, step: int) -> Any:
         """Return the open file of the weights written for `step`, a context whose `get_tensor` reads one of them."""
+        self.wait()
         return safe_open(self.directory / f"weights-{step}" / "model.safetensors", framework="pt")
 
     def averages(self, step: int) -> dict[str, Tensor]:
@@ -123,6 +166,7 @@ class Checkpoints:
 
     def load_best(self, step: int, model: nn.Module) -> None:
         """Put the weights written by `save_best` into `model`. Raises `StorageError` when they are damaged."""
+        self.wait()
         path = self.directory / f"best-{step}"
         fault = verify(path)
         if fault is not None:
