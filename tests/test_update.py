@@ -642,6 +642,16 @@ def test_bad_rows_and_settings_change_nothing(model: Path, run: Run, tmp_path: P
     assert done.code == 3 and "replay.jsonl:1: this row, kept for updates, is damaged" in done.err and not (model / "versions").exists()
 
 
+def test_the_device_of_the_training_may_be_on_another_machine(model: Path) -> None:
+    told = json.loads((model / "tunesmith.json").read_text(encoding="utf-8"))
+    told["result"]["recipe"]["device"] = "cuda:7"
+    (model / "tunesmith.json").write_text(json.dumps(told), encoding="utf-8")
+    rows = tiny.rows(20, seed=4)
+    with pytest.raises(tunesmith.errors.UsageError, match="device='cuda:7': this build of torch has no CUDA"):
+        tunesmith.update(model, rows, epochs=1, device="cuda:7", progress="quiet")
+    assert tunesmith.update(model, rows, epochs=1, force=True, progress="quiet").version == 2
+
+
 def test_an_encoder_is_pretrained_further_instead(tiny_bert: Path, run: Run, tmp_path: Path) -> None:
     texts = [{"text": row["text"]} for row in tiny.rows(20)]
     tunesmith.train(texts, task="masked-lm", model=tiny_bert, out=tmp_path / "m", epochs=1, max_length=24, progress="quiet")

@@ -38,7 +38,7 @@ from tunesmith.versions import adopt, check_top, publish, recover
 SETTINGS = (
     "text", "text_pair", "label", "group", "encoding", "drop_unlabelled", "valid_size", "test_size",
     "epochs", "lr", "batch_size", "seed", "schedule", "warmup", "optimizer", "weight_decay", "momentum", "max_grad_norm", "precision",
-    "engine", "max_tokens", "metric", "patience", "eval_steps", "replay_rows", "checkpoint_minutes", "checkpoint_steps",
+    "device", "engine", "max_tokens", "metric", "patience", "eval_steps", "replay_rows", "checkpoint_minutes", "checkpoint_steps",
 )  # fmt: skip
 """What an update may be told; all else is as the model was trained."""
 _OF_THE_DATA = ("train", "valid", "test", "out", "text", "text_pair", "label", "group", "encoding", "drop_unlabelled", "valid_size",
@@ -263,13 +263,14 @@ def _check_arguments(given: dict[str, Any], margin: float, distill: float | None
 def _config_of(bundle: Bundle, data: Any, given: dict[str, Any], progress: Progress) -> Config:
     """Return the settings of the update: those that the model was trained with, and those that are given."""
     stored = dict(bundle.description["result"]["recipe"])
+    stored.pop("device", None)  # the machine of the update may be another
     way = str(stored.get("tuning", "full")).partition(":")[0]
     if way in _ENDED:
         for name in ("tuning", "lr", *strategies.special_settings()):
             stored.pop(name, None)
         progress.say(f"the model was tuned by {way}; the update trains all of its weights, at the usual rate unless told.")
     kept = {key: value for key, value in stored.items() if value is not None and key not in _OF_THE_DATA and key in Config.model_fields}
-    config = resolve(kept, {"train": str(data)} if isinstance(data, str | Path) else {}, given)
+    config = resolve(kept, {"train": str(data)} if isinstance(data, str | Path) else {}, given, told=given)
     if config.lr == "find":
         raise UsageError(f"{setting('lr', 'find')} is for the training of a new model. Name a rate.")
     return config

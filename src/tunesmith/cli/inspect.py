@@ -29,7 +29,8 @@ def check(
     settings: dict[str, Any] | None = None,
 ) -> None:
     """Audit a data file before any training: labels, duplicates, conflicts, leakage into --test, lengths, what truncation loses."""
-    config = resolve({"train": data}, settings if settings is not None else {})
+    settings = settings if settings is not None else {}
+    config = resolve({"train": data}, settings, told=settings)
     check_is_no_pipe("tunesmith check", config.train, config.test)
     from tunesmith.data.audit import audit, findings
     from tunesmith.data.readers import open_file
@@ -85,7 +86,8 @@ def walk(
 
     --model may name a model directory that was trained here; with a bare encoder the last stages show an untrained head.
     """
-    config = resolve({"train": data}, settings if settings is not None else {})
+    settings = settings if settings is not None else {}
+    config = resolve({"train": data}, settings, told=settings)
     check_is_no_pipe("tunesmith walk", config.train)
     from tunesmith.walk import walk_row
 

@@ -17,7 +17,7 @@ from tunesmith.progress import Progress
 SETTINGS = [
     "text", "text_pair", "label", "group", "encoding", "drop_unlabelled", "valid_size", "test_size",
     "epochs", "lr", "batch_size", "seed", "schedule", "warmup", "optimizer", "weight_decay", "momentum", "max_grad_norm", "precision",
-    "engine", "max_tokens", "metric", "patience", "eval_steps", "replay_rows", "checkpoint_minutes", "checkpoint_steps",
+    "device", "engine", "max_tokens", "metric", "patience", "eval_steps", "replay_rows", "checkpoint_minutes", "checkpoint_steps",
 ]  # fmt: skip
 
 _GATE = "The test that decides"
