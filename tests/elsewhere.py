@@ -18,9 +18,10 @@ from torch.nn.attention import varlen as torch_varlen
 import far_device
 import tiny
 import tunesmith
+from cutting import cut_off_at
 from tasks.test_battery import CASES, Case, train
 from test_devices import of_each_sequence
-from tunesmith.errors import ModelError
+from tunesmith.errors import ModelError, StorageError
 from tunesmith.model import moving, varlen
 from tunesmith.model.devices import CPU
 from tunesmith.search.index import SearchIndex
@@ -135,7 +136,35 @@ def test_a_probe_for_the_learning_rate_an_update_and_an_index_compute_there(far:
 
 def test_an_encoder_runs_on_the_kernel_of_a_gpu(far: None, tiny_bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch_varlen, "varlen_attn", of_each_sequence)
-    monkeypatch.setattr(varlen, "runs_on", lambda device, dtype: device.type == far_device.NAME)
+    monkeypatch.setattr(varlen, "runs_on", lambda device, dtype, size: device.type == far_device.NAME)
     found = compare(classification, tiny_bert, tmp_path)
     assert "attention by torch's kernel for sequences of any lengths" in found.result["machine"]["note"]
-    assert not varlen.runs_on(CPU, torch.bfloat16)
+
+
+@pytest.mark.parametrize("settings", [{}, {"ema": 0.9}, {"optimizer": "sgd", "average": 2}], ids=str)
+def test_a_run_goes_on_where_it_began(settings: dict[str, Any], far: None, tiny_bert: Path, tmp_path: Path) -> None:
+    rows = classification.rows(40, 0)
+    whole = train(classification, rows, tmp_path / "whole", tiny_bert, **settings)
+    with cut_off_at(9):
+        train(classification, rows, tmp_path / "cut", tiny_bert, checkpoint_steps=2, **settings)
+    with pytest.raises(StorageError, match=r"was made on far, and this run computes on cpu.* Go on with device='far'"):
+        train(classification, rows, tmp_path / "cut", tiny_bert, checkpoint_steps=2, device="cpu", resume=True, **settings)
+    train(classification, rows, tmp_path / "cut", tiny_bert, checkpoint_steps=2, resume=True, **settings)
+    one, other = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "cut"))
+    assert all(value.equal(other[key]) for key, value in one.items())
+    assert whole.bundle.model.encoder.device.type == far_device.NAME
+
+
+def test_what_is_pickled_is_opened_anywhere(far: None, tiny_bert: Path, tmp_path: Path) -> None:
+    found = train(classification, classification.rows(40, 0), tmp_path / "model", tiny_bert, epochs=1)
+    assert found.bundle.__getstate__()["model"].encoder.device == CPU != found.bundle.model.encoder.device
+
+
+def test_a_kernel_that_fails_is_told(far: None, tiny_bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise RuntimeError("CUDA error: no kernel image is available\nand more")
+
+    monkeypatch.setattr(torch_varlen, "varlen_attn", fail)
+    monkeypatch.setattr(varlen, "runs_on", lambda device, dtype, size: device.type == far_device.NAME)
+    with pytest.raises(ModelError, match=r"does not run on far: CUDA error: no kernel image is available\. Take device='cpu'"):
+        train(classification, classification.rows(40, 0), tmp_path / "model", tiny_bert)

@@ -62,7 +62,7 @@ RANGES: dict[str, tuple[list[Any], list[Any]]] = {
     "answer_match": (["auto", "words", "characters"], ["tokens", None]),
     "precision": (["auto", "fp32", "bf16"], ["fp16"]),
     "engine": (["auto", "packed", "padded"], ["fast"]),
-    "device": (["auto", "cpu", "cuda", "cuda:1"], ["gpu", "cuda:", "cpu:0"]),
+    "device": (["auto", "cpu", "cuda", "cuda:1"], ["gpu", "cuda:", "cpu:0", "cuda:007", "cuda:256"]),
     "loss": (["cross-entropy", "focal"], ["hinge"]),
     "focal_gamma": ([0, 10], [-0.1, 10.1, math.nan]),
     "label_smoothing": ([0, 0.9], [-0.1, 1]),

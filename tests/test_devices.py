@@ -26,8 +26,12 @@ from tunesmith.model.devices import CPU, choose_device
 HERE = Path(__file__).parent
 
 
+PARTS = ["packed", "padded", "every_way", "do_the_same"]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("part", ["packed", "padded", "not (packed or padded)"])
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("part", [*PARTS, f"not ({' or '.join(PARTS)})"])
 def test_everything_works_elsewhere(part: str) -> None:
     told = {**os.environ, "PYTHONPATH": os.pathsep.join([str(HERE), os.environ.get("PYTHONPATH", "")])}
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", "-k", part, str(HERE / "elsewhere.py")]
@@ -80,3 +84,12 @@ def test_the_kernel_of_a_gpu_is_given_what_the_groups_are(lengths: list[int], on
         results.append((found.detach(), qkv.grad))
     for one, other in zip(*results, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+
+
+def test_only_what_the_kernel_takes_is_given_to_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 0) if device.index == 0 else (7, 5))
+    card, older = torch.device("cuda", 0), torch.device("cuda", 1)
+    assert varlen.runs_on(card, torch.bfloat16, 32) and varlen.runs_on(card, torch.float16, 256)
+    assert not any(varlen.runs_on(card, torch.bfloat16, size) for size in (26, 50, 264))
+    assert not varlen.runs_on(card, torch.float32, 32) and not varlen.runs_on(CPU, torch.bfloat16, 32)
+    assert not varlen.runs_on(older, torch.bfloat16, 32)

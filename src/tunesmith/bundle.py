@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import shutil
 import tempfile
@@ -68,6 +69,11 @@ class Bundle:
             _backend(model), Truncation(**settings["truncation"]), settings["fallback_token"], self.schema, **settings["settings"]
         )
         self.task = self.task.bind(model.encoder.tokenizer, self.encoder)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A pickle is opened on other machines."""
+        on_cpu = self.model.encoder.device.type == "cpu"
+        return {**self.__dict__, "model": self.model if on_cpu else copy.deepcopy(self.model).cpu()}
 
     @property
     def labels(self) -> list[str]:

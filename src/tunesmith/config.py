@@ -23,6 +23,8 @@ FILES = ("train", "valid", "test")
 Truncation = Literal["head", "tail", "head-tail", "windows"]
 Pooling = Literal["auto", "cls", "mean", "max", "attention"]
 Aggregation = Literal["mean", "max"]
+DEVICE = r"^cuda:(0|[1-9]\d?)$"
+"""A GPU by its number."""
 Precision = Literal["auto", "fp32", "bf16"]
 LabelType = Literal["auto", "single", "multi"]
 Scheme = Literal["auto", "bio", "bioes", "bmes", "bilou", "io", "none"]
@@ -83,7 +85,7 @@ class Config(BaseModel):
     dropout: float | None = Field(None, ge=0, lt=1, description="dropout of the encoder and head; unless told the checkpoint's own")
     attention_dropout: float | None = Field(None, ge=0, lt=1, description="dropout of attention weights; unless told the checkpoint's own")
     precision: Precision = Field("auto", description="arithmetic of training; auto takes bf16 where the device multiplies it natively")
-    device: Literal["auto", "cpu", "cuda"] | Annotated[str, StringConstraints(pattern=r"^cuda:\d+$")] = Field(
+    device: Literal["auto", "cpu", "cuda"] | Annotated[str, StringConstraints(pattern=DEVICE)] = Field(
         "auto",
         description="what computes: cpu, cuda, or cuda:N for GPU number N; auto: the GPU where torch finds one",
     )

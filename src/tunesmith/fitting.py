@@ -67,7 +67,6 @@ def fit(
     refuse_without_dropout(model, config)
     checkpoints = _checkpoints(config, prepared, model, directory, start)
     state = _state(checkpoints, network, optimizer, progress) if resume else TrainState()
-    _note_other_device(name, state, prepared, progress)
     task, planned = task.planned(prepared.parts["train"], prepared.pretrained, prepared.encoder, config, progress)
     stage = stage_of(config, model, task, planned)
     _note_what_is_little(config, prepared, stage, task, progress)
@@ -80,7 +79,8 @@ def fit(
     passed = sum(int(table.kept[index].sum()) for table, index in tables)
     speed = passed / taken if model.features is not None and model.features.fresh else None
     max_length = prepared.encoder.truncation.max_length
-    budget = config.max_tokens if config.max_tokens is not None else token_budget(model.encoder.config, max_length, precision)
+    usual = token_budget(model.encoder.config, max_length, precision, device.type)
+    budget = config.max_tokens if config.max_tokens is not None else usual
 
     def judge() -> dict[str, float]:
         assert valid is not None
@@ -146,7 +146,7 @@ def _checkpoints(config: Config, prepared: Prepared, model: TextModel, directory
     identity = [rows.fingerprint() for rows in (prepared.task.arrange(train.rows), *([valid.rows] if valid is not None else []))]
     identity += [start.identity] if start is not None else []
     identity += [digest_of(model)] if model.frozen else []
-    return Checkpoints(directory / CHECKPOINTS, config.content_hash(), identity)
+    return Checkpoints(directory / CHECKPOINTS, config.content_hash(), identity, model.encoder.device.type)
 
 
 def _state(checkpoints: Checkpoints, network: TextModel, optimizer: torch.optim.Optimizer, progress: Progress) -> TrainState:
@@ -170,17 +170,6 @@ def _note_other_outputs(model: TextModel, state: TrainState, prepared: Prepared,
         )
         _note(note, prepared, progress)
     state.outputs_kept = now
-
-
-def _note_other_device(name: str, state: TrainState, prepared: Prepared, progress: Progress) -> None:
-    """Note where a resumed run goes on elsewhere, and so ends with other bits."""
-    if state.step and not state.over() and state.device not in ("", name):
-        note = (
-            f"this run began on {state.device} and goes on on {name}: the model will differ in its last digits from that of a run that was "
-            "not cut off."
-        )
-        _note(note, prepared, progress)
-    state.device = name
 
 
 def _note_what_is_little(config: Config, prepared: Prepared, stage: Stage, task: Task, progress: Progress) -> None:

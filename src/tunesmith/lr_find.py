@@ -192,7 +192,8 @@ class _Probe:
         model.encoder.choose_engine(config.engine)
         longest = self.prepared.encoder.truncation.max_length
         if config.max_tokens is None:
-            config = config.model_copy(update={"max_tokens": token_budget(model.encoder.config, longest, self.precision)})
+            budget = token_budget(model.encoder.config, longest, self.precision, self.device.type)
+            config = config.model_copy(update={"max_tokens": budget})
         strategy = choose_strategy(config)
         strategy.prepare(model)
         move(model, self.device, self.precision)

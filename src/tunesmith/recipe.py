@@ -103,7 +103,7 @@ def train(
         check_same_settings(directory, config)
     if resume and (directory / DESCRIPTION).is_file() and not is_started(directory):
         progress.say(f"{directory} is finished already; nothing is left to resume.")
-        return _finished(directory)
+        return _finished(directory, config.device)
     sources = given.opened(config)
     if "train" not in sources:
         sources = {"train": rows_of_prompts(config, sources.get("test")), **sources}
@@ -157,6 +157,6 @@ def _prompted(config: Config, prepared: Prepared, progress: Progress) -> Fitted:
     return Fitted(made.model, prepared.task, state, metric, computed, 1.0, what, made.prompting)
 
 
-def _finished(directory: Path) -> TrainResult:
-    bundle = Bundle.load(directory)
+def _finished(directory: Path, device: str) -> TrainResult:
+    bundle = Bundle.load(directory, device=device)
     return TrainResult(directory, bundle.description["result"], bundle)

@@ -15,6 +15,7 @@ from tunesmith import __version__
 from tunesmith.bundle import assess
 from tunesmith.config import Config
 from tunesmith.model.arithmetic import cpu_name
+from tunesmith.model.devices import peak_gpu_mb
 from tunesmith.model.heads import TextModel
 from tunesmith.model.hub import versions
 from tunesmith.prepare import Prepared, part_account
@@ -96,6 +97,7 @@ def result_of(config: Config, prepared: Prepared, fitted: Fitted, evaluations: d
             "seconds": state.seconds,
             "tokens_per_s": state.tokens / max(state.seconds, 1e-9),
             "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+            "peak_gpu_memory_mb": peak_gpu_mb(model.encoder.device),
             "parameters": sum(parameter.numel() for parameter in model.parameters()),
             **fitted.what,
             "adapter": model.adapter.summary(model.own_head) if model.adapter is not None else None,

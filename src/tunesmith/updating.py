@@ -18,6 +18,7 @@ from tunesmith.finishing import finish
 from tunesmith.fitting import fit
 from tunesmith.gate import Gate, record_of
 from tunesmith.lineage import LINEAGE, VERSIONS, digest_of, lineage, next_number, note, numbered, settle, story
+from tunesmith.model.devices import choose_device
 from tunesmith.model.growth import grow_outputs
 from tunesmith.model.heads import TextModel
 from tunesmith.model.names import Located
@@ -271,6 +272,7 @@ def _config_of(bundle: Bundle, data: Any, given: dict[str, Any], progress: Progr
         progress.say(f"the model was tuned by {way}; the update trains all of its weights, at the usual rate unless told.")
     kept = {key: value for key, value in stored.items() if value is not None and key not in _OF_THE_DATA and key in Config.model_fields}
     config = resolve(kept, {"train": str(data)} if isinstance(data, str | Path) else {}, given, told=given)
+    choose_device(config.device)
     if config.lr == "find":
         raise UsageError(f"{setting('lr', 'find')} is for the training of a new model. Name a rate.")
     return config

@@ -36,6 +36,7 @@ def test_an_array_as_large_as_one_freed_before_takes_its_pages(setting: str) -> 
 def test_a_step_holds_as_many_tokens_as_fit() -> None:
     small = BertConfig(hidden_size=384, num_hidden_layers=6, num_attention_heads=12, intermediate_size=1536)
     large = BertConfig(hidden_size=1024, num_hidden_layers=24, num_attention_heads=16, intermediate_size=4096)
-    assert token_budget(small, 256, "bf16") > 4096 > token_budget(large, 512, "bf16") > 512
-    assert token_budget(small, 256, "bf16") > 1.5 * token_budget(small, 256, "fp32")
-    assert token_budget(large, 100_000, "fp32") == 100_000
+    assert token_budget(small, 256, "bf16", "cpu") > 4096 > token_budget(large, 512, "bf16", "cpu") > 512
+    assert token_budget(small, 256, "bf16", "cpu") > 1.5 * token_budget(small, 256, "fp32", "cpu")
+    assert token_budget(large, 100_000, "fp32", "cpu") == 100_000
+    assert token_budget(small, 256, "fp32", "cuda") > 3 * token_budget(small, 256, "fp32", "cpu")

@@ -74,6 +74,14 @@ def main(arguments: list[str] | None = None) -> None:
     sys.exit(status)
 
 
+def _fault(error: Exception) -> str:
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    return (
+        f"a fault of tunesmith itself: {type(error).__name__}: {error} (at {os.path.basename(place.filename)}:{place.lineno}). "
+        "Nothing that was saved is lost. Set TUNESMITH_DEBUG=1 to see the whole trace, and please report it."
+    )
+
+
 def _run(arguments: list[str]) -> int:
     """Run the command line, print its error if it ends in one, and return the exit status."""
     status, message = 0, ""
@@ -89,8 +97,6 @@ def _run(arguments: list[str]) -> int:
     except (BrokenPipeError, SystemExit):  # the latter is what typer makes of the former
         # whoever read our output has seen enough; a second error at shutdown helps nobody
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except MemoryError:
-        status, message = 4, f"the memory is used up. Lower {setting('max_tokens')}, {setting('batch_size')} or {setting('max_length')}."
     except _UsageError as error:
         context = getattr(error, "ctx", None)
         command = context.command_path if context is not None else "tunesmith"
@@ -99,12 +105,11 @@ def _run(arguments: list[str]) -> int:
     except Exception as error:
         if os.environ.get("TUNESMITH_DEBUG"):
             traceback.print_exc()
-        place = traceback.extract_tb(error.__traceback__)[-1]
-        status = EXIT_INTERNAL
-        message = (
-            f"a fault of tunesmith itself: {type(error).__name__}: {error} (at {os.path.basename(place.filename)}:{place.lineno}). "
-            "Nothing that was saved is lost. Set TUNESMITH_DEBUG=1 to see the whole trace, and please report it."
-        )
+        if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # torch's, of a GPU; torch is not imported here
+            lower = f"{setting('max_tokens')}, {setting('batch_size')} or {setting('max_length')}"
+            status, message = 4, f"the memory is used up. Lower {lower}."
+        else:
+            status, message = EXIT_INTERNAL, _fault(error)
     if message:
         print(f"error: {message}", file=sys.stderr)
     if message and "--json" in arguments:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 import typing
 from collections.abc import Callable
 from typing import Annotated, Any
@@ -10,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from tunesmith import registry, strategies
-from tunesmith.config import Config
+from tunesmith.config import DEVICE, Config
 from tunesmith.errors import UsageError
 
 PANELS = {
@@ -110,6 +111,12 @@ def check_is_no_pipe(command: str, *names: str | None) -> None:
         )
 
 
+def check_device(device: str) -> None:
+    """Raise `UsageError` for a --device that is none."""
+    if device not in ("auto", "cpu", "cuda") and not re.match(DEVICE, device):
+        raise UsageError(f"--device is {device!r}; it must be auto, cpu, cuda, or cuda:N for GPU number N.")
+
+
 def takes_settings(names: list[str] | None = None) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Give a command a flag for each setting (or those in `names`); it gets the ones that were set as `settings`.
 
@@ -162,5 +169,5 @@ def metavar(annotation: Any) -> str:
     if texts and float in words:
         return "|".join(["NUMBER", *texts])
     if texts:
-        return "|".join(texts) + ("|LABEL=WEIGHT,..." if len(texts) < len(words) else "")
+        return "|".join(texts) + ("|LABEL=WEIGHT,..." if dict in words else "|cuda:N" if str in words else "")
     return {int: "NUMBER", float: "NUMBER"}.get(words[0], "TEXT")

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import re
 import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from tunesmith.cli.options import check_is_no_pipe
+from tunesmith.cli.options import check_device, check_is_no_pipe
 from tunesmith.errors import DataError, ModelError, UsageError, counted, listing
 from tunesmith.progress import Progress
 
@@ -23,12 +22,10 @@ SecondColumn = Annotated[
     str | None, typer.Option("--text-pair", help="Name of the column with the second text of a pair, where it is not that of training.")
 ]
 Encoding = Annotated[str | None, typer.Option("--encoding", help="Character encoding of the file, UTF-8 unless told.")]
-Precision = Annotated[
-    str, typer.Option("--precision", metavar="fp32|bf16", help="bf16 is faster where the processor has it, and less exact.")
-]
+Precision = Annotated[str, typer.Option("--precision", metavar="fp32|bf16", help="bf16 is faster where the device has it, and less exact.")]
 
 Device = Annotated[
-    str, typer.Option("--device", metavar="auto|cpu|cuda:N", help="What computes; auto takes the GPU where torch finds one.")
+    str, typer.Option("--device", metavar="auto|cpu|cuda|cuda:N", help="What computes; auto takes the GPU where torch finds one.")
 ]
 
 Constrain = Annotated[
@@ -172,8 +169,7 @@ def _changed(constrain: bool | None) -> dict[str, Any]:
 
 
 def _check(precision: str, device: str) -> None:
-    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", device):
-        raise UsageError(f"--device is {device!r}; it must be auto, cpu, cuda, or cuda:N for GPU number N.")
+    check_device(device)
     if precision not in ("fp32", "bf16"):
         raise UsageError(f"--precision is {precision!r}; it must be fp32 or bf16.")
 

@@ -10,11 +10,15 @@ from typing import Annotated, Any
 
 import typer
 
+from tunesmith.cli.options import check_device
 from tunesmith.errors import UsageError, counted
 from tunesmith.progress import Progress
 
 _SHOWN = 240
 Json = Annotated[bool, typer.Option("--json", help="Print one line of JSON on stdout.")]
+Device = Annotated[
+    str, typer.Option("--device", metavar="auto|cpu|cuda|cuda:N", help="What computes; auto takes the GPU where torch finds one.")
+]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")]
 
 
@@ -35,10 +39,12 @@ def index(
     text: Annotated[str | None, typer.Option("--text", help="Name of the text column, where it is not a usual one.")] = None,
     encoding: Annotated[str | None, typer.Option("--encoding", help="Character encoding of the file, UTF-8 unless told.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the index in --out.")] = False,
+    device: Device = "auto",
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """Index a corpus for search by words (BM25) and by meaning (vectors); or add to and delete from an index."""
+    check_device(device)
     if out is None:
         raise UsageError("no place for the index: name it with -o DIR.")
     changes = add is not None or bool(delete)
@@ -64,10 +70,11 @@ def index(
             model=None if model == "none" else model,
             reranker=reranker,
             overwrite=overwrite,
+            device=device,
             progress=progress,
         )
     else:
-        found = SearchIndex(out)
+        found = SearchIndex(out, device)
         if delete:
             found = found.delete(delete, progress=progress)
         if source is not None:
@@ -85,12 +92,14 @@ def search(
     query: Annotated[str, typer.Argument(metavar="QUERY", help="What to search for.")],
     count: Annotated[int, typer.Option("-k", min=1, max=10_000, help="How many hits.")] = 10,
     rerank: Annotated[bool, typer.Option("--rerank/--no-rerank", help="Whether the index's cross-encoder orders the first hits.")] = True,
+    device: Device = "cpu",  # one query is computed sooner than a GPU is ready
     as_json: Json = False,
 ) -> None:
     """Print the best passages for a query, best first."""
+    check_device(device)
     from tunesmith.search import SearchIndex
 
-    found = SearchIndex(directory).search(query, count, rerank=rerank)
+    found = SearchIndex(directory, device).search(query, count, rerank=rerank)
     if as_json:
         print(json.dumps({"query": query, "hits": [asdict(one) for one in found]}, ensure_ascii=False))
         return

@@ -30,10 +30,10 @@ def keep_freed_memory() -> bool:
     return bool(mallopt(_M_MMAP_THRESHOLD, largest) and mallopt(_M_TRIM_THRESHOLD, largest))
 
 
-def token_budget(config: Any, max_length: int, precision: str) -> int:
-    """Return how many tokens a training step may hold at once so that what it keeps for its backward pass stays near 1 GB.
+def token_budget(config: Any, max_length: int, precision: str, device: str) -> int:
+    """Return how many tokens a training step may hold at once so that what it keeps for its backward pass stays near 1 GB, on a GPU 4 GB.
 
-    config: the encoder's transformers configuration; max_length: of a sequence, which the attention's weights grow with
+    config: the encoder's transformers configuration; max_length: of a sequence, which the attention's weights grow with; device: its type
     A function of nothing but its arguments, so that a run resumed on another machine cuts its steps alike. At least one sequence.
     """
     width = int(config.hidden_size)
@@ -43,4 +43,4 @@ def token_budget(config: Any, max_length: int, precision: str) -> int:
     number = 2 if precision == "bf16" else 4
     # inputs of the products, the activation's both sides and dropout's masks; the two sums that the norms read, in float32
     a_token = layers * (number * (8 * width + 2 * inner + heads * max_length) + 8 * width)
-    return max(max_length, _STEP_BYTES // a_token)
+    return max(max_length, (_STEP_BYTES if device == "cpu" else 4 * _STEP_BYTES) // a_token)

@@ -42,12 +42,14 @@ def choose_precision(wanted: str, device: torch.device) -> tuple[str, str]:
     if wanted != "auto":
         return wanted, "as asked for"
     if device.type == "cuda":
-        if torch.cuda.is_bf16_supported(including_emulation=False):
+        with torch.cuda.device(device):
+            native = torch.cuda.is_bf16_supported(including_emulation=False)
+        if native:
             return "bf16", "this GPU multiplies bf16 natively; weights and optimizer stay fp32"
         return "fp32", "this GPU has no native bf16"
-    native = cpu_flags() & {"avx512_bf16", "amx_bf16", "bf16"}
-    if native:
-        return "bf16", f"this processor multiplies bf16 natively ({', '.join(sorted(native))}); weights and optimizer stay fp32"
+    flags = cpu_flags() & {"avx512_bf16", "amx_bf16", "bf16"}
+    if flags:
+        return "bf16", f"this processor multiplies bf16 natively ({', '.join(sorted(flags))}); weights and optimizer stay fp32"
     return "fp32", "this processor has no native bf16"
 
 

@@ -39,7 +39,13 @@ def choose_device(wanted: str) -> tuple[torch.device, str]:
     if (device.index or 0) >= found:
         why = "this build of torch has no CUDA" if torch.version.cuda is None else f"torch finds {found or 'no'} CUDA GPUs on this machine"
         raise UsageError(f"{setting('device', wanted)}: {why}. Take {setting('device', 'cpu')}, or install a build of torch for the GPU.")
+    device = torch.device("cuda", device.index or 0)
     return device, torch.cuda.get_device_name(device)
+
+
+def peak_gpu_mb(device: torch.device) -> float | None:
+    """Return the most memory that tensors of this process had on a GPU so far, in MiB; None for another device."""
+    return torch.cuda.max_memory_allocated(device) / 2**20 if device.type == "cuda" else None
 
 
 def random_state(device: torch.device) -> Any:

@@ -218,7 +218,7 @@ class Encoder(nn.Module):
         attention runs, as in every program that loads the saved directory.
         """
         usual = getattr(self.config, "_attn_implementation", None)
-        if usual != "sdpa" or max_length > 256 or self.runs_in_parts:
+        if usual != "sdpa" or max_length > 256 or self.runs_in_parts or self.device.type != "cpu":
             yield
             return
         self.hf.set_attn_implementation("eager")

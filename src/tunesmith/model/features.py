@@ -143,6 +143,8 @@ def digest_of(model: TextModel) -> str:
 
 def _name_of(model: TextModel, frozen: Frozen, tables: Sequence[tuple[TokenTable, np.ndarray]]) -> str:
     told = [_FORMAT, torch.__version__, frozen, model.encoder.engine, digest_of(model), [table.key for table, _ in tables]]
+    if model.encoder.device.type != "cpu":
+        told.append(model.encoder.device.type)
     if not model.reads_tokens_above(frozen.layers):  # what the head reads of the hidden states
         told += [model.reads, type(model.head).__name__, getattr(model.head, "pooling", None)]
     digest = hashlib.blake2b(repr(told).encode(), digest_size=16)

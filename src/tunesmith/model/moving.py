@@ -30,14 +30,19 @@ def move(model: Encoder | TextModel, device: torch.device, precision: str) -> No
     try:
         with torch.no_grad(), arithmetic("fp32", encoder.device):
             right = encoder(batch).float().cpu()
-        model.to(device)
-        with torch.no_grad(), arithmetic(precision, device):
-            found = encoder(batch).float().cpu()
+        try:
+            model.to(device)
+            with torch.no_grad(), arithmetic(precision, device):
+                found = encoder(batch).float().cpu()
+        except RuntimeError as error:  # no kernel for this card, no memory left on it, a driver too old
+            raise ModelError(
+                f"this encoder does not run on {device}: {str(error).strip().splitlines()[0][:200]}. Take {setting('device', 'cpu')}."
+            ) from error
     finally:
         model.train(training)
-    error = float((found - right).norm() / right.norm())
-    if not error <= _TOLERANCE[precision]:
+    off = float((found - right).norm() / right.norm())
+    if not off <= _TOLERANCE[precision]:
         raise ModelError(
-            f"on {device} this encoder gives other hidden states than on the processor (they differ by {error:.1%}). "
+            f"on {device} this encoder gives other hidden states than on the processor (they differ by {off:.1%}). "
             f"Take {setting('device', 'cpu')}, or {setting('precision', 'fp32')} if that was not taken; a newer driver may help."
         )

@@ -173,7 +173,9 @@ class Packed:
         return "torch's kernel for sequences of any lengths" if self._has_kernel(device, dtype) else "sequences of like length"
 
     def _has_kernel(self, device: torch.device, dtype: torch.dtype) -> bool:
-        return not hasattr(getattr(self._base, "encoder", None), "relative_attention_bias") and varlen.runs_on(device, dtype)
+        if hasattr(getattr(self._base, "encoder", None), "relative_attention_bias"):
+            return False
+        return varlen.runs_on(device, dtype, int(self._base.config.hidden_size) // self._heads)
 
     def _attention(self, batch: PackedBatch, device: torch.device, dtype: torch.dtype) -> Attend:
         """Return the attention over the sequences of `batch`."""

@@ -13,11 +13,14 @@ from torch import Tensor
 
 from tunesmith.model.devices import to_device
 
+_WIDEST = 256
 _CAPABILITY = (8, 0)  # FlashAttention-2 runs on Ampere cards and later ones
 
 
-def runs_on(device: torch.device, dtype: torch.dtype) -> bool:
-    """Return whether the kernel runs on `device` in `dtype`: on GPUs in half precision."""
+def runs_on(device: torch.device, dtype: torch.dtype, size: int) -> bool:
+    """Return whether the kernel runs on `device` in `dtype` for heads of width `size`: on GPUs in half precision."""
+    if size % 8 or size > _WIDEST:
+        return False
     if device.type != "cuda" or dtype not in (torch.bfloat16, torch.float16) or torch.cuda.get_device_capability(device) < _CAPABILITY:
         return False
     try:

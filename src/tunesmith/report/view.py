@@ -291,6 +291,11 @@ def score(value: float, row: dict[str, Any]) -> str:
     return number(value) if row["support"] else DASH
 
 
+def _peak_memory(training: dict[str, Any]) -> str:
+    on_gpu = training.get("peak_gpu_memory_mb")
+    return f"{count(training['peak_memory_mb'])} MB" + (f", and {count(on_gpu)} MB of the GPU's" if on_gpu is not None else "")
+
+
 def _computer(machine: dict[str, Any]) -> str:
     """Return what computed: a GPU, or the processor with its threads."""
     device = machine.get("device", machine["cpu"])  # models of earlier versions know of processors only
@@ -387,7 +392,7 @@ def training_facts(result: Result) -> list[tuple[str, str]]:
         ),
         ("Time", duration(training["seconds"])),
         ("Speed", f"{count(training['tokens_per_s'])} tokens/s ({count(training['tokens'])} tokens)"),
-        ("Peak memory", f"{count(training['peak_memory_mb'])} MB"),
+        ("Peak memory", _peak_memory(training)),
         (
             "Machine",
             f"{_computer(machine)}, {machine['precision']}" + (f"; {machine['note']}" if machine["note"] else ""),

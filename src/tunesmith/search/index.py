@@ -50,8 +50,8 @@ class SearchIndex:
     into memory and read in part, when the index is changed or cannot be read.
     """
 
-    def __init__(self, directory: Path | str) -> None:
-        self.directory = Path(directory)
+    def __init__(self, directory: Path | str, device: str = "auto") -> None:
+        self.directory, self.device = Path(directory), device
         self.manifest = read_manifest(self.directory)
         with self._damage_told():
             self._open()
@@ -86,19 +86,20 @@ class SearchIndex:
         model: str | None = None,
         reranker: str | None = None,
         overwrite: bool = False,
+        device: str = "auto",
         progress: Progress = QUIET,
     ) -> SearchIndex:
         """Index `passages` into `directory`.
 
         name: of the corpus, for messages; model: gives the vectors, None for words only; reranker: a cross-encoder's directory
-        overwrite: replace the index that is there
+        overwrite: replace the index that is there; device: what computes the vectors
         Raises `UsageError` when something else, or without `overwrite` an index, is in the way.
         """
         directory = Path(directory)
         check_place(directory, overwrite)
-        embedder = Embedder(model) if model is not None else None
+        embedder = Embedder(model, device) if model is not None else None
         if reranker is not None:
-            _cross_encoder(reranker)
+            _cross_encoder(reranker, "cpu")
         former = generation_of(directory)
         with locked(directory):
             change = _Change(directory, former + 1, progress)
@@ -107,7 +108,7 @@ class SearchIndex:
                 change.add(passages)
                 stamp = embedder.stamp if embedder is not None else None
                 change.finish({"model": model, "reranker": reranker, "stamp": stamp}, embedder, None)
-        return cls(directory)
+        return cls(directory, device)
 
     def add(self, passages: Iterable[Passage], *, name: str = "corpus", progress: Progress = QUIET) -> SearchIndex:
         """Add passages, whose ids must be new, and return the index as it is then. Only they are tokenised and get vectors."""
@@ -135,7 +136,7 @@ class SearchIndex:
                 kept = {key: self.manifest[key] for key in ("model", "reranker", "stamp")}
                 vectors = self.directory / f"vectors-{self.manifest['generation']}.usearch" if self.manifest["model"] is not None else None
                 change.finish(kept, embedder, vectors)
-        return SearchIndex(self.directory)
+        return SearchIndex(self.directory, self.device)
 
     # --- searching ---------------------------------------------------------------------------------------------------------
 
@@ -165,7 +166,7 @@ class SearchIndex:
         scores = fused
         if rerank and self.manifest["reranker"] is not None and best:
             if self._reranker is None:
-                self._reranker = _cross_encoder(self.manifest["reranker"])
+                self._reranker = _cross_encoder(self.manifest["reranker"], self.device)
             judged = self._reranker.predict([(query, self.passage(number).whole) for number in best])
             scores = {number: one.score for number, one in zip(best, judged, strict=True)}
             best.sort(key=lambda number: -scores[number])
@@ -202,7 +203,7 @@ class SearchIndex:
 
     def _the_embedder(self) -> Embedder:
         if self._embedder is None:
-            found = Embedder(self.manifest["model"])
+            found = Embedder(self.manifest["model"], self.device)
             if found.stamp != self.manifest["stamp"]:
                 raise ModelError(
                     f"the model {self.manifest['model']} is another one than that of the vectors in {self.directory}. Put the former model "
@@ -343,8 +344,8 @@ def _write_lines(path: Path, values: Iterable[str]) -> None:
         file.writelines(json.dumps(value) + "\n" for value in values)
 
 
-def _cross_encoder(directory: str) -> Bundle:
-    bundle = Bundle.load(directory, device="auto")
+def _cross_encoder(directory: str, device: str) -> Bundle:
+    bundle = Bundle.load(directory, device=device)
     if getattr(bundle.task, "ranker", None) != "cross-encoder":
         raise UsageError(
             f"the model in {directory} is for {bundle.task.sentence()}; a re-ranker is a cross-encoder: train one with --task ranking."

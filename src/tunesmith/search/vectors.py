@@ -26,10 +26,11 @@ _CHUNK = 4096
 class Embedder:
     """Turns texts into vectors float32[N, H] of length 1: means of an encoder's hidden states.
 
-    name: the model's, as it was given; stamp: changes when its weights do; key: when anything does that the vectors depend on
+    name: the model's, as it was given; device: what computes
+    stamp: changes when its weights do; key: when anything does that the vectors depend on
     """
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, device: str = "auto") -> None:
         self.name = name
         self._model: Encoder
         if (Path(name) / DESCRIPTION).is_file():
@@ -47,9 +48,9 @@ class Embedder:
             self._model, tokenizer, weights = pretrained.load(), pretrained.backend_tokenizer(), Path(pretrained.located.place)
         self._encoder = TextEncoder(tokenizer, truncation, fallback)
         self._model.eval()
-        device, _ = choose_device("auto")
-        self._precision = choose_precision("auto", device)[0]
-        move(self._model, device, self._precision)
+        place, _ = choose_device(device)
+        self._precision = choose_precision("auto", place)[0]
+        move(self._model, place, self._precision)
         file = weights / "model.safetensors"
         self.stamp = checksum(file) if file.is_file() else str(weights)
         self.key = f"{self.stamp} {truncation} {self._precision}"

@@ -78,7 +78,9 @@ class MovingAverage(Averaging):
             self._by_rows.follow(decay)
         table = None if self._by_rows is None else self._by_rows.table
         dense = {name: parameter for name, parameter in self._parameters.items() if parameter is not table}
-        self._sums = {name: kept.get(name, torch.zeros_like(parameter)) for name, parameter in dense.items()}
+        self._sums = {
+            name: kept[name].to(parameter.device) if name in kept else torch.zeros_like(parameter) for name, parameter in dense.items()
+        }
         self._dense = [parameter.detach() for parameter in dense.values()]
         self._note_idle_steps()
 

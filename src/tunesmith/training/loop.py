@@ -141,6 +141,7 @@ def run(
         clock = time.monotonic()
         if not state.over():
             for record in train_steps(model, task, rows, optimizer, config, start=state.step, precision=precision, strategy=strategy):
+                checkpoints.check()
                 state.step = record.step
                 averaging.follow()
                 state.tokens += record.tokens
@@ -218,6 +219,7 @@ class stop_on_interrupt:
 
     def __init__(self) -> None:
         self.event = threading.Event()
+        self.raised = False
         self.former: dict[int, Any] = {}
 
     def __enter__(self) -> threading.Event:
@@ -228,7 +230,10 @@ class stop_on_interrupt:
         return self.event
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self.raised:  # what the second one ends is at work on it: a file half written helps nobody
+            return
         if self.event.is_set():
+            self.raised = True
             raise KeyboardInterrupt
         self.event.set()
 

@@ -40,7 +40,6 @@ class TrainState:
     history: mean loss and rate of stretches of steps; loss_sum, loss_steps: of the stretch that is not full yet
     tokens, seconds: trained on so far
     averaged: steps whose weights are in the average, where weights are averaged over evaluations
-    device: the name of what computed last
     outputs_kept: the number format in which outputs of frozen layers were kept, empty for those that ran in every epoch
     """
 
@@ -55,7 +54,6 @@ class TrainState:
     tokens: int = 0
     seconds: float = 0.0
     averaged: list[int] = field(default_factory=list)
-    device: str = ""
     outputs_kept: str = ""
     history: list[dict[str, float]] = field(default_factory=list)
     evaluations: list[dict[str, Any]] = field(default_factory=list)
@@ -72,13 +70,15 @@ class Checkpoints:
     place by one rename. The newest two are kept, so that a damaged one has a whole one before it. Weights of the best
     evaluation are in `best-N`, those that an average is made of in `weights-N`.
 
+    device: the type of what computes: a GPU keeps other moments of the table of words, and draws other dropout masks
     config_hash, rows: what the run depends on: its settings, and the fingerprints of the rows that it trains on and chooses by
     (which of them those are can depend on a test file); a checkpoint of others is refused
     """
 
-    def __init__(self, directory: Path, config_hash: str, rows: list[str]) -> None:
+    def __init__(self, directory: Path, config_hash: str, rows: list[str], device: str = "cpu") -> None:
         self.directory = directory
         self.identity = {"config": config_hash, "rows": rows}
+        self._device = device
         self._pool: ThreadPoolExecutor | None = None
         self._following: Future[None] | None = None
 
@@ -94,14 +94,15 @@ class Checkpoints:
             save_file(_optimizer_tensors(model, optimizer), temporary / "optimizer.safetensors")
             if averages:
                 save_file(_for_file(averages), temporary / _AVERAGES)
-            content = {"identity": self.identity, "state": dataclasses.asdict(state)}
+            content = {"identity": self.identity, "device": self._device, "state": dataclasses.asdict(state)}
             (temporary / "state.json").write_text(json.dumps(content, indent=1), encoding="utf-8")
 
     @contextlib.contextmanager
     def in_background(self) -> Iterator[None]:
         """Within the block `save` and its like return once everything is handed to the system, and checksums, disk and names follow.
 
-        An error of what follows is raised by the next call that writes, by `wait`, or by the end of the block, which waits.
+        An error of what follows is raised by `check`, by the next call that writes, and by the end of the block, which waits, unless
+        it ends in another error.
         """
         with ThreadPoolExecutor(1, "checkpoints") as self._pool:
             try:
@@ -112,6 +113,12 @@ class Checkpoints:
 
     def wait(self) -> None:
         """Return when all is on disk. Raises `StorageError` where it could not be."""
+        self.check(wait=True)
+
+    def check(self, *, wait: bool = False) -> None:
+        """Raise the `StorageError` of what followed in the background, as far as that has ended already, or with `wait` of all."""
+        if not wait and (self._following is None or not self._following.done()):
+            return
         following, self._following = self._following, None
         if following is not None:
             following.result()
@@ -196,6 +203,11 @@ class Checkpoints:
                 raise StorageError(
                     f"{path} was made with other {what}, so it cannot be resumed. Use the same {what} as before, "
                     f"or start anew with another {setting('out')} or with {setting('overwrite', True)}."
+                )
+            if (made := content.get("device", "cpu")) != self._device:
+                raise StorageError(
+                    f"{path} was made on {made}, and this run computes on {self._device}, where it would become another one. Go on with "
+                    f"{setting('device', made)}, or start anew with another {setting('out')} or with {setting('overwrite', True)}."
                 )
             _put_weights(model, load_file(path / "model.safetensors"))
             _put_optimizer(model, optimizer, load_file(path / "optimizer.safetensors"))
