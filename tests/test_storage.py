@@ -7,21 +7,25 @@ import errno
 import os
 import shutil
 import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
 
 import tiny
+import tunesmith
 from tunesmith.data.readers import open_file
 from tunesmith.data.schema import Schema
 from tunesmith.data.table import open_table
 from tunesmith.data.tokens import TextEncoder, Truncation
 from tunesmith.errors import DataError, StorageError
+from tunesmith.search.vectors import Nearest
 from tunesmith.storage import LOCK, locked, new_directory, new_file, sweep, verify, write_json, write_manifest, write_text, writing
 
 
@@ -237,3 +241,21 @@ def test_a_cache_that_cannot_be_written_names_the_variable_to_set(tmp_path: Path
     data = tiny.write_csv(tmp_path / "d.csv", tiny.rows(9))
     with pytest.raises(StorageError, match=rf"cannot write {tmp_path}/file/tables.* TUNESMITH_CACHE names another directory"):
         open_table(open_file(data), Schema(("text",), "label"), encoder())
+
+
+def test_output_to_a_full_disk_is_told(tiny_bert: Path, reviews: Path, tmp_path: Path) -> None:
+    if not Path("/dev/full").exists():
+        pytest.skip("there is no /dev/full")
+    tunesmith.train(reviews, out=tmp_path / "m", model=tiny_bert, epochs=1, max_length=32, progress="quiet")
+    for command in (["predict", "m", str(reviews), "-q"], ["evaluate", "m", str(reviews), "--json", "-q"]):
+        with open("/dev/full", "w") as full:
+            line = [sys.executable, "-m", "tunesmith", *command]
+            done = subprocess.run(line, cwd=tmp_path, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+        assert done.returncode == 5 and "the disk is full" in done.stderr and "Traceback" not in done.stderr, done.stderr
+
+
+def test_a_graph_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+    graph = Nearest.new(4)
+    graph.add(np.arange(3), np.ones((3, 4), np.float16))
+    with pytest.raises(StorageError, match=r"cannot write .*nowhere"):
+        graph.save(tmp_path / "nowhere" / "graph.usearch")

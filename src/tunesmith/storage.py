@@ -60,7 +60,8 @@ def _error_number(error: Exception) -> int | None:
     if not isinstance(error, OSError):
         return None
     if error.errno is None:
-        return errno.ENOSPC if "No space left" in str(error) else 0
+        # the second is numpy's
+        return errno.ENOSPC if "No space left" in str(error) or re.search(r"\d+ requested and \d+ written", str(error)) else 0
     return error.errno
 
 

@@ -256,7 +256,8 @@ def test_an_audit_of_a_collection_compares_what_was_judged(tiny_bert: Path, tmp_
     (tmp_path / "qrels.tsv").write_text(f"query-id\tcorpus-id\tscore\n{judged}")
     ended = run("check", tmp_path, "--model", tiny_bert)
     told = " ".join(ended.out.split())
-    assert "grades: 0 (" in told and "grades: 0 (24)" not in told, ended.err
+    assert "24 queries with 48 rows" in told and "grades: 0 (24), 1 (24)" in told, ended.err
+    assert "passages of BM25 beside its judged ones, with grade 0 where nobody judged them" in told
     assert "share more words with their query than relevant ones, in 100% of pairs" in told
 
 

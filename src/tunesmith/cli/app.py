@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import sys
@@ -74,6 +75,10 @@ def main(arguments: list[str] | None = None) -> None:
     sys.exit(status)
 
 
+def _give_up_stdout() -> None:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def _fault(error: Exception) -> str:
     place = traceback.extract_tb(error.__traceback__)[-1]
     return (
@@ -96,7 +101,7 @@ def _run(arguments: list[str]) -> int:
         status, message = error.exit_code, str(error)
     except (BrokenPipeError, SystemExit):  # the latter is what typer makes of the former
         # whoever read our output has seen enough; a second error at shutdown helps nobody
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _give_up_stdout()
     except _UsageError as error:
         context = getattr(error, "ctx", None)
         command = context.command_path if context is not None else "tunesmith"
@@ -105,7 +110,13 @@ def _run(arguments: list[str]) -> int:
     except Exception as error:
         if os.environ.get("TUNESMITH_DEBUG"):
             traceback.print_exc()
-        if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # torch's, of a GPU; torch is not imported here
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            _give_up_stdout()
+            status, message = (
+                5,
+                "cannot write the output: the disk is full. Free some space or choose another place, then do the same again.",
+            )
+        elif isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # torch's, of a GPU; torch is not imported here
             lower = f"{setting('max_tokens')}, {setting('batch_size')} or {setting('max_length')}"
             status, message = 4, f"the memory is used up. Lower {lower}."
         else:

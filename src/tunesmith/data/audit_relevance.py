@@ -49,9 +49,17 @@ class _Counts:
 
 def examine_relevance(source: RowSource, schema: Schema) -> list[Finding]:
     """Return a note on queries, passages and grades of `source`, and findings on what cannot be learned or judged."""
-    found = list(_findings(_count(source, schema)))
     # of a collection the passages that somebody judged, without those that a search put beside them
     judged = source.judged() if isinstance(source, BeirSource) else source
+    found = list(_findings(_count(judged, schema)))
+    if isinstance(source, BeirSource) and source.candidates is not None:
+        found.append(
+            Finding(
+                "note",
+                f"each query gets {source.candidates} passages of BM25 beside its judged ones, with grade 0 where nobody judged them.",
+                "A cross-encoder learns from them as not relevant and ranks them, as it would re-rank a search.",
+            )
+        )
     return [*found, *_upside_down(_sample(judged, schema))]
 
 

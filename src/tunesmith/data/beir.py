@@ -108,6 +108,11 @@ class BeirSource:
         or for a cross-encoder (the BM25 `candidates` of each query, and what else is judged)."""
         return BeirSource(self.directory, self.qrels, self.name, self._others, whole=whole, candidates=None if whole else candidates)
 
+    @property
+    def candidates(self) -> int | None:
+        """How many passages of BM25 stand beside the judged ones of each query; None without any."""
+        return self._candidates
+
     def judged(self) -> BeirSource:
         """Return the source with the rows that somebody judged, and no others."""
         return BeirSource(self.directory, self.qrels, self.name, self._others)

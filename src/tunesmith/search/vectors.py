@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import shutil
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
@@ -18,9 +20,10 @@ from tunesmith.model.encoder import Encoder
 from tunesmith.model.heads import embed
 from tunesmith.model.moving import move
 from tunesmith.model.pretrained import open_pretrained
-from tunesmith.storage import checksum
+from tunesmith.storage import checksum, writing
 
-_CHUNK = 4096
+_CHUNK = 1024  # as many are lost at most when a build is cut off
+_LITTLE = 2**20  # bytes
 
 
 class Embedder:
@@ -119,5 +122,10 @@ class Nearest:
         return np.asarray(found.keys).astype(np.int64), 1 - np.asarray(found.distances, np.float32)
 
     def save(self, path: Path) -> None:
-        """Write the graph to a new file."""
-        self._graph.save(str(path))
+        """Write the graph to a new file. Raises `StorageError`."""
+        with writing(path):
+            try:
+                self._graph.save(str(path))
+            except RuntimeError as error:  # which says no more than that it failed
+                full = shutil.disk_usage(path.parent).free < _LITTLE
+                raise OSError(errno.ENOSPC if full else errno.EIO, str(error)) from error

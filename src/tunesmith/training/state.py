@@ -216,7 +216,8 @@ class Checkpoints:
             return TrainState(**content["state"]), notes
         if notes:
             anew = f"Start anew with {setting('overwrite', True)} or another {setting('out')}."
-            raise StorageError("\n".join(["no whole checkpoint is left:", *notes, anew]))
+            told = [note.replace("; going back to the one before.", ".") for note in notes]
+            raise StorageError("\n".join(["no whole checkpoint is left:", *told, anew]))
         return None, notes
 
     def of_a_run(self) -> bool:
