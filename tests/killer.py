@@ -5,7 +5,7 @@ As a module: `Server`, which talks to that script.
 
 A trap is `(place, call, action)`: at call number `call` (from 1) of the function named `module:attribute`, before it works:
     kill   the process is killed by SIGKILL
-    late   the same a second later, when what was to be done beside it has been done
+    late   the same once all that was handed to other threads has been done
     int    it gets SIGINT, then goes on; int2 gets it twice
     full   OSError "no space left on device" is raised
     bug    an exception is raised that nobody expects
@@ -95,8 +95,18 @@ def _set(trap: Trap) -> None:
     import errno
     import signal
     import time
+    from concurrent.futures import Future, ThreadPoolExecutor, wait
 
     place, wanted, action = trap
+    handed: list[Future[Any]] = []
+    if action == "late":
+        submit = ThreadPoolExecutor.submit
+
+        def noted(*given: Any, **named: Any) -> Future[Any]:
+            handed.append(submit(*given, **named))
+            return handed[-1]
+
+        ThreadPoolExecutor.submit = noted  # type: ignore[method-assign]
     module, _, path = place.partition(":")
     holder: Any = importlib.import_module(module)
     *outer, name = path.split(".")
@@ -110,7 +120,7 @@ def _set(trap: Trap) -> None:
         calls += 1
         if calls == wanted:
             if action in ("kill", "late"):
-                time.sleep(action == "late")
+                wait(handed)
                 os.kill(os.getpid(), signal.SIGKILL)
             elif action in ("int", "int2"):
                 for _ in range(len(action) - 2):

@@ -165,7 +165,7 @@ def test_a_killed_run_goes_on_to_the_same_bits(server: Server, tmp_path: Path, t
     flags = ["--model", tiny_bert, "--tuning", "fewshot", "--epochs", "8", "--batch-size", "8", "--lr", "3e-3", "--checkpoint-steps", "5"]
     data = few(tmp_path)
     assert server.run("train", data, "--out", tmp_path / "whole", *flags).code == 0
-    trap = ("tunesmith.training.loop:clip", 13, "kill")
+    trap = ("tunesmith.training.loop:clip", 13, "late")
     assert server.run("train", data, "--out", tmp_path / "cut", *flags, traps=[trap]).code == -signal.SIGKILL
     done = server.run("train", "--resume", "--out", tmp_path / "cut")
     assert done.code == 0 and "resuming after step 10" in done.err, done.err

@@ -214,7 +214,7 @@ def test_patience_survives(server: Server, tiny_bert: Path, tmp_path: Path) -> N
     training = run.whole["training"]
     assert training["stopped"].startswith("early") and training["steps"] < 24
     # killed when two of the four chances were gone, and again when three were
-    out = run.cut((f"{LOOP}:clip", training["steps"] - 3, "kill"))
+    out = run.cut((f"{LOOP}:clip", training["steps"] - 3, "late"))
     state = json.loads((out / "checkpoints" / f"step-{training['steps'] - 4}" / "state.json").read_text(encoding="utf-8"))["state"]
     assert state["evaluations_since_best"] == 2
     assert run.resume(out, traps=[(f"{LOOP}:clip", 4, "kill")]).code == -signal.SIGKILL
