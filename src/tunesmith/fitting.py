@@ -59,7 +59,8 @@ def fit(
     trained = trained_parameters(model)
     model.frozen = frozenset(name for name, _ in model.named_parameters() if name not in trained)
     count = sum(parameter.numel() for parameter in trained.values())
-    _say_what_is_trained(config, prepared, model, strategy, count, f"{precision} ({reason}) on {name}, {engine}", progress)
+    where = "" if device.type == "cpu" else f" on {name}"
+    _say_what_is_trained(config, prepared, model, strategy, count, f"{precision} ({reason}){where}, {engine}", progress)
     network = strategy.network(model)
     # before the mode of the first epoch, in which layers may wait that are trained later
     optimizer = build_optimizer(network, config, strategy.rate(model))

@@ -22,7 +22,7 @@ from tunesmith.cli import train as _train
 from tunesmith.cli import tune as _tune
 from tunesmith.cli import update as _update
 from tunesmith.collecting import seldom
-from tunesmith.errors import EXIT_INTERNAL, TunesmithError, setting, speaking_flags
+from tunesmith.errors import EXIT_INTERNAL, StorageError, TunesmithError, setting, speaking_flags
 
 # typer brings a click of its own, whose usage errors have no public name but this
 _UsageError: Any = typer.BadParameter.__bases__[0]
@@ -76,6 +76,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _give_up_stdout() -> None:
+    """Have what is still to be written to stdout vanish, as Python writes it once more at the end."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
@@ -112,10 +113,7 @@ def _run(arguments: list[str]) -> int:
             traceback.print_exc()
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
             _give_up_stdout()
-            status, message = (
-                5,
-                "cannot write the output: the disk is full. Free some space or choose another place, then do the same again.",
-            )
+            status, message = StorageError.exit_code, "cannot write the output: the disk is full. Free some space, or choose another place."
         elif isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # torch's, of a GPU; torch is not imported here
             lower = f"{setting('max_tokens')}, {setting('batch_size')} or {setting('max_length')}"
             status, message = 4, f"the memory is used up. Lower {lower}."

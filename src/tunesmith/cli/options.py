@@ -102,6 +102,12 @@ PANELS = {
 }
 
 
+Device = Annotated[
+    str, typer.Option("--device", metavar="auto|cpu|cuda|cuda:N", help="What computes; auto takes the GPU where torch finds one.")
+]
+"""For commands that take no other setting of a training."""
+
+
 def check_is_no_pipe(command: str, *names: str | None) -> None:
     """Raise `UsageError` when one of the files that `command` reads more than once is `-`, standard input."""
     if "-" in names:
@@ -113,7 +119,7 @@ def check_is_no_pipe(command: str, *names: str | None) -> None:
 
 def check_device(device: str) -> None:
     """Raise `UsageError` for a --device that is none."""
-    if device not in ("auto", "cpu", "cuda") and not re.match(DEVICE, device):
+    if device not in ("auto", "cpu", "cuda") and not re.fullmatch(DEVICE, device):
         raise UsageError(f"--device is {device!r}; it must be auto, cpu, cuda, or cuda:N for GPU number N.")
 
 

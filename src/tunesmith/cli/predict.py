@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from tunesmith.cli.options import check_device, check_is_no_pipe
+from tunesmith.cli.options import Device, check_device, check_is_no_pipe
 from tunesmith.errors import DataError, ModelError, UsageError, counted, listing
 from tunesmith.progress import Progress
 
@@ -23,10 +23,6 @@ SecondColumn = Annotated[
 ]
 Encoding = Annotated[str | None, typer.Option("--encoding", help="Character encoding of the file, UTF-8 unless told.")]
 Precision = Annotated[str, typer.Option("--precision", metavar="fp32|bf16", help="bf16 is faster where the device has it, and less exact.")]
-
-Device = Annotated[
-    str, typer.Option("--device", metavar="auto|cpu|cuda|cuda:N", help="What computes; auto takes the GPU where torch finds one.")
-]
 
 Constrain = Annotated[
     bool | None,

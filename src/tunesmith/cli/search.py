@@ -10,15 +10,12 @@ from typing import Annotated, Any
 
 import typer
 
-from tunesmith.cli.options import check_device
+from tunesmith.cli.options import Device, check_device
 from tunesmith.errors import UsageError, counted
 from tunesmith.progress import Progress
 
 _SHOWN = 240
 Json = Annotated[bool, typer.Option("--json", help="Print one line of JSON on stdout.")]
-Device = Annotated[
-    str, typer.Option("--device", metavar="auto|cpu|cuda|cuda:N", help="What computes; auto takes the GPU where torch finds one.")
-]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")]
 
 

@@ -147,7 +147,8 @@ class Encoder(nn.Module):
     def choose_engine(self, wanted: str, device: torch.device = CPU, precision: str = "fp32") -> str:
         """Set how the encoder runs, and return in words how it will on `device` in `precision`, and why.
 
-        Raises `ModelError` for `packed` where that cannot be."""
+        Raises `ModelError` for `packed` where that cannot be.
+        """
         self.engine = wanted
         if wanted == "padded":
             return "padded batches, as asked for"
