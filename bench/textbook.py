@@ -21,7 +21,7 @@ from typing import Any
 
 from bench.data import ROOT, balanced_sample, data_folder, read, written
 from bench.run import machine
-from bench.speed import matrix_rate, work_per_token
+from bench.speed import best_rate, work_per_token
 from bench.table import write
 
 BEGIN = "<!-- textbook: begin (made by `python -m bench.textbook --write docs/benchmarks.md`) -->"
@@ -93,7 +93,7 @@ def whole(names: list[str], folder: Path, runs: Path) -> Result:
     measured = out.with_suffix(".rate")
     if not measured.exists():
         out.parent.mkdir(parents=True, exist_ok=True)
-        measured.write_text(str(matrix_rate()), encoding="utf-8")
+        measured.write_text(str(best_rate()[0]), encoding="utf-8")
     found = run(["train", str(source), f"--test={folder / 'test.csv'}", "--valid-size=0", *COMMON, *flags], out)
     training = found["training"]
     length = training["tokens"] / (len(read(source, ["text"])) * training["epochs"])

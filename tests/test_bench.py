@@ -406,7 +406,7 @@ def test_the_speed_table_gives_medians_of_ratios_and_says_what_is_missed():
         "slow": [figures(500, 1000), figures(250, 1000), figures(500, 1000)],
         "quick": [figures(2000, 1000), figures(1000, 1000), figures(1000, 1000)],
     }
-    ours, slow, quick, share = speed.report(work, rounds, [900.0, 450.0, 900.0])
+    ours, slow, quick, share = speed.report(work, rounds, [(rate, "bfloat16") for rate in (900.0, 450.0, 900.0)])
     assert "| 3,000 |" in ours and "900 MB" in ours
     assert "8.00 (6.00 to 8.00)" in slow and "missed" not in slow and "ours is 0.90 of its" in slow
     assert "2.00 (2.00 to 3.00)" in quick and ">= 2.5, missed" in quick

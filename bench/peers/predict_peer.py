@@ -24,9 +24,13 @@ Predict = Callable[[list[str]], list[str]]
 
 
 def with_tunesmith(model: str, precision: str) -> Predict:
+    import torch
+
     import tunesmith
+    from tunesmith.model.arithmetic import choose_precision
 
     bundle = tunesmith.load(model)
+    precision, _ = choose_precision(precision, torch.device("cpu"))
     return lambda texts: [prediction.label for prediction in bundle.predict(texts, precision=precision)]
 
 
@@ -81,7 +85,7 @@ def main() -> None:
     parser.add_argument("--how", required=True, choices=["tunesmith", "pipeline", "onnx-int8"])
     parser.add_argument("--model", required=True)
     parser.add_argument("--data", required=True)
-    parser.add_argument("--precision", default="fp32", choices=["fp32", "bf16"], help="of tunesmith")
+    parser.add_argument("--precision", default="fp32", choices=["fp32", "bf16", "auto"], help="of tunesmith; auto: the faster one")
     parser.add_argument("--batch-size", type=int, default=1)
     parser.add_argument("--json", required=True)
     args = parser.parse_args()

@@ -3,7 +3,7 @@
     python trainer_peer.py --train train.csv --test test.csv --model DIRECTORY --flags best --json result.json
 
 `--flags default` leaves every setting of TrainingArguments that does not follow from the arguments as it is. `--flags best` adds
-what its documentation recommends: bf16 where the hardware multiplies it, batches grouped by length, and a test set sorted by length.
+what its documentation recommends: bf16 where the hardware is faster in it, batches grouped by length, and a test set sorted by length.
 Both ask for float32 weights, as from_pretrained would otherwise take the type of the checkpoint. This file needs `common.py` beside it and
 nothing else of the repository.
 """

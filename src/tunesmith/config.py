@@ -84,7 +84,7 @@ class Config(BaseModel):
     )
     dropout: float | None = Field(None, ge=0, lt=1, description="dropout of the encoder and head; unless told the checkpoint's own")
     attention_dropout: float | None = Field(None, ge=0, lt=1, description="dropout of attention weights; unless told the checkpoint's own")
-    precision: Precision = Field("auto", description="arithmetic of training; auto takes bf16 where the device multiplies it natively")
+    precision: Precision = Field("auto", description="arithmetic of training; auto takes bf16 where the device is faster in it")
     device: Literal["auto", "cpu", "cuda"] | Annotated[str, StringConstraints(pattern=DEVICE)] = Field(
         "auto",
         description="what computes: cpu, cuda, or cuda:N for GPU number N; auto: the GPU where torch finds one",

@@ -52,6 +52,8 @@ def fit(
     model = new_model(config, prepared) if start is None else start.model
     device, name = choose_device(config.device)
     precision, reason = choose_precision(config.precision, device)
+    if resume and config.precision == "auto" and (begun := Checkpoints(directory / CHECKPOINTS, "", []).begun_in()):
+        precision, reason = begun, reason if begun == precision else "as this run began"
     engine = model.encoder.choose_engine(config.engine, device, precision)
     strategy = choose_strategy(config)
     strategy.prepare(model)
@@ -66,7 +68,7 @@ def fit(
     optimizer = build_optimizer(network, config, strategy.rate(model))
     strategy.train_mode(model, 0)
     refuse_without_dropout(model, config)
-    checkpoints = _checkpoints(config, prepared, model, directory, start)
+    checkpoints = _checkpoints(config, prepared, model, directory, start, precision)
     state = _state(checkpoints, network, optimizer, progress) if resume else TrainState()
     task, planned = task.planned(prepared.parts["train"], prepared.pretrained, prepared.encoder, config, progress)
     stage = stage_of(config, model, task, planned)
@@ -141,13 +143,13 @@ def _say_what_is_trained(
         progress.say(f"regularisation: {regularisers}")
 
 
-def _checkpoints(config: Config, prepared: Prepared, model: TextModel, directory: Path, start: Start | None) -> Checkpoints:
+def _checkpoints(config: Config, prepared: Prepared, model: TextModel, directory: Path, start: Start | None, precision: str) -> Checkpoints:
     """Return the checkpoints of a run that depends on settings, rows, frozen weights, and the model that it goes on from."""
     train, valid = prepared.parts["train"], prepared.parts.get("valid")
     identity = [rows.fingerprint() for rows in (prepared.task.arrange(train.rows), *([valid.rows] if valid is not None else []))]
     identity += [start.identity] if start is not None else []
     identity += [digest_of(model)] if model.frozen else []
-    return Checkpoints(directory / CHECKPOINTS, config.content_hash(), identity, model.encoder.device.type)
+    return Checkpoints(directory / CHECKPOINTS, config.content_hash(), identity, model.encoder.device.type, precision)
 
 
 def _state(checkpoints: Checkpoints, network: TextModel, optimizer: torch.optim.Optimizer, progress: Progress) -> TrainState:

@@ -71,14 +71,15 @@ class Checkpoints:
     evaluation are in `best-N`, those that an average is made of in `weights-N`.
 
     device: the type of what computes: a GPU keeps other moments of the table of words, and draws other dropout masks
+    precision: of the products; what `auto` chose on one processor need not be what it chooses on another
     config_hash, rows: what the run depends on: its settings, and the fingerprints of the rows that it trains on and chooses by
     (which of them those are can depend on a test file); a checkpoint of others is refused
     """
 
-    def __init__(self, directory: Path, config_hash: str, rows: list[str], device: str = "cpu") -> None:
+    def __init__(self, directory: Path, config_hash: str, rows: list[str], device: str = "cpu", precision: str = "") -> None:
         self.directory = directory
         self.identity = {"config": config_hash, "rows": rows}
-        self._device = device
+        self._device, self._precision = device, precision
         self._pool: ThreadPoolExecutor | None = None
         self._following: Future[None] | None = None
 
@@ -94,7 +95,7 @@ class Checkpoints:
             save_file(_optimizer_tensors(model, optimizer), temporary / "optimizer.safetensors")
             if averages:
                 save_file(_for_file(averages), temporary / _AVERAGES)
-            content = {"identity": self.identity, "device": self._device, "state": dataclasses.asdict(state)}
+            content = {"identity": self.identity, "device": self._device, "precision": self._precision, "state": dataclasses.asdict(state)}
             (temporary / "state.json").write_text(json.dumps(content, indent=1), encoding="utf-8")
 
     @contextlib.contextmanager
@@ -219,6 +220,13 @@ class Checkpoints:
             told = [note.replace("; going back to the one before.", ".") for note in notes]
             raise StorageError("\n".join(["no whole checkpoint is left:", *told, anew]))
         return None, notes
+
+    def begun_in(self) -> str:
+        """Return the precision of the newest checkpoint that can be read, empty where none tells."""
+        for path in self._paths("step"):
+            with contextlib.suppress(OSError, ValueError):
+                return str(_read(path).get("precision", ""))
+        return ""
 
     def of_a_run(self) -> bool:
         """Whether a run began in this directory and was not finished."""

@@ -1,0 +1,74 @@
+"""In which number format a training computes, why, and that it goes on in it."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+import tiny
+import tunesmith
+from cutting import cut_off_at
+from tunesmith.model import arithmetic
+from tunesmith.model.arithmetic import choose_precision
+from tunesmith.model.devices import CPU
+
+
+def processor(monkeypatch: pytest.MonkeyPatch, *flags: str, times_faster: float = 1.0) -> None:
+    """Be a processor with these flags, so many times as fast in bf16 as in fp32."""
+    now = 0.0
+
+    def linear(left: torch.Tensor, right: torch.Tensor) -> None:
+        nonlocal now
+        now += 1.0 if left.dtype == torch.float32 else 1 / times_faster
+
+    monkeypatch.setattr(arithmetic, "cpu_flags", lambda: frozenset(flags))
+    monkeypatch.setattr(arithmetic.time, "perf_counter", lambda: now)
+    monkeypatch.setattr(torch.nn.functional, "linear", linear)
+    arithmetic._is_faster_in_bf16.cache_clear()
+
+
+@pytest.fixture(autouse=True)
+def measured_anew() -> None:
+    arithmetic._is_faster_in_bf16.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("flags", "times_faster", "wanted", "why"),
+    [
+        (("avx2",), 2.0, "fp32", "no native bf16"),
+        (("avx2", "avx512_bf16"), 2.0, "bf16", r"natively \(avx512_bf16\) and was measured faster"),
+        (("avx2", "avx512_bf16"), 0.5, "fp32", r"\(avx512_bf16\), but was measured no faster in it than in fp32"),
+        (("amx_bf16",), 1.1, "fp32", "no faster"),
+    ],
+)
+def test_the_faster_format_is_taken(
+    flags: tuple[str, ...], times_faster: float, wanted: str, why: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    processor(monkeypatch, *flags, times_faster=times_faster)
+    chosen, reason = choose_precision("auto", CPU)
+    assert chosen == wanted
+    assert re.search(why, reason)
+
+
+def test_what_was_asked_for_is_taken_unmeasured(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(arithmetic, "_is_faster_in_bf16", lambda: pytest.fail("measured"))
+    assert choose_precision("bf16", CPU) == ("bf16", "as asked for")
+
+
+def test_a_run_goes_on_in_the_format_that_it_began_in(tiny_bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = tiny.write_csv(tmp_path / "data.csv", tiny.rows(64))
+    settings = {"model": tiny_bert, "epochs": 2, "batch_size": 8, "valid_size": 0, "checkpoint_steps": 2}
+    monkeypatch.setattr(arithmetic, "cpu_flags", lambda: frozenset({"avx512_bf16"}))
+    monkeypatch.setattr(arithmetic, "_is_faster_in_bf16", lambda: True)
+    whole = tunesmith.train(data, out=tmp_path / "whole", **settings)
+    with cut_off_at(6):
+        tunesmith.train(data, out=tmp_path / "cut", **settings)
+    monkeypatch.setattr(arithmetic, "_is_faster_in_bf16", lambda: False)
+    resumed = tunesmith.train(data, out=tmp_path / "cut", resume=True, **settings)
+    other = tunesmith.train(data, out=tmp_path / "other", **settings)
+    assert [found.result["machine"]["precision"] for found in (whole, resumed, other)] == ["bf16", "bf16", "fp32"]
+    saved = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("whole", "cut", "other")]
+    assert saved[0] == saved[1] != saved[2]
