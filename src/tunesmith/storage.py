@@ -131,10 +131,15 @@ def sweep(directory: Path, *patterns: str) -> None:
     """Remove what killed processes left half-written: files and directories in `directory` whose names fit one of `patterns`."""
     for pattern in patterns:
         for path in directory.glob(pattern):
-            if path.is_dir():
-                shutil.rmtree(path, ignore_errors=True)
-            else:
-                path.unlink(missing_ok=True)
+            remove(path)
+
+
+def remove(path: Path) -> None:
+    """Remove a file, or a directory with all that is in it, as far as that can be done."""
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager

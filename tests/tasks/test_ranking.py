@@ -20,6 +20,7 @@ from killer import Server
 from tunesmith.errors import DataError, UsageError
 from tunesmith.progress import QUIET as PROGRESS
 from tunesmith.tasks import ranking_judging as judging
+from tunesmith.tasks.ranking_candidates import Candidates, queries_of
 from tunesmith.tasks.rows import Part, Rows
 
 QUIET: dict[str, Any] = {"progress": "quiet", "precision": "fp32", "max_length": 48}
@@ -93,6 +94,13 @@ def test_a_cross_encoder_learns_and_is_compared_with_bm25(cross: tunesmith.Train
     assert "nDCG@10" in page and "paired randomization test" in page and "test queries" in page
 
 
+@pytest.mark.parametrize("shape", ["cross", "bi"])
+def test_what_is_relevant_is_ranked_first_after_training(shape: str, data: Path, request: pytest.FixtureRequest) -> None:
+    found = request.getfixturevalue(shape).bundle.evaluate(data)
+    chance = found["yardsticks"][0]["metrics"]["ndcg@10"] if "yardsticks" in found else 0.62
+    assert found["metrics"]["ndcg@10"] > chance + 0.15, found["metrics"]
+
+
 def test_rows_of_a_query_are_never_parted(data: Path, tiny_bert: Path, tmp_path: Path, cross: tunesmith.TrainResult) -> None:
     splits = cross.result["data"]["splits"]
     assert sum(part["rows"] for part in splits.values()) == len(judged())
@@ -138,6 +146,37 @@ def test_transformers_gives_the_same_scores(cross: tunesmith.TrainResult) -> Non
     judge = pipeline("text-classification", str(cross.directory), device="cpu")
     theirs = [judge({"text": row["query"], "text_pair": row["passage"]})["score"] for row in rows]
     np.testing.assert_allclose([one.score for one in cross.bundle.predict(rows)], theirs, atol=1e-5)
+
+
+@pytest.mark.parametrize("negatives", ["random", "in-batch"])
+def test_a_relevant_passage_is_no_negative_however_much_of_it_fits(
+    negatives: str, tiny_bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Beside a longer query less of a passage is left."""
+    long, drawn = "red " * 60, []
+    queries = ["a", "a b c d e", "a b c d e f g h"]
+    rows = [{"query": query, "passage": long, "label": 1} for query in queries]
+    rows += [{"query": f"b {number}", "passage": f"blue {number}", "label": 1} for number in range(5)]
+
+    def noted(self: Candidates, chosen: np.ndarray, seed: int) -> list[np.ndarray]:
+        found = original(self, chosen, seed)
+        drawn.extend((row, candidate) for row, rows in zip(chosen.tolist(), found, strict=True) for candidate in rows.tolist())
+        return found
+
+    original = Candidates.drawn
+    monkeypatch.setattr(Candidates, "drawn", noted)
+    settings = {"epochs": 4, "batch_size": 8, "valid_size": 0, "test_size": 0, "negatives": negatives, "negatives_per_query": 4}
+    tunesmith.train(rows, out=tmp_path / "m", model=tiny_bert, **settings, **QUIET)
+    reds = set(range(3))
+    assert any(row in reds and candidate not in reds for row, candidate in drawn), "negatives are drawn"
+    assert all(candidate == row for row, candidate in drawn if row in reds and candidate in reds)
+
+
+def test_mined_passages_are_kept_by_the_queries_they_were_mined_for(tiny_bert: Path, tmp_path: Path) -> None:
+    rows = [*judged(8), *({"query": "cat dog", "passage": f"the {word} {number}", "label": 0} for number, word in enumerate(tiny.COLOURS))]
+    settings = {"epochs": 1, "valid_size": 0, "test_size": 0, "negatives": "hard", "model": tiny_bert, **QUIET}
+    for number, loss in enumerate(("pairwise", "pointwise", "pairwise")):
+        tunesmith.train(rows, out=tmp_path / f"m{number}", ranking_loss=loss, **settings)
 
 
 @pytest.mark.parametrize("loss", ["pointwise", "listwise"])
@@ -272,9 +311,24 @@ def test_random_order_is_the_mean_of_all_orders(whole: bool) -> None:
     assert chance["metrics"]["ndcg@10"] == pytest.approx((1 + 1 / np.log2(3)) / 2, abs=0.02)
 
 
+def test_a_passage_given_twice_for_a_query_is_one_passage() -> None:
+    """As triples give the relevant one, each time with another that is not."""
+    group, grades = np.ones(10, np.uint64), np.array([1, 0] * 5, np.float32)
+    table = SimpleNamespace(line=np.arange(10), last_key=np.array([1, 2, 1, 3, 1, 4, 1, 5, 1, 6], np.uint64))
+    part = Part(Rows(table, np.arange(10), judging.JudgedTargets(grades, None, group)), SimpleNamespace(whole=False), None)
+    scores = np.array([0.5, 0.9, 0.5, 0.1, 0.5, 0.1, 0.5, 0.1, 0.5, 0.1])
+    found = judging.judge_scores(scores, part).ranking.means()
+    assert found["map"] == found["mrr@10"] == 0.5 and found["recall@10"] == 1.0
+    assert found["ndcg@10"] == pytest.approx(1 / np.log2(3))
+    known = queries_of(group, grades, table.last_key, np.arange(10))[0]
+    assert known.positives.tolist() == [0] and known.negatives.tolist() == [1, 3, 5, 7, 9] and known.relevant == {1}
+    # judged both ways it is relevant
+    assert queries_of(group[:2], grades[:2], np.array([7, 7], np.uint64), np.arange(2))[0].negatives.tolist() == []
+
+
 def _table(group: np.ndarray) -> Any:
-    sequences = [np.array([1 + row % 2]) for row in range(len(group))]
-    return SimpleNamespace(line=np.arange(len(group)), group=group, example=lambda row: SimpleNamespace(sequences=[sequences[row]]))
+    keys = 1 + np.arange(len(group), dtype=np.uint64) % 2
+    return SimpleNamespace(line=np.arange(len(group)), group=group, last_key=keys)
 
 
 @pytest.mark.parametrize("shape", ["cross-encoder", "bi-encoder"])

@@ -26,12 +26,12 @@ from tunesmith.data.schema import Example, RowSource, Schema, examples_of, joine
 from tunesmith.data.tokens import NO_POINTS, Encoded
 from tunesmith.errors import DataError, StorageError
 from tunesmith.progress import QUIET, Progress
-from tunesmith.storage import new_directory
+from tunesmith.storage import new_directory, remove
 
 if TYPE_CHECKING:
     from tunesmith.data.tokens import ExampleEncoder
 
-_FORMAT = 1  # raised whenever the layout or the meaning of a column changes
+_FORMAT = 2  # raised whenever the layout or the meaning of a column changes
 _CHUNK_ROWS = 1024
 _BATCH_ROWS = 65_536
 _BATCH_TOKENS = 8_000_000
@@ -62,7 +62,7 @@ class TokenTable:
     """A tokenised file. N examples.
 
     name: shown to the user; key: digest of content, tokenizer and settings
-    line: int64[N], where each example's row begins; text_key: uint64[N], equal for equal texts
+    line: int64[N], where each example's row begins; text_key: uint64[N], equal for equal texts; last_key: the same of the last text alone
     tokens, lost: int32[N], tokens of the whole text, and how many are in no sequence
     kept, longest, sequences: int32[N], tokens in all sequences, in the longest, number of sequences
     group: uint64[N] or None, equal for rows of one group, 0 for a row without
@@ -92,6 +92,7 @@ class TokenTable:
 
         self.line = column("line", np.int64)
         self.text_key = column("text_key", np.uint64)
+        self.last_key = column("last_key", np.uint64) if "last_key" in reader.schema.names else self.text_key
         self.tokens = column("tokens", np.int32)
         self.lost = column("lost", np.int32)
         self.blank = column("blank", np.bool_)
@@ -263,6 +264,8 @@ def _build(
         "lengths": pa.list_(pa.int32()),
         "ids": pa.list_(pa.int32()),
     }
+    if len(schema.texts) > 1:
+        kinds["last_key"] = pa.uint64()
     if encoder.pairs:
         kinds["borders"] = pa.list_(pa.int32())
     if encoder.has_points:
@@ -278,7 +281,7 @@ def _build(
             with progress.track(f"tokenising {source.name}", None, "rows") as tracker:
                 for examples, encoded in _encoded(encoder, schema.examples(source)):
                     lists = lists or any(example.target_is_list for example in examples)
-                    for name, values in _columns(examples, encoded, encoder).items():
+                    for name, values in _columns(examples, encoded, encoder, len(schema.texts)).items():
                         rows[name] += values
                         size += sum(map(len, values)) if name == "ids" else 0
                     tracker.advance(len(examples))
@@ -293,8 +296,8 @@ def _build(
             (directory / "labels-are-lists").touch()
 
 
-def _columns(examples: Sequence[Example], encoded: Sequence[Encoded], encoder: ExampleEncoder) -> dict[str, list[Any]]:
-    """Return the values of examples and of what they were encoded to, by column."""
+def _columns(examples: Sequence[Example], encoded: Sequence[Encoded], encoder: ExampleEncoder, texts: int) -> dict[str, list[Any]]:
+    """Return the values of examples, of so many texts each, and of what they were encoded to, by column."""
     lengths = [list(map(len, one.sequences)) for one in encoded]
     columns: dict[str, list[Any]] = {
         "line": [example.source.line for example in examples],
@@ -310,6 +313,8 @@ def _columns(examples: Sequence[Example], encoded: Sequence[Encoded], encoder: E
         "lengths": lengths,
         "ids": [_joined(one.sequences) for one in encoded],
     }
+    if texts > 1:
+        columns["last_key"] = [text_key(example.texts[-1]) for example in examples]
     if encoder.pairs:
         columns["borders"] = [one.borders for one in encoded]
     if encoder.has_points:
@@ -356,15 +361,16 @@ def _encoded(encoder: ExampleEncoder, examples: Iterator[Example]) -> Iterator[t
 def evict(cache: Path, keep: Path, limit: int) -> None:
     """Remove what a cache used longest ago until it takes `limit` bytes. Open maps of what is removed stay valid.
 
-    Only directories named by a digest, and what a killed process left of them, are of the cache; all else in `cache` is left alone.
+    Only directories and files named by a digest, and what a killed process left of them, are of the cache; all else is left alone.
     """
     sizes = {}
     for path in cache.iterdir():
         # another process may remove one at the same time
         with contextlib.suppress(FileNotFoundError):
             changed = path.stat().st_mtime
-            if _ENTRY.fullmatch(path.name) and path.is_dir():
-                sizes[path] = (changed, sum(file.stat().st_size for file in path.iterdir()))
+            if _ENTRY.fullmatch(path.stem):
+                files = path.iterdir() if path.is_dir() else [path]
+                sizes[path] = (changed, sum(file.stat().st_size for file in files))
             elif _LEFT.fullmatch(path.name) and changed < time.time() - 86_400:
                 shutil.rmtree(path, ignore_errors=True)
     total = sum(size for _, size in sizes.values())
@@ -372,7 +378,7 @@ def evict(cache: Path, keep: Path, limit: int) -> None:
         if total <= limit:
             break
         if path != keep:
-            shutil.rmtree(path, ignore_errors=True)
+            remove(path)
             total -= size
 
 

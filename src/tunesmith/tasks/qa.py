@@ -15,7 +15,6 @@ from tunesmith.config import Config
 from tunesmith.data.audit_answers import HOW_TO_SAY_NONE, examine_answers
 from tunesmith.data.audit_types import Finding
 from tunesmith.data.batches import PackedBatch, pack
-from tunesmith.data.likeness import text_key
 from tunesmith.data.passages import PassageEncoder
 from tunesmith.data.schema import Example, RowSource, Schema
 from tunesmith.data.table import TokenTable
@@ -111,7 +110,7 @@ class QuestionAnswering(Task):
 
     def groups(self, rows: Rows) -> np.ndarray:
         """Return uint64[E], equal for questions on one passage: who has seen others of them knows the passage."""
-        return np.array([text_key(rows.table.text(row)) for row in rows.index.tolist()], np.uint64)
+        return rows.table.last_key[rows.index]
 
     def remarks(self, rows: Rows) -> list[str]:
         """Return notes on answers that were put right, and on those that are in no window or too long to be predicted."""
@@ -270,7 +269,8 @@ class QuestionAnswering(Task):
     def extended(self, table: TokenTable, config: Config) -> QuestionAnswering:
         """Take in whether the new rows have questions without an answer."""
         targets = AnswerTargets(table.labels())
-        return replace(self, unanswerable=self.unanswerable or bool(((targets.stratum() == 0) & ~targets.labels.missing).any()))
+        unanswerable = self.unanswerable or bool(((targets.stratum() == 0) & ~targets.labels.missing).any())
+        return replace(self, unanswerable=unanswerable, label_smoothing=config.label_smoothing)
 
     def measured(self, outputs: Ragged, part: Part, metric: str) -> Measured | None:
         """Return exact match and F1."""

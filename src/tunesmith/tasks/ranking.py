@@ -28,7 +28,7 @@ from tunesmith.tasks import ranking_judging as judging
 from tunesmith.tasks import ranking_losses as losses
 from tunesmith.tasks.base import Hub, Measured, Task, merge_windows
 from tunesmith.tasks.divergences import of_choices, of_flags
-from tunesmith.tasks.ranking_candidates import Candidates, passage_keys, queries_of
+from tunesmith.tasks.ranking_candidates import Candidates, queries_of
 from tunesmith.tasks.ranking_files import sentence_transformers_files
 from tunesmith.tasks.ranking_judging import Judged, JudgedTargets
 from tunesmith.tasks.ranking_mining import with_mined
@@ -163,7 +163,7 @@ class Ranking(Task):
         rows = part.rows
         table, targets = rows.table, rows.targets
         assert isinstance(targets, JudgedTargets) and table.group is not None
-        keys = passage_keys(table, encoder)
+        keys = table.last_key
         queries = queries_of(table.group, targets.grades, keys, rows.index)
         if not self._takes_all_negative:
             queries = {row: known for row, known in queries.items() if len(known.positives)}
@@ -275,7 +275,8 @@ class Ranking(Task):
 
     def extended(self, table: TokenTable, config: Config) -> Ranking:
         """Take in a higher grade than the known ones."""
-        return replace(self, best=max(self.best, float(np.nanmax(judging.targets_of(table).grades, initial=0))))
+        best = max(self.best, float(np.nanmax(judging.targets_of(table).grades, initial=0)))
+        return replace(self, best=best, label_smoothing=config.label_smoothing)
 
     def kept(self, example: Example, targets: Targets, row: int) -> Example:
         """Leave out the rank in a first stage of search, which other rows do not have."""

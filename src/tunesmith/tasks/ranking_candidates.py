@@ -6,7 +6,6 @@ N rows of the table, each a query and a passage.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from hashlib import blake2b
 
 import numpy as np
 
@@ -137,23 +136,17 @@ def _parts(examples: list[list[Encoded]], max_tokens: int) -> list[slice]:
     return split_by_tokens(longest, sequences, max_tokens)
 
 
-def passage_keys(table: TokenTable, encoder: JointEncoder | TwinEncoder) -> np.ndarray:
-    """Return uint64[N], equal for rows whose passages have the same tokens."""
-    found = np.empty(len(table), np.uint64)
-    for row in range(len(table)):
-        tokens = encoder.passage_of(table.example(row))
-        found[row] = int.from_bytes(blake2b(tokens.tobytes(), digest_size=8).digest(), "little")
-    return found
-
-
 def queries_of(group: np.ndarray, grades: np.ndarray, keys: np.ndarray, rows: np.ndarray) -> dict[int, Known]:
-    """Return what the rows with numbers `rows`, int64[E], say of each query, by its first row; rows without a query are left out."""
+    """Return what the rows with numbers `rows`, int64[E], say of each query, by its first row; rows without a query are left out.
+
+    A passage counts once for a query, with the highest grade that it has there.
+    """
     rows = rows[group[rows] != 0]
     order = rows[np.argsort(group[rows], kind="stable")]
     found = {}
     for part in np.split(order, np.flatnonzero(np.diff(group[order])) + 1) if len(order) else []:
-        good = part[grades[part] > 0]
-        relevant = frozenset(keys[good].tolist())
-        bad = np.array([row for row in part[grades[part] <= 0].tolist() if int(keys[row]) not in relevant], np.int64)
-        found[int(part[0])] = Known(int(part[0]), good, bad, relevant)
+        best = part[np.argsort(-grades[part], kind="stable")]
+        once = np.sort(best[np.unique(keys[best], return_index=True)[1]])
+        good, bad = once[grades[once] > 0], once[grades[once] <= 0]
+        found[int(part[0])] = Known(int(part[0]), good, bad, frozenset(keys[good].tolist()))
     return dict(sorted(found.items()))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from hashlib import blake2b
 from typing import Any
 
 import numpy as np
@@ -170,7 +169,8 @@ def judge_scores(scores: np.ndarray, part: Part) -> Judged:
     assert isinstance(targets, JudgedTargets)
     ranks = targets.rank[part.rows.index] if targets.rank is not None else None
     ranking, tops, trivial = Ranking(), [], 0
-    for places, grades in _lists(part.rows):
+    for given, marks in _lists(part.rows):
+        places, grades = _once(given, marks, part.rows)
         trivial += bool((grades > 0).all())
         listed = places if ranks is None else places[ranks[places] > 0]
         here = grades if ranks is None else grades[ranks[places] > 0]
@@ -195,7 +195,7 @@ def _searched(part: Part, scores: Callable[[int, np.ndarray], np.ndarray]) -> Ju
     """Rank all passages of the collection for each query; scores: from the place of a query and those of P passages to float[P]."""
     targets = part.rows.targets
     assert isinstance(targets, JudgedTargets)
-    keys = _keys(part.rows)
+    keys = part.rows.table.last_key[part.rows.index]
     bare = np.flatnonzero(targets.group[part.rows.index] == 0)
     known = bare[np.unique(keys[bare], return_index=True)[1]]
     place = {int(keys[row]): number for number, row in enumerate(known.tolist())}
@@ -215,13 +215,11 @@ def _searched(part: Part, scores: Callable[[int, np.ndarray], np.ndarray]) -> Ju
     return Judged(ranking, tops, f"for each query all {len(known):,} passages of the collection, searched; the first {SEARCHED:,} count")
 
 
-def _keys(rows: Rows) -> np.ndarray:
-    """Return uint64[E], equal for rows whose passages, the last sequence of each, have the same tokens."""
-    found = np.empty(len(rows), np.uint64)
-    for place, row in enumerate(rows.index.tolist()):
-        tokens = rows.table.example(row).sequences[-1]
-        found[place] = int.from_bytes(blake2b(tokens.tobytes(), digest_size=8).digest(), "little")
-    return found
+def _once(places: np.ndarray, grades: np.ndarray, rows: Rows) -> tuple[np.ndarray, np.ndarray]:
+    """Return a query's rows with each passage once, where it has its highest grade there: triples repeat the relevant one."""
+    best = np.argsort(-grades, kind="stable")
+    chosen = np.sort(best[np.unique(rows.table.last_key[rows.index[places[best]]], return_index=True)[1]])
+    return places[chosen], grades[chosen]
 
 
 def bm25(part: Part, progress: Progress = QUIET) -> Judged | None:

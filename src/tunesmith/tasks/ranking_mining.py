@@ -13,7 +13,7 @@ import numpy as np
 
 from tunesmith.config import Config
 from tunesmith.data.lexical import Lexical
-from tunesmith.data.table import cache_directory
+from tunesmith.data.table import cache_directory, evict
 from tunesmith.data.tokens import TextEncoder, Truncation
 from tunesmith.errors import DataError, counted
 from tunesmith.model.heads import embed
@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from tunesmith.model.pretrained import Pretrained
 
 _DEPTH = 200
-_FORMAT = 1
+_FORMAT = 2
+_CACHE_LIMIT_BYTES = 2**30
 
 _MINED = 4
 """Mined passages to draw from, as a multiple of the negatives that a query gets in a step."""
@@ -82,6 +83,7 @@ def remembered(key: Sequence[object], compute: Callable[[], list[np.ndarray]]) -
     starts = np.cumsum([0, *map(len, found)])
     with new_file(path) as temporary, open(temporary, "wb") as file:
         np.savez(file, rows=np.concatenate(found) if found else np.zeros(0, np.int64), starts=starts)
+    evict(path.parent, keep=path, limit=_CACHE_LIMIT_BYTES)
     return found
 
 
@@ -112,7 +114,8 @@ def with_mined(
         return mine(pairs, pool, keys, scores, _MINED * config.negatives_per_query, config.false_negative_margin)
 
     model = (pretrained.located.place, weights_stamp(str(pretrained.located.place))) if config.miner == "encoder" else ()
-    key = (part.rows.fingerprint(), config.miner, model, config.negatives_per_query, config.false_negative_margin)
+    asked_for = hashlib.blake2b(repr([(row, known.positives.tolist()) for row, known in queries.items()]).encode()).hexdigest()
+    key = (part.rows.fingerprint(), asked_for, config.miner, model, config.negatives_per_query, config.false_negative_margin)
     found = remembered(key, compute)
     progress.say(f"hard negatives: {counted(sum(map(len, found)), 'passage')} mined by {config.miner} for {len(queries):,} queries")
     return {
