@@ -39,6 +39,15 @@ def test_comments_give_text_and_names_of_columns(tmp_path: Path) -> None:
     assert rows[1][0]["text"] == "yes"
 
 
+def test_a_word_with_a_hash_is_a_word_wherever_it_stands(tmp_path: Path) -> None:
+    words = "#\tO\n#Brexit\tB-X\n\n#text\tO\n#newdoc\tO\n"
+    for head in ("", "# global.columns = FORM TAG\n", "# a comment of four words\n"):
+        _, rows = read(tmp_path, head + words)
+        assert [row["tokens"] for row, _ in rows] == [["#", "#Brexit"], ["#text", "#newdoc"]], head
+    _, rows = read(tmp_path, "# comment\n-DOCSTART-\n\n#Brexit B-X\nnow O\n")
+    assert [row["tokens"] for row, _ in rows] == [["#Brexit", "now"]]
+
+
 def test_chinese_characters_are_joined_without_spaces(tmp_path: Path) -> None:
     _, rows = read(tmp_path, "吴 B-NAME\n重 M-NAME\n阳 E-NAME\n， O\n2 O\n0 O\nA O\n", "x.bmes")
     assert rows[0][0]["text"] == "吴重阳，20A"

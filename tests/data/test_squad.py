@@ -120,6 +120,12 @@ def test_an_answer_with_its_start_in_a_column_and_characters_count_not_bytes() -
     assert pieces(parse({"answer": "🦊 fox", "answer_start": ""}, "answer")) == [(22, "🦊 fox")]
 
 
+def test_an_answer_in_brackets_is_a_text() -> None:
+    example = parse({"answer": "[42]", "answer_start": "4", "context": "see [42] and 42"}, "answer")
+    assert pieces(example) == [(4, "[42]")]
+    assert pieces(parse({"answer": "[sic]", "context": "he sayed [sic] it"}, "answer")) == [(9, "[sic]")]
+
+
 def test_an_answer_without_a_start_may_be_at_every_place() -> None:
     assert pieces(parse({"answers": ["Ada"]})) == [(0, "Ada"), (8, "Ada")]
     assert pieces(parse({"answers": [{"text": "Ada", "answer_start": 8}]})) == [(8, "Ada")]

@@ -19,7 +19,8 @@ from tunesmith.errors import DataError, counted
 _FIELDS = ("id", "tokens", "lemmas", "upos", "xpos", "feats", "head", "deprel", "deps", "misc")
 _KEPT = {"upos": 3, "xpos": 4, "feats": 5}
 _ID = re.compile(r"[1-9][0-9]*|[0-9]+\.[1-9][0-9]*|[1-9][0-9]*-[1-9][0-9]*")
-_KNOWN_COMMENT = re.compile(r"#\s*(text|sent_id|newdoc|newpar|global\.columns)\b")
+_KNOWN_COMMENT = re.compile(r"#\s*(?:(?:text|sent_id|global\.columns)\b[^\t]*=|new(?:doc|par)(?:\s+id\b.*)?\s*$)")
+_NO_WORDS = ("#", "-DOCSTART-")
 _PAIR = re.compile(r"#\s*([\w.]+)(?:\s+id)?\s*(?:= ?(.*))?$")
 
 
@@ -173,21 +174,29 @@ def _names(sentence: _Sentence) -> tuple[str, ...]:
 
 def _sentences(lines: Iterator[str], name: str) -> Iterator[_Sentence]:
     """Yield the sentences. Raises `DataError` for a line with another number of columns than the first one of the file."""
-    separator: str | None = None
-    width, first, documents = 0, 0, 0
+    beginning = []
+    for line in lines:
+        beginning.append(line)
+        if line.strip() and not line.startswith(_NO_WORDS):
+            break
+    # the first words tell how many columns there are; where every line begins with #, tabs tell words from comments
+    word = next((line for line in reversed(beginning) if line.strip() and not line.startswith(_NO_WORDS)), None)
+    word = word or next((line for line in beginning if "\t" in line and not _KNOWN_COMMENT.match(line)), "")
+    separator = "\t" if "\t" in word else None
+    width = len(word.rstrip("\r\n").split(separator)) if word else 0
+    first, documents = 0, 0
     header: dict[str, str] = {}
     sentence = _Sentence()
-    for number, line in enumerate(lines, 1):
+    for number, line in enumerate(itertools.chain(beginning, lines), 1):
         line = line.rstrip("\r\n")
         if not line.strip():
             if sentence.rows:
                 yield sentence
                 sentence = _Sentence()
             continue
-        if not width:
-            separator = "\t" if "\t" in line else None
         cells = line.split(separator)
-        if line.startswith("#") and not sentence.rows and (_KNOWN_COMMENT.match(line) or not width or len(cells) != width):
+        remark = _KNOWN_COMMENT.match(line) or len(cells) != width or (not first and separator is None and cells[0] == "#" and width > 1)
+        if line.startswith("#") and not sentence.rows and remark:
             _comment(line, sentence, header)
             if line.startswith(("# newdoc", "#newdoc")):
                 documents += 1
@@ -200,8 +209,8 @@ def _sentences(lines: Iterator[str], name: str) -> Iterator[_Sentence]:
             documents += 1
             sentence.document = str(documents)
             continue
-        if not width:
-            width, first = len(cells), number
+        first = first or number
+        width = width or len(cells)
         if len(cells) != width:
             found = f"{counted(len(cells), 'column')} in {line!r:.60}"
             raise DataError(

@@ -185,8 +185,10 @@ def _stated(row: Row, target: str, source: Source) -> list[tuple[str, int | None
         return []
     value = row.get(target)
     if isinstance(value, str) and value.lstrip()[:1] in ("[", "{"):
-        with contextlib.suppress(ValueError):  # an answer that begins with a bracket
-            value = json.loads(value)
+        with contextlib.suppress(ValueError):
+            parsed = json.loads(value)
+            if isinstance(parsed, Mapping) or all(isinstance(one, str | Mapping) for one in parsed):  # else an answer such as [42]
+                value = parsed
     if isinstance(value, Mapping):
         texts, starts = value.get("text"), value.get("answer_start", value.get("start"))
         if isinstance(texts, list):

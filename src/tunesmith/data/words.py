@@ -64,6 +64,15 @@ def words_in(text: str) -> Ranges:
     return tuple(found)
 
 
+ELSEWHERE = "words that do not stand in its text"
+"""What is said of an example whose words are not those of the text beside them, so that they have no characters there."""
+
+_TREEBANK = {
+    "-LRB-": ("(",), "-RRB-": (")",), "-LSB-": ("[",), "-RSB-": ("]",), "-LCB-": ("{",), "-RCB-": ("}",),
+    "``": ('"', "“"), "''": ('"', "”"),
+}  # fmt: skip
+
+
 def joined_words(words: Sequence[str]) -> tuple[str, Ranges]:
     """Return the text that words make, and the characters of each.
 
@@ -87,16 +96,21 @@ def joined_words(words: Sequence[str]) -> tuple[str, Ranges]:
 
 
 def aligned(words: Sequence[str], text: str) -> Ranges | None:
-    """Return where words stand in a text, one behind the other with nothing but white space between; None when they do not."""
+    """Return where words stand in a text, one behind the other with nothing but white space between; None when they do not.
+
+    Brackets and quotation marks may be written as in the Penn Treebank: -LRB- for (, two backticks for ".
+    """
     ranges = []
     at = 0
     for word in words:
-        while at < len(text) and text[at].isspace() and not text.startswith(word, at):
+        forms = (word, *_TREEBANK.get(word, ()))
+        while at < len(text) and text[at].isspace() and not text.startswith(forms, at):
             at += 1
-        if not text.startswith(word, at):
+        form = next((form for form in forms if text.startswith(form, at)), None)
+        if form is None:
             return None
-        ranges.append((at, at + len(word)))
-        at += len(word)
+        ranges.append((at, at + len(form)))
+        at += len(form)
     return tuple(ranges) if not text[at:].strip() else None
 
 
@@ -128,9 +142,12 @@ def read_tagged(row: Row, schema: Schema, source: Source) -> Example:
     spans = given is not None and any(isinstance(item, (dict, list, tuple)) for item in given)
     if words is None and isinstance(target, str) and given is None and isinstance(value, str) and target.strip():
         words, given = value.split(), target.split()
+    mended: tuple[str, ...] = ()
     if words is not None:
         texts = [text_in(word, column, source) for word in words]
         text, ranges = _text_of(texts, row, column, source)
+        if isinstance(row.get("text"), str) and column != "text" and text != row["text"]:
+            mended = (ELSEWHERE,)
     else:
         text = text_in(value, column, source)
         ranges = words_in(text)
@@ -152,7 +169,7 @@ def read_tagged(row: Row, schema: Schema, source: Source) -> Example:
         if "" in tags:
             at = tags.index("")
             raise DataError(f"{source}: word {at + 1} ({texts[at]!r:.40}) has no tag. Write one, such as O for words outside all entities.")
-    return Example((text,), tags, True, schema.group_of(row, source), source, ranges, tuple(texts))
+    return Example((text,), tags, True, schema.group_of(row, source), source, ranges, tuple(texts), mended=mended)
 
 
 def _list_in(value: Any) -> list[Any] | None:

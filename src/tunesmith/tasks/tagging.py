@@ -25,7 +25,7 @@ from tunesmith.data.schemes import convert, default_entities, openings, recognis
 from tunesmith.data.table import TokenTable
 from tunesmith.data.tokens import Encoded, Truncation
 from tunesmith.data.word_tokens import WordEncoder
-from tunesmith.data.words import words_of
+from tunesmith.data.words import ELSEWHERE, words_of
 from tunesmith.errors import DataError, UsageError, listing, setting
 from tunesmith.metrics import METRICS, confusion
 from tunesmith.model.devices import indices, to_device
@@ -51,10 +51,13 @@ Sentences = Sequence[Sequence[str]]
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """Characters [start, end) of the text, its text there, and its label."""
+    """Characters [start, end) of the text, its text there, and its label.
 
-    start: int
-    end: int
+    Where a row gives words beside a text in which they do not stand, there are no characters, and the text is that of the words.
+    """
+
+    start: int | None
+    end: int | None
     label: str
     text: str
 
@@ -325,7 +328,10 @@ class Tagging(Task):
                 places = [(start, end, tag) for (start, end), tag in zip(ranges, tags, strict=True)]
             else:
                 places = [(ranges[span.start][0], ranges[span.end - 1][1], span.label) for span in default_entities(tags)]
-            yield Tagged(list(words), tags, [Span(start, end, label, text[start:end]) for start, end, label in places])
+            spans = [Span(start, end, label, text[start:end]) for start, end, label in places]
+            if ELSEWHERE in example.mended:
+                spans = [replace(span, start=None, end=None) for span in spans]
+            yield Tagged(list(words), tags, spans)
 
     def columns(self, prediction: Tagged, *, flat: bool) -> dict[str, Any]:
         """Return tags, spans and words."""
@@ -344,7 +350,8 @@ class Tagging(Task):
         if len(prediction.words) > _SHOWN_WORDS:
             lines.append(f"... and {len(prediction.words) - _SHOWN_WORDS:,} more words")
         if self.scheme is not None:
-            spans = [f"{span.text!r} {span.label} [{span.start}:{span.end}]" for span in prediction.spans]
+            places = ["" if span.start is None else f" [{span.start}:{span.end}]" for span in prediction.spans]
+            spans = [f"{span.text!r} {span.label}{place}" for span, place in zip(prediction.spans, places, strict=True)]
             lines.append(f"spans: {listing(spans, 20) or 'none'}")
         return lines
 
