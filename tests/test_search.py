@@ -202,9 +202,56 @@ def test_a_failed_change_leaves_the_index_as_it_was(news: Path, tmp_path: Path, 
     for attempt, error in ((broken(), KeyboardInterrupt), (passages[:1], DataError), ([], UsageError)):
         with pytest.raises(error):
             index.add(attempt)
+    with pytest.raises(DataError):
+        index.add([Passage(NEWS[0]["id"], "", "quokka")])
+    assert not [hit for hit in index.search("quokka") if hit.score > 0], "a word of a refused passage is not known"
     with pytest.raises(UsageError, match="no passage with the id 'a9'"):
         index.delete(["a9"])
     assert before == content()
+
+
+def test_files_of_others_stay_in_the_directory(news: Path, tmp_path: Path, run) -> None:
+    assert run("index", news, "-o", "ix", "--model", "none").code == 0
+    more = tiny.write_csv(tmp_path / "ix" / "more.csv", [{"id": "m1", "text": "quokka"}])
+    (tmp_path / "ix" / "notes-2").mkdir()
+    (tmp_path / "ix" / "notes-2" / "state-9").write_text("mine")
+    assert run("index", "-o", "ix", "--add", more).code == 0
+    assert run("index", "-o", "ix", "--add", more).code == 3, "the id is there"
+    assert more.is_file() and (tmp_path / "ix" / "notes-2" / "state-9").is_file()
+    assert len([path for path in (tmp_path / "ix").iterdir() if path.name.startswith("state-")]) == 1
+
+
+def test_passages_are_replaced_at_once_or_not_at_all(news: Path, tmp_path: Path, run) -> None:
+    assert run("index", news, "-o", "ix", "--model", "none").code == 0
+    first = NEWS[0]["id"]
+    twice = tiny.write_csv(tmp_path / "twice.csv", [{"id": "m1", "text": "quokka"}] * 2)
+    assert run("index", "-o", "ix", "--delete", first, "--add", twice).code == 3
+    assert first in {hit.id for hit in SearchIndex(tmp_path / "ix").search(NEWS[0]["text"])}
+    anew = tiny.write_csv(tmp_path / "anew.csv", [{"id": first, "text": "quokka"}])
+    done = run("index", "-o", "ix", "--delete", first, "--add", anew)
+    assert done.code == 0, done.err
+    assert SearchIndex(tmp_path / "ix").search("quokka", 1)[0].id == first
+    assert len(SearchIndex(tmp_path / "ix")) == len(NEWS)
+
+
+def test_an_index_is_searched_from_anywhere(news: Path, tiny_bert: Path, tmp_path: Path, run, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copytree(tiny_bert, tmp_path / "encoder")
+    assert run("index", news, "-o", "ix", "--model", "encoder").code == 0
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert run("search", "../ix", "rain").code == 0
+
+
+def test_another_adapter_under_the_same_name_is_noticed(news: Path, tiny_bert: Path, tmp_path: Path, run) -> None:
+    rows = [{"query": f"{word} {n}", "passage": f"the {word} cat", "label": 1} for n, word in enumerate(tiny.COLOURS * 3)]
+    settings = {"ranker": "bi-encoder", "tuning": "lora", "merge": False, "epochs": 1, "model": tiny_bert, "max_length": 24}
+    for seed in (0, 1):
+        tunesmith.train(rows, out=tmp_path / "bi", seed=seed, overwrite=seed > 0, test_size=0, valid_size=0, progress="quiet", **settings)
+        if seed == 0:
+            assert run("index", news, "-o", "ix", "--model", "bi").code == 0
+            assert run("search", "ix", "rain").code == 0
+    ended = run("search", "ix", "rain")
+    assert ended.code == 4 and "is another one than that of the vectors" in ended.err
 
 
 def cut_off_after(parts: int, monkeypatch: pytest.MonkeyPatch) -> list[int]:

@@ -72,10 +72,10 @@ def index(
         )
     else:
         found = SearchIndex(out, device)
-        if delete:
-            found = found.delete(delete, progress=progress)
-        if source is not None:
-            found = found.add(passages_of(source, text), name=source.name, progress=progress)
+        if source is None:
+            found = found.delete(delete or [], progress=progress)
+        else:
+            found = found.replace(delete or [], passages_of(source, text), name=source.name, progress=progress)
     kept = {"out": str(out), "passages": len(found), **{key: found.manifest[key] for key in ("model", "reranker")}}
     vectors = f"vectors by {kept['model']}" if kept["model"] is not None else "no vectors"
     ranked = f", re-ranked by {kept['reranker']}" if kept["reranker"] is not None else ""

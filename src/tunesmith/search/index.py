@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -24,10 +25,11 @@ from tunesmith.search.manifest import FORMAT, MANIFEST, check_place, generation_
 from tunesmith.search.store import Passage, Segment, check_ids, with_text, write_segment
 from tunesmith.search.unfinished import UNFINISHED, Unfinished
 from tunesmith.search.vectors import Embedder, Nearest, chunked
-from tunesmith.storage import checksum, locked, sync, write_json, writing
+from tunesmith.storage import checksum, locked, remove, sync, write_json, writing
 
 _RRF = 60
 _DEPTH = 100
+_OF_AN_INDEX = re.compile(r"(?:texts|words|vectors|state)-\d+(?:\.[a-z]+)?")
 
 
 @dataclass(frozen=True)
@@ -97,6 +99,7 @@ class SearchIndex:
         """
         directory = Path(directory)
         check_place(directory, overwrite)
+        model, reranker = _from_anywhere(model), _from_anywhere(reranker)
         embedder = Embedder(model, device) if model is not None else None
         if reranker is not None:
             _cross_encoder(reranker, "cpu")
@@ -116,12 +119,26 @@ class SearchIndex:
 
     def delete(self, ids: Sequence[str], *, progress: Progress = QUIET) -> SearchIndex:
         """Delete the passages with these ids, and return the index as it is then. Raises `UsageError` for an id that is not there."""
+        numbers = self._numbers_of(ids)
+        return self._changed(lambda change: change.delete(numbers), "", progress)
+
+    def replace(self, ids: Sequence[str], passages: Iterable[Passage], *, name: str = "corpus", progress: Progress = QUIET) -> SearchIndex:
+        """Delete the passages with these ids and add others, which may have their ids: both, or nothing. Errors as of both."""
+        numbers = self._numbers_of(ids)
+
+        def alter(change: _Change) -> None:
+            change.delete(numbers)
+            change.add(passages)
+
+        return self._changed(alter, name, progress)
+
+    def _numbers_of(self, ids: Sequence[str]) -> list[int]:
         known = self._numbers()
         missing = [key for key in ids if key not in known]
         if missing:
             hint = did_you_mean(missing[0], list(known)[:10_000])
             raise UsageError(f"{self.directory}: there is no passage with the id {listing(list(map(repr, missing)), 5)}.{hint}")
-        return self._changed(lambda change: change.delete(sorted({known[key] for key in ids})), "", progress)
+        return sorted({known[key] for key in ids})
 
     def _changed(self, alter: Callable[[_Change], None], name: str, progress: Progress) -> SearchIndex:
         with locked(self.directory):
@@ -229,13 +246,18 @@ class _Change:
             yield
         except BaseException:
             if not (self.directory / MANIFEST).is_file() or generation_of(self.directory) < self.generation:
-                for path in self.directory.glob(f"*-{self.generation}*"):
-                    if path.name.partition("-")[2].partition(".")[0] == str(self.generation):
-                        shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+                self._remove(lambda path: path.name.partition("-")[2].partition(".")[0] == str(self.generation))
             raise
 
+    def _remove(self, useless: Callable[[Path], bool]) -> None:
+        """Remove those files of an index that are `useless`; what else lies in its directory is somebody's."""
+        for path in self.directory.iterdir():
+            if _OF_AN_INDEX.fullmatch(path.name) and useless(path):
+                remove(path)
+
     def begin(self, segments: list[int], ids: list[str], alive: np.ndarray, vocabulary: Vocabulary, name: str) -> None:
-        self.segments, self.ids, self.alive, self.vocabulary, self.name = list(segments), list(ids), alive.copy(), vocabulary, name
+        self.segments, self.ids, self.alive, self.name = list(segments), list(ids), alive.copy(), name
+        self.vocabulary = Vocabulary(vocabulary.numbers)  # which learns, while searches go by the former one
 
     def add(self, passages: Iterable[Passage]) -> None:
         bare: list[str] = []
@@ -288,9 +310,7 @@ class _Change:
                 "files": dict(map(self._stamp, files)),
             },
         )
-        for path in self.directory.iterdir():
-            if path.name != MANIFEST and not path.name.startswith(".") and not self._is_of_this(path):
-                shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+        self._remove(lambda path: not self._is_of_this(path))
         (self.directory / UNFINISHED).unlink(missing_ok=True)
 
     def _stamp(self, file: Path) -> tuple[str, Any]:
@@ -342,6 +362,11 @@ class _Change:
 def _write_lines(path: Path, values: Iterable[str]) -> None:
     with path.open("w", encoding="utf-8") as file:
         file.writelines(json.dumps(value) + "\n" for value in values)
+
+
+def _from_anywhere(name: str | None) -> str | None:
+    """Return a model's name so that it is found from other working directories, too."""
+    return str(Path(name).absolute()) if name is not None and Path(name).is_dir() else name
 
 
 def _cross_encoder(directory: str, device: str) -> Bundle:

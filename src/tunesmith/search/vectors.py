@@ -14,6 +14,7 @@ import numpy as np
 from tunesmith.bundle import DESCRIPTION, Bundle
 from tunesmith.data.tokens import TextEncoder, Truncation
 from tunesmith.errors import ModelError, UsageError
+from tunesmith.model.adapted import digest_of_base
 from tunesmith.model.arithmetic import arithmetic, choose_precision
 from tunesmith.model.devices import choose_device
 from tunesmith.model.encoder import Encoder
@@ -55,7 +56,8 @@ class Embedder:
         self._precision = choose_precision("auto", place)[0]
         move(self._model, place, self._precision)
         file = weights / "model.safetensors"
-        self.stamp = checksum(file) if file.is_file() else str(weights)
+        beside = [checksum(one) for one in sorted(weights.glob("*.safetensors"))]  # of an adapter; a hub's name is no directory
+        self.stamp = checksum(file) if file.is_file() else "-".join([digest_of_base(self._model), *beside])
         self.key = f"{self.stamp} {truncation} {self._precision}"
 
     @property
