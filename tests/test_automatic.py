@@ -62,6 +62,12 @@ def test_the_chosen_way_is_what_it_is_when_it_is_named(encoder: Path, tmp_path: 
     assert chosen.metrics == named.metrics
 
 
+def test_averaged_weights_and_a_probe_go_along_with_the_chosen_way(encoder: Path, tmp_path: Path) -> None:
+    result = train(encoder, tmp_path / "out", lr="find", epochs=4, average=2)
+    assert result.result["lr_find"]["chosen"] == result.result["training"]["history"][0]["lr"] or result.result["lr_find"]
+    assert result.result["evaluations"]["test"] is not None
+
+
 def test_test_rows_are_seen_once_at_the_end(encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tested: list[int] = []
     original = finishing.evaluation_of

@@ -39,7 +39,7 @@ from tunesmith.rundir import (
 )
 from tunesmith.storage import locked, write_json
 from tunesmith.training.loop import Watch
-from tunesmith.training.state import Checkpoints
+from tunesmith.training.state import PROBE, Checkpoints
 
 _PLAN = "plan.json"
 _LONG = 128  # tokens of a text on average from which keeping the outputs of lower layers pays most
@@ -95,7 +95,8 @@ def choose_way(
         chosen = trials.run()
     target, source = directory / CHECKPOINTS, directory / WAYS / _folder(chosen["way"]) / CHECKPOINTS
     if not any(target.glob("step-*")):
-        for path in [*source.glob("best-*"), *source.glob("step-*")]:
+        # what a checkpoint names before the checkpoints
+        for path in [path for kind in (PROBE, "best-*", "weights-*", "step-*") for path in source.glob(kind)]:
             path.rename(target / path.name)
     final = trials.config_of(chosen["way"], directory)
     store_settings(directory, final)
@@ -166,7 +167,7 @@ class _Trials:
         if not task.fixed_sequences:
             self._progress.say(f"auto: {task.name} makes new sequences in every epoch, so that no way is cheaper than full")
             return ["full"]
-        if "fewshot" in strategies.TUNINGS and task.name in ("classification", "pair") and len(rows) <= _FEW * len(task.labels):
+        if task.few_shot and len(rows) <= _FEW * len(task.labels):
             return ["head", "fewshot", "full"]
         return ["head", "last:2", "full"] if task.tokens_an_example(task.arrange(rows)) >= _LONG else ["head", "full"]
 
