@@ -344,6 +344,29 @@ def test_without_kept_rows_it_distils_and_wants_a_test(trained: Path, model: Pat
     assert "with distillation of weight 1" in done.out and not (model / "kept" / "replay.jsonl").exists()
 
 
+def test_distillation_goes_with_r_drop(tiny_bert: Path, tmp_path: Path) -> None:
+    tunesmith.train(tiny.rows(60), model=tiny_bert, out=tmp_path / "m", r_drop=1.0, **{**SETTINGS, "epochs": 1})
+    done = tunesmith.update(tmp_path / "m", tiny.rows(20, seed=4), distill=1.0, force=True, progress="quiet")
+    assert done.version == 2
+
+
+@pytest.mark.parametrize("name", ["qa", "ranking", "tagging", "classification"])
+def test_an_update_smooths_labels_as_the_training_did(name: str, tiny_bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    case, used = _case(name), []
+    tunesmith.train(
+        case.rows(60, 0), model=tiny_bert, out=tmp_path / "m", label_smoothing=0.1, **{**SETTINGS, **case.settings, "epochs": 1}
+    )
+    original = updating.fit
+
+    def fit(config: Any, prepared: Any, *given: Any, **named: Any) -> Any:
+        used.append(prepared.task.label_smoothing)
+        return original(config, prepared, *given, **named)
+
+    monkeypatch.setattr(updating, "fit", fit)
+    tunesmith.update(tmp_path / "m", case.rows(20, 7), force=True, epochs=1, progress="quiet")
+    assert used == [0.1]
+
+
 def test_training_that_keeps_nothing(tiny_bert: Path, tmp_path: Path) -> None:
     found = tunesmith.train(tiny.rows(40), model=tiny_bert, out=tmp_path / "m", replay_rows=0, **{**SETTINGS, "epochs": 1})
     assert not (tmp_path / "m" / "kept").exists() and found.result["kept"] is None

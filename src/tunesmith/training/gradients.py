@@ -6,7 +6,7 @@ R rows of combined outputs, C outputs, K samples of the head.
 from __future__ import annotations
 
 import contextlib
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import numpy as np
 import torch
@@ -104,8 +104,8 @@ class Gradients:
         loss = losses[0] if len(losses) == 1 else torch.stack(losses).mean()
         if self._passes == 1:
             return loss, loss
-        assert isinstance(self._task, Task)
-        apart = [self._task.divergence(one, other, batch).sum() for one, other in zip(*outputs, strict=True)]
+        task = cast(Task, self._task)  # or one that is distilled, which has all that a task has; contrast in pairs refuses R-Drop
+        apart = [task.divergence(one, other, batch).sum() for one, other in zip(*outputs, strict=True)]
         return loss, loss + self._alpha / 2 * torch.stack(apart).mean()
 
     def _add_jointly(self, batches: list[PackedBatch], units: int) -> float:
