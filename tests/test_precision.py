@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -31,8 +32,12 @@ def processor(monkeypatch: pytest.MonkeyPatch, *flags: str, times_faster: float 
 
 
 @pytest.fixture(autouse=True)
-def measured_anew() -> None:
-    arithmetic._is_faster_in_bf16.cache_clear()
+def measured_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setenv("TUNESMITH_CACHE", str(tmp_path / "cache"))
+    measured = arithmetic._is_faster_in_bf16  # of which tests put another in its place
+    measured.cache_clear()
+    yield
+    measured.cache_clear()
 
 
 @pytest.mark.parametrize(
@@ -51,6 +56,18 @@ def test_the_faster_format_is_taken(
     chosen, reason = choose_precision("auto", CPU)
     assert chosen == wanted
     assert re.search(why, reason)
+
+
+def test_it_is_measured_once_on_a_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    processor(monkeypatch, "avx512_bf16", times_faster=2.0)
+    assert choose_precision("auto", CPU)[0] == "bf16"
+    processor(monkeypatch, "avx512_bf16", times_faster=0.5)
+    assert choose_precision("auto", CPU)[0] == "bf16"
+    processor(monkeypatch, "avx512_bf16", "avx2", times_faster=0.5)
+    assert choose_precision("auto", CPU)[0] == "fp32", "another machine"
+    (tmp_path / "cache" / "precision.json").write_text("{damaged")
+    processor(monkeypatch, "avx512_bf16", times_faster=0.5)
+    assert choose_precision("auto", CPU)[0] == "fp32"
 
 
 def test_what_was_asked_for_is_taken_unmeasured(monkeypatch: pytest.MonkeyPatch) -> None:

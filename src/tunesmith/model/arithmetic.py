@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import json
 import math
 import platform
 import time
@@ -11,6 +12,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
+
+from tunesmith.data.table import cache_directory
+from tunesmith.errors import TunesmithError, counted
+from tunesmith.storage import write_json
 
 _ROUNDS = 6
 _GAIN = 1.2  # how many times as fast bf16 must be: its copies of weights and gradients take time too
@@ -64,7 +69,23 @@ def choose_precision(wanted: str, device: torch.device) -> tuple[str, str]:
 
 @functools.cache
 def _is_faster_in_bf16() -> bool:
-    """Whether this processor takes clearly less time for a matrix product in bf16 than in fp32: some 40 ms, once a process."""
+    """Whether this processor takes clearly less time for a matrix product in bf16 than in fp32.
+
+    Measured in some 50 ms, once on a machine: what the cache has is taken, so that runs that are compared or go on compute alike.
+    """
+    known = cache_directory() / "precision.json"
+    key = f"{cpu_name()}, {', '.join(sorted(cpu_flags()))}, torch {torch.__version__}, {counted(torch.get_num_threads(), 'thread')}"
+    kept: dict[str, bool] = {}
+    with contextlib.suppress(OSError, ValueError, TypeError):
+        kept = dict(json.loads(known.read_text(encoding="utf-8")))
+    if not isinstance(kept.get(key), bool):
+        kept[key] = _measured_faster_in_bf16()
+        with contextlib.suppress(TunesmithError):  # a cache that may not be written, a full disk
+            write_json(known, kept)
+    return kept[key]
+
+
+def _measured_faster_in_bf16() -> bool:
     best: dict[str, float] = {}
     factors = [torch.ones(size, 768) for size in (128, 3072)]
     for number in range(2 * (_ROUNDS + 1)):  # by turns, so that a busy moment hits both
