@@ -50,6 +50,14 @@ def outcome(out: Path) -> dict[str, Any]:
     }
 
 
+def test_settings_that_the_rows_do_not_suit_end_their_trial_alone(tiny_bert: Path, tmp_path: Path) -> None:
+    rows = [{"query": f"{word} {n}", "passage": f"the {word} cat {n}", "label": 1} for n, word in enumerate(tiny.COLOURS * 4)]
+    settings = {"task": "ranking", "trials": 5, "epochs": 1, "model": tiny_bert, "progress": "quiet", "max_length": 16, "valid_size": 0.3}
+    found = tunesmith.tune(rows, search={"negatives": ["given", "random"]}, out=tmp_path / "m", **settings)
+    outcomes = {trial["settings"]["negatives"]: trial["outcome"] for trial in found.study["trials"]}
+    assert outcomes["random"] == "finished" and "no training query has both" in outcomes["given"]
+
+
 @pytest.mark.timeout(300)
 def test_a_search_killed_again_and_again_ends_as_one_that_was_not(server: Server, tiny_bert: Path, few: Path, tmp_path: Path) -> None:
     started = ("tune", few, "--model", tiny_bert, "--trials", 4, "--metric", "log_loss", *FLAGS, *told(COMMON))

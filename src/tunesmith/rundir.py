@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import shutil
 from pathlib import Path
@@ -40,7 +41,7 @@ def output_directory(config: Config, given: Given, *, resume: bool, overwrite: b
     else:
         stem = Path(data).name.split(".")[0] if isinstance(data, str | Path) else "model"
         directory, number = Path("runs") / stem, 1
-        unfinished = [path for path in sorted(Path("runs").glob(f"{stem}*")) if resume and is_started(path)]
+        unfinished = [path for path in named_after(stem) if resume and is_started(path)]
         if unfinished:
             return max(unfinished, key=lambda path: (path / CHECKPOINTS).stat().st_mtime)
         while directory.exists() and not (resume or overwrite):
@@ -75,6 +76,12 @@ def output_directory(config: Config, given: Given, *, resume: bool, overwrite: b
                 f"Choose another {setting('out')}."
             )
     return directory
+
+
+def named_after(stem: str) -> list[Path]:
+    """Return the directories in runs/ of trainings on the file of this stem, numbered or not."""
+    name = re.compile(rf"{re.escape(stem)}(-[0-9]+)?")
+    return sorted(path for path in Path("runs").iterdir() if name.fullmatch(path.name)) if Path("runs").is_dir() else []
 
 
 def resume_hint(directory: Path) -> str:

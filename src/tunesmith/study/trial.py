@@ -8,7 +8,7 @@ from typing import Any
 from tunesmith import recipe
 from tunesmith.bundle import DESCRIPTION
 from tunesmith.data.given import NOTHING, Given
-from tunesmith.errors import Diverged, Interrupted, ModelError, UsageError
+from tunesmith.errors import DataError, Diverged, Interrupted, ModelError, UsageError
 from tunesmith.prepare import Prepared
 from tunesmith.progress import Bars, Progress
 from tunesmith.report.study import value_words
@@ -24,8 +24,8 @@ def run_trials(trials: Trials, left: list[int], hint: str, progress: Progress, g
     """Go on with the unfinished trials `left`, then begin new ones until there are as many as planned.
 
     hint: how to go on, for the message of an interruption; given: as `recipe.train` takes it
-    Raises what a training raises but `UsageError` and `ModelError`, which end their trial alone: as one that is not possible, or, where
-    the training diverged, as one that is worse than all others.
+    Raises what a training raises but `UsageError`, `ModelError`, and `DataError` of rows that can be read, which end their trial alone: as
+    one that is not possible, or, where the training diverged, as one that is worse than all others.
     """
     for number in left:
         _run(trials, trials.again(number), hint, progress, given)
@@ -59,8 +59,12 @@ def _trained(trials: Trials, trial: Any, place: Path, progress: Progress, given:
     except UsageError as error:  # settings that exclude each other in a way that no check of pairs has shown
         return _impossible(trials, trial, error)
 
+    checked = False
+
     def begin(prepared: Prepared) -> Watch:
+        nonlocal checked
         trials.plan.check_rows(prepared)
+        checked = True
         # few-shot tuning makes one of its epochs, which ends by itself
         return trials.watch(trial, 1 if config.tuning == "fewshot" else config.epochs)
 
@@ -70,7 +74,9 @@ def _trained(trials: Trials, trial: Any, place: Path, progress: Progress, given:
     except Diverged as error:
         # as one that is worse than all others, which a failed trial would not be to the sampler
         return trials.tell(trial, PRUNED, outcome="diverged", why=str(error))
-    except (UsageError, ModelError) as error:  # settings that do not suit this task or encoder
+    except (UsageError, ModelError, DataError) as error:  # settings that do not suit this task, encoder or data
+        if isinstance(error, DataError) and not checked:  # no trial could read them
+            raise
         return _impossible(trials, trial, error)
     write_json(place / RECORD, result)
     training, scores = result["training"], result["evaluations"]["valid"]["metrics"]
@@ -81,7 +87,7 @@ def _trained(trials: Trials, trial: Any, place: Path, progress: Progress, given:
     return trials.tell(trial, PRUNED if pruned else "complete", scores[metric], **notes)
 
 
-def _impossible(trials: Trials, trial: Any, error: UsageError | ModelError) -> Any:
+def _impossible(trials: Trials, trial: Any, error: UsageError | ModelError | DataError) -> Any:
     why = error.faults[0] if isinstance(error, UsageError) else str(error)
     return trials.tell(trial, "fail", outcome=f"{IMPOSSIBLE}{why}")
 

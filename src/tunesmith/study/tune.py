@@ -23,7 +23,7 @@ from tunesmith.model.names import locate
 from tunesmith.prepare import Prepared, prepare
 from tunesmith.progress import QUIET, Progress
 from tunesmith.resolve import absolute
-from tunesmith.rundir import CHECKPOINTS, check_same_settings, is_started, keep_record, output_directory, stopped_in
+from tunesmith.rundir import CHECKPOINTS, check_same_settings, is_started, keep_record, named_after, output_directory, stopped_in
 from tunesmith.storage import sweep, writing
 from tunesmith.study.best import summary, write_recipe
 from tunesmith.study.plan import BEST, DATABASE, LOCK, PLAN, TRIALS, Plan, Pruner, digest_of
@@ -299,10 +299,10 @@ def _directory(config: Config, given: Given, *, resume: bool, overwrite: bool) -
             return Path(config.out)
         data = given.of("train", config)
         stem = Path(data).name.split(".")[0] if isinstance(data, str | Path) else "model"
-        found = sorted(Path("runs").glob(f"{stem}*/{PLAN}"), key=lambda path: path.stat().st_mtime)
+        found = [path for path in named_after(stem) if (path / PLAN).is_file()]
         if not found:
             raise UsageError(f"there is no study of {stem} in runs/ to resume. Name its directory with {setting('out')}.")
-        return found[-1].parent
+        return max(found, key=lambda path: (path / PLAN).stat().st_mtime)
     if config.out is not None and (Path(config.out) / PLAN).is_file() and not overwrite:
         raise StorageError(
             f"{config.out} holds a study. Use {setting('resume', True)} to go on with it, {setting('overwrite', True)} to replace it, "
