@@ -20,6 +20,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -124,7 +125,8 @@ def _set(trap: Trap) -> None:
                 os.kill(os.getpid(), signal.SIGKILL)
             elif action in ("int", "int2"):
                 for _ in range(len(action) - 2):
-                    os.kill(os.getpid(), signal.SIGINT)
+                    # to the main thread: another one could take it later, together with the second
+                    signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
             elif action == "full":
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             elif action == "bug":

@@ -157,14 +157,14 @@ def test_killed_after_the_model_was_finished(plain: Run) -> None:
     assert "resuming after step" in said and not (out / "checkpoints").exists()
 
 
-def test_killed_when_a_checkpoint_is_moved_away_for_its_successor(plain: Run) -> None:
-    # step 24 is written twice: as a step, and as the end
+def test_killed_when_the_last_checkpoint_is_put_in_place(plain: Run) -> None:
+    # as many renames as there are checkpoints and best weights: each is written once
     kept, best = 0, float("inf")
     for evaluation in plain.whole["training"]["evaluations"]:
         loss = evaluation["metrics"]["log_loss"]
         kept, best = kept + (loss < best), min(loss, best)
-    out = plain.cut(("pathlib:Path.rename", 12 + kept + 2, "kill"))
-    assert newest(out)[0].name == "step-22" and list((out / "checkpoints").glob(".step-24.*.old"))
+    out = plain.cut(("pathlib:Path.rename", 12 + kept, "kill"))
+    assert newest(out)[0].name == "step-22" and list((out / "checkpoints").glob(".step-24.*.tmp"))
     plain.check(out)
 
 

@@ -75,7 +75,8 @@ def fit(
     _note_what_is_little(config, prepared, stage, task, progress)
     tables = [(part.table, part.index) for part in (planned, *([valid.rows] if valid is not None else []))]
     began = time.monotonic()
-    kept = keep_outputs(model, task, strategy.frozen_layers, tables, config, precision, progress) if not state.over() else ""
+    kept = keep_outputs(model, task, strategy.frozen_layers, tables, config, precision, progress) if not state.over() else state.frozen
+    state.frozen = kept
     _note_other_outputs(model, state, prepared, progress)
     taken = time.monotonic() - began
     state.seconds += taken  # it takes the place of training steps
@@ -108,6 +109,8 @@ def fit(
             resume_hint=resume_hint(directory) if start is None else start.resume_hint,
             watch=watch,
         )
+    if not all(bool(torch.isfinite(parameter).all()) for parameter in trained.values()):
+        raise Diverged(f"after the last step the weights are no finite numbers: training diverged. Lower {setting('lr')}.")
     # tests run the whole encoder, as every program that loads the model does
     model.features = None
     stage.ready()

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from tunesmith.config import Config
 from tunesmith.data.batches import PackedBatch
-from tunesmith.errors import counted, setting
+from tunesmith.errors import Diverged, counted, setting
 from tunesmith.evaluate import outputs_for
 from tunesmith.model.devices import to_device
 from tunesmith.model.heads import PooledHead, TextModel
@@ -206,5 +206,7 @@ def linear(vectors: np.ndarray, targets: np.ndarray, outputs: int) -> tuple[np.n
 def _fitted(vectors: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     from sklearn.linear_model import LogisticRegression
 
+    if not np.isfinite(vectors).all():
+        raise Diverged(f"what the encoder makes of the rows is no finite number: training diverged. Lower {setting('lr')}.")
     found = LogisticRegression(C=_COST, max_iter=1000).fit(vectors.astype(np.float64), targets)
     return found.coef_, found.intercept_

@@ -165,23 +165,30 @@ def run(
                     state.stopped = state.stopped or ("" if watch is None else watch(record.epoch, scores))
                 at_step = config.checkpoint_steps is not None and record.step % config.checkpoint_steps == 0
                 by_time = time.monotonic() - saved_at >= 60 * config.checkpoint_minutes
-                if stop.is_set() or state.over() or at_step or by_time or (record.ends_epoch and record.step < total):
+                if state.over() or record.step == total:
+                    break
+                if stop.is_set() or at_step or by_time or record.ends_epoch:
                     checkpoints.save(state, model, optimizer, averaging.tensors())
                     saved_at = time.monotonic()
-                if state.over():
-                    break
                 if stop.is_set():
-                    checkpoints.wait()
-                    raise Interrupted(f"stopped after step {record.step:,} of {total:,}; everything up to it is saved. {resume_hint}")
+                    raise _interrupted(state, total, checkpoints, resume_hint)
                 clock = time.monotonic()
             state.stopped = state.stopped or "finished"
             checkpoints.save(state, model, optimizer, averaging.tensors())
+            if stop.is_set():
+                raise _interrupted(state, total, checkpoints, resume_hint)
     settle(optimizer)
     if state.best_step is not None:
         checkpoints.load_best(state.best_step, model)
     else:
         averaging.put()
     return state
+
+
+def _interrupted(state: TrainState, total: int, checkpoints: Checkpoints, resume_hint: str) -> Interrupted:
+    """Return the error to end with once the checkpoint is on disk."""
+    checkpoints.wait()
+    return Interrupted(f"stopped after step {state.step:,} of {total:,}; everything up to it is saved. {resume_hint}")
 
 
 def _judge(

@@ -41,6 +41,7 @@ class TrainState:
     tokens, seconds: trained on so far
     averaged: steps whose weights are in the average, where weights are averaged over evaluations
     outputs_kept: the number format in which outputs of frozen layers were kept, empty for those that ran in every epoch
+    frozen: what the report says of them
     """
 
     step: int = 0
@@ -55,6 +56,7 @@ class TrainState:
     seconds: float = 0.0
     averaged: list[int] = field(default_factory=list)
     outputs_kept: str = ""
+    frozen: str = ""
     history: list[dict[str, float]] = field(default_factory=list)
     evaluations: list[dict[str, Any]] = field(default_factory=list)
 
