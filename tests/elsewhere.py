@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -132,6 +133,21 @@ def test_a_probe_for_the_learning_rate_an_update_and_an_index_compute_there(far:
     passages = [Passage(str(number), "", row["text"]) for number, row in enumerate(classification.rows(30, 2))]
     index = SearchIndex.build(passages, tmp_path / "index", model=str(tiny_bert))
     assert index.search(passages[3].text, 1)[0].id == "3"
+
+
+def test_models_that_share_an_encoder_compute_each_where_it_was_loaded(far: None, tiny_bert: Path, tmp_path: Path) -> None:
+    rows = classification.rows(40, 0)
+    for name, seed in (("one", 0), ("two", 1)):
+        train(classification, rows, tmp_path / name, tiny_bert, tuning="lora", merge=False, seed=seed)
+    texts = [row["text"] for row in rows[:8]]
+    alone = tunesmith.load(tmp_path / "two", device="cpu").probabilities(texts)
+    here, there, more = (
+        tunesmith.load(tmp_path / name, device=device) for name, device in (("one", "cpu"), ("two", "far"), ("one", "far"))
+    )
+    assert [model.model.encoder.device.type for model in (here, there, more)] == ["cpu", "far", "far"]
+    assert there.model.encoder.shared is more.model.encoder.shared is not here.model.encoder.shared
+    np.testing.assert_allclose(there.probabilities(texts), alone, atol=1e-5)
+    np.testing.assert_allclose(more.probabilities(texts), here.probabilities(texts), atol=1e-5)
 
 
 def test_an_encoder_runs_on_the_kernel_of_a_gpu(far: None, tiny_bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -168,10 +168,11 @@ def _config_in(directory: Path) -> dict[str, Any]:
 
 
 def share_base(encoder: Encoder, digest: str) -> None:
-    """Have the body of `encoder` use the weights of another one in memory with the same digest, if there is one."""
-    known = _loaded.get(digest)
+    """Have the body of `encoder` use the weights of another one on its device with the same digest, if there is one."""
+    key = f"{digest} {encoder.device}"
+    known = _loaded.get(key)
     if known is None:
-        known = _loaded[digest] = _Weights()
+        known = _loaded[key] = _Weights(digest)
     for name, parameter in _body(encoder):
         parameter.requires_grad_(False)
         shared = known.by_name.setdefault(name, parameter)
@@ -180,10 +181,19 @@ def share_base(encoder: Encoder, digest: str) -> None:
     encoder.shared = known  # keeps them for as long as a model uses them
 
 
-class _Weights:
-    """Parameters of an encoder's body by name."""
+def own_base(encoder: Encoder) -> None:
+    """Give the body of `encoder` weights of its own, so that it can go to another device and the encoders that share its weights stay."""
+    for name, parameter in _body(encoder):
+        parent, _, last = name.rpartition(".")
+        setattr(encoder.base.get_submodule(parent), last, nn.Parameter(parameter.detach().clone(), requires_grad=False))
+    encoder.shared = None
 
-    def __init__(self) -> None:
+
+class _Weights:
+    """Parameters of an encoder's body by name, and their digest."""
+
+    def __init__(self, digest: str) -> None:
+        self.digest = digest
         self.by_name: dict[str, nn.Parameter] = {}
 
 

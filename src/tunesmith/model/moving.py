@@ -7,6 +7,7 @@ import torch
 
 from tunesmith.data.batches import collate
 from tunesmith.errors import ModelError, setting
+from tunesmith.model.adapted import own_base, share_base
 from tunesmith.model.arithmetic import arithmetic
 from tunesmith.model.encoder import Encoder
 from tunesmith.model.heads import TextModel
@@ -25,7 +26,9 @@ def move(model: Encoder | TextModel, device: torch.device, precision: str) -> No
         return
     tokens = np.array(encoder.probe_tokens(5), np.int32)
     batch = collate([tokens, tokens[:2], tokens[:1]], np.arange(3))
-    training = model.training
+    training, shared = model.training, encoder.shared
+    if shared is not None:
+        own_base(encoder)
     model.eval()
     try:
         with torch.no_grad(), arithmetic("fp32", encoder.device):
@@ -38,6 +41,8 @@ def move(model: Encoder | TextModel, device: torch.device, precision: str) -> No
             raise ModelError(
                 f"this encoder does not run on {device}: {str(error).strip().splitlines()[0][:200]}. Take {setting('device', 'cpu')}."
             ) from error
+        if shared is not None:
+            share_base(encoder, shared.digest)
     finally:
         model.train(training)
     off = float((found - right).norm() / right.norm())
