@@ -251,7 +251,7 @@ def pretrained_of(config: Config, source: RowSource, schema: Schema, progress: P
     if not config.from_scratch:
         return open_pretrained(config.model)
     texts = (text for row, place in source for text in schema.parse(row, place).texts)
-    return new_pretrained(config, texts, source.fingerprint(progress), progress)
+    return new_pretrained(config, texts, repr((source.fingerprint(progress), schema.texts)), progress)
 
 
 def encoder_of(config: Config, kind: type[Task], pretrained: Pretrained, schema: Schema, progress: Progress) -> ExampleEncoder:

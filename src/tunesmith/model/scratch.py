@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import tokenizers
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
-from tunesmith.data.table import cache_directory
+from tunesmith.data.table import cache_directory, evict
 from tunesmith.data.whole_words import UNSPACED
 from tunesmith.errors import DataError, setting
 from tunesmith.model.hub import save_new_bert
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 _FORMAT = 1  # raised whenever equal settings give another encoder
 _POSITIONS = 512
+_CACHE_LIMIT_BYTES = 5 * 2**30
 _LONGEST_WORD = 100  # in characters; what is longer no word of a language is, and a WordPiece model takes for unknown
 _AT_ONCE = 1000
 SPECIAL = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]", "mask_token": "[MASK]"}
@@ -54,6 +55,7 @@ def new_pretrained(config: Config, texts: Iterable[str], fingerprint: str, progr
                 positions=positions,
                 seed=seed_for(config.seed, "new encoder"),
             )
+        evict(path.parent, keep=path, limit=_CACHE_LIMIT_BYTES)
     found = open_pretrained(str(path))
     size = len(found.tokenizer)
     progress.say(f"new encoder: BERT, {config.layers} layers, width {config.width}, {config.heads} heads; vocabulary of {size:,} tokens")
