@@ -390,6 +390,13 @@ def test_head_closes_the_pipe(trained: Path, tmp_path: Path) -> None:
     assert done.stderr == "" and done.returncode == 0
 
 
+def test_work_that_nobody_hears_of_any_more_is_no_success(tiny_bert: Path, tmp_path: Path) -> None:
+    tiny.write_csv(tmp_path / "rows.csv", tiny.rows(60))
+    command = f"python -m tunesmith train rows.csv --model {tiny_bert} --epochs 30 --batch-size 2 --max-length 16 --out m 2>&1 | head -1"
+    done = piped(command, tmp_path)
+    assert done.returncode == 141 and not (tmp_path / "m" / "tunesmith.json").exists()
+
+
 def test_a_reader_that_reads_nothing(trained: Path, tmp_path: Path) -> None:
     done = piped("python -m tunesmith models 2>err | true", tmp_path)
     assert done.returncode == 0 and done.stderr == ""

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
+import select
+import signal
 import sys
 import traceback
-from typing import Annotated, Any
+from typing import Annotated, Any, TextIO
 
 import typer
 
@@ -80,6 +83,14 @@ def _give_up_stdout() -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
+def _has_no_reader(stream: TextIO) -> bool:
+    with contextlib.suppress(OSError, ValueError):
+        poll = select.poll()
+        poll.register(stream.fileno(), 0)
+        return any(event & select.POLLERR for _, event in poll.poll(0))
+    return False
+
+
 def _fault(error: Exception) -> str:
     place = traceback.extract_tb(error.__traceback__)[-1]
     return (
@@ -101,7 +112,9 @@ def _run(arguments: list[str]) -> int:
     except TunesmithError as error:
         status, message = error.exit_code, str(error)
     except (BrokenPipeError, SystemExit):  # the latter is what typer makes of the former
-        # whoever read our output has seen enough; a second error at shutdown helps nobody
+        # whoever read our output has seen enough; a second error at shutdown helps nobody. Where the reader of what is said of the
+        # work is gone as well, the work was cut off
+        status = 128 + signal.SIGPIPE if _has_no_reader(sys.stderr) else 0
         _give_up_stdout()
     except _UsageError as error:
         context = getattr(error, "ctx", None)
