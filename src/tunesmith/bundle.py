@@ -37,7 +37,6 @@ from tunesmith.progress import QUIET, Progress
 from tunesmith.resolve import resolve
 from tunesmith.storage import sync, write_json, writing
 from tunesmith.tasks.base import Task
-from tunesmith.tasks.classification import Classification
 from tunesmith.tasks.rows import Part, Ragged, Rows
 
 _FORMAT = 2
@@ -167,8 +166,6 @@ class Bundle:
 
     def probabilities(self, texts: Sequence[str | tuple[str, ...]], *, precision: str = "fp32") -> np.ndarray:
         """Return float32[E, C], every label's probability for each text or pair. Raises `UsageError` for a task without labels."""
-        if not isinstance(self.task, Classification):
-            raise UsageError(f"a model for {self.task.name} has no probabilities of labels; use predict.")
         return self.task.probabilities(self._outputs([_example(text) for text in texts], precision)[1].values)
 
     def _outputs(self, examples: Sequence[Example], precision: str) -> tuple[list[Encoded], Ragged]:

@@ -197,7 +197,7 @@ class Config(BaseModel):
         None,
         ge=1,
         description="most tokens in memory at once; a larger batch is worked off in parts with the same gradient; unless told as many as "
-        "take 1 GB while the encoder is trained",
+        "take 1 GB while the encoder is trained, on a GPU 4 GB",
     )
 
     # choosing and stopping

@@ -77,6 +77,7 @@ class Family:
     grouped: whether rows with the same first text stay on one side of a split, as the passages of one query
     settings: those that mean something for this task and not for all others
     updatable: whether a trained model can be updated with new rows
+    audited: as what `check` takes its targets, `value`, `text` or `tags`; None: as labels, of the `label_type` that is set
     """
 
     task: str
@@ -93,6 +94,7 @@ class Family:
     settings: frozenset[str] = frozenset()
     rows: str | None = None
     updatable: bool = True
+    audited: str | None = None
 
 
 _OF_LABELS = frozenset({"label_type", "label_separator", "loss", "focal_gamma", "label_smoothing", "class_weights"})
@@ -112,6 +114,7 @@ TASKS: dict[str, Family] = {
         values="tunesmith.data.measured:looks_measured",
         implied=True,
         settings=frozenset({"clip"}),
+        audited="value",
     ),
     "tagging": Family(
         "tunesmith.tasks.tagging:Tagging",
@@ -121,6 +124,7 @@ TASKS: dict[str, Family] = {
         signs=(frozenset({"text", "spans"}), frozenset({"text", "entities"})),
         values="tunesmith.data.words:looks_tagged",
         settings=frozenset({"scheme", "context", "constrain", "class_weights", "label_smoothing"}),
+        audited="tags",
     ),
     "masked-lm": Family(
         "tunesmith.tasks.masked_lm:MaskedLM", needs_target=False, updatable=False, values="tunesmith.data.documents:is_raw_text",
@@ -130,12 +134,12 @@ TASKS: dict[str, Family] = {
     "qa": Family(
         "tunesmith.tasks.qa:QuestionAnswering", True, pairs=_QUESTIONS, targets=("answers", "answer"),
         read="tunesmith.data.squad:read_question", signs=_ASKED,
-        settings=frozenset({"label_smoothing", "max_answer_tokens", "answer_match"}),
+        settings=frozenset({"label_smoothing", "max_answer_tokens", "answer_match"}), audited="text",
     ),
     "ranking": Family(
         "tunesmith.tasks.ranking:Ranking", True, pairs=_RANKED, targets=_GRADES, read="tunesmith.data.relevance:read_judged",
         signs=(frozenset({"query", "passage"}), frozenset({"query", "document"}), frozenset({"query", "positive"})),
-        rows="tunesmith.data.relevance:as_rows", grouped=True, settings=_OF_RANKING,
+        rows="tunesmith.data.relevance:as_rows", grouped=True, settings=_OF_RANKING, audited="text",
     ),
 }  # fmt: skip
 """Built-in tasks; `data.schema.choose_task` says which of them `auto` takes."""

@@ -61,7 +61,7 @@ def check(
         truncation=encoder.truncation,
         budget=encoder.budget,
         label_separator=config.label_separator,
-        label_type={"regression": "value", "qa": "text", "ranking": "text", "tagging": "tags"}.get(task, config.label_type),
+        label_type=family.audited if family.audited is not None else config.label_type,
         progress=progress,
     )
     found = dataclasses.replace(found, remarks=tuple(kind.examine(source, schema)))

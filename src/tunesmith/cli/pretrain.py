@@ -6,13 +6,16 @@ from typing import Annotated, Any
 
 import typer
 
+from tunesmith import registry
 from tunesmith.cli.options import PANELS, takes_settings
 from tunesmith.cli.train import AsJson, Overwrite, Quiet, Resume, run_training
 
+_OWN = registry.family("masked-lm").settings
 # what only labels, cut texts or other heads have a use for
 _WITHOUT = {
-    "task", "text_pair", "label", "label_type", "label_separator", "drop_unlabelled", "truncation", "stride", "max_windows", "aggregation",
-    "pooling", "loss", "focal_gamma", "label_smoothing", "clip", "class_weights", "folds", "replay_rows",
+    "task", "text_pair", "label", "drop_unlabelled", "truncation", "stride", "max_windows", "aggregation", "pooling", "folds",
+    "replay_rows", *PANELS["Without training"],
+    *(name for family in registry.TASKS.values() for name in family.settings - _OWN),
 }  # fmt: skip
 _SETTINGS = [name for names in PANELS.values() for name in names if name not in _WITHOUT]
 

@@ -85,6 +85,8 @@ class Task(ABC):
     target_word: ClassVar[str] = "label"
     fixed_sequences: ClassVar[bool] = True
     """Whether every epoch goes through the sequences of the token tables, as they are there."""
+    few_shot: ClassVar[bool] = False
+    """Whether the encoder can be tuned by comparing rows of equal and of different labels."""
     reads_context: ClassVar[bool] = False
     """Whether the text around an example can be read along."""
 
@@ -215,6 +217,10 @@ class Task(ABC):
     def finish(self, model: TextModel) -> Self:
         """Change a trained model for good before it is tested and saved, and return the task that goes with it."""
         return self
+
+    def probabilities(self, outputs: np.ndarray) -> np.ndarray:
+        """Return float32[E, C], every label's probability by outputs float32[E, C]. Raises `UsageError` for a task without labels a row."""
+        raise UsageError(f"a model for {self.name} has no probabilities of labels; use predict.")
 
     # --- judging -----------------------------------------------------------------------------------------------------------
 

@@ -80,6 +80,7 @@ class Classification(Task):
 
     added: ClassVar[tuple[str, ...]] = ("label", "probability", "probabilities")
     bulky: ClassVar[frozenset[str]] = frozenset({"probabilities"})
+    few_shot: ClassVar[bool] = True
 
     @property
     def tunes(self) -> bool:

@@ -250,7 +250,8 @@ class Regression(Task):
         said = ""
         if example.target:
             value = number_in(example.target[0])
-            said = f" (the row says {example.target[0]}{'' if value is None else f', which is {shown(value)}'})"
+            read = "" if value is None or shown(value) == example.target[0] else f", which is {shown(value)}"
+            said = f" (the row says {example.target[0]}{read})"
         return [f"score: {shown(prediction.score)}{said}"]
 
     def hub(self, schema: Schema) -> Hub:
