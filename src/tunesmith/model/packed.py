@@ -97,7 +97,7 @@ class Packed:
     def __init__(self, base: Any, layers: list[Layer]) -> None:
         self._base, self._layers = base, layers
         self._heads = int(base.config.num_attention_heads)
-        self._kept: tuple[Any, tuple[Tensor, ...]] | None = None
+        self._kept: dict[int, tuple[Any, tuple[Tensor, ...]]] = {}
 
     @classmethod
     def of(cls, base: Any) -> Packed | None:
@@ -133,9 +133,9 @@ class Packed:
             first = indices(batch.cu_seqlens[:-1], device) if only_first else None
             tokens = len(hidden)
             hidden = F.pad(hidden, (0, 0, 0, -tokens % _ROWS)) if device.type == "cpu" else hidden
-            for layer, products in zip(run, self._products(dtype, run), strict=True):
+            for layer in run:
                 only = first if layer is self._layers[-1] else None
-                hidden = self._layer(layer, products, hidden, dtype, attend, drop, only)
+                hidden = self._layer(layer, self._products(dtype, layer), hidden, dtype, attend, drop, only)
         return hidden if only_first else hidden[:tokens]
 
     def _embed(self, batch: PackedBatch, segments: Tensor | None, drop: Chance | Certainty) -> Tensor:
@@ -200,16 +200,16 @@ class Packed:
 
         return [of_length(group.length) for group in groups]
 
-    def _products(self, dtype: torch.dtype, layers: list[Layer]) -> list[list[Product]]:
-        """Return for each of `layers` the matrix products of queries, keys and values at once, of the output, and of the two behind it."""
-        modules = [of_one for layer in layers for of_one in ([layer.query, layer.key, layer.value], [layer.out], [layer.up], [layer.down])]
+    def _products(self, dtype: torch.dtype, layer: Layer) -> list[Product]:
+        """Return the matrix products of `layer`: of queries, keys and values at once, of the output, and the two behind it."""
+        modules = [[layer.query, layer.key, layer.value], [layer.out], [layer.up], [layer.down]]
         copied = [
             all(type(module) is nn.Linear and module.bias is not None for module in of_one)
             and (len(of_one) > 1 or of_one[0].weight.dtype != dtype)
             for of_one in modules
         ]
         chosen = [of_one for of_one, wanted in zip(modules, copied, strict=True) if wanted]
-        copies = iter(self._copies(dtype, chosen))
+        copies = iter(self._copies(dtype, layer, chosen))
         found: list[Product] = []
         for of_one, wanted in zip(modules, copied, strict=True):
             if wanted:
@@ -218,21 +218,22 @@ class Packed:
                 found.append(of_one[0])
             else:
                 found.append(functools.partial(_by_modules, of_one))
-        return [found[i : i + 4] for i in range(0, len(found), 4)]
+        return found
 
-    def _copies(self, dtype: torch.dtype, chosen: list[list[Any]]) -> tuple[Tensor, ...]:
-        """Return weight and bias of each of `chosen`, stacked; the last ones again while nothing is trained."""
+    def _copies(self, dtype: torch.dtype, layer: Layer, chosen: list[list[Any]]) -> tuple[Tensor, ...]:
+        """Return weight and bias of each of `chosen`, stacked; those of the call before while none of them is trained."""
         parameters = [getattr(module, name) for of_one in chosen for name in ("weight", "bias") for module in of_one]
+        kept = self._kept.pop(id(layer), None)  # whatever runs next: PEFT merges into weights without their version telling
         if not parameters:
             return ()
         counts = [len(of_one) for of_one in chosen for _ in range(2)]
-        if torch.is_grad_enabled():
-            self._kept = None
+        if torch.is_grad_enabled() and any(parameter.requires_grad for parameter in parameters):
             return Copies.apply(dtype, counts, *parameters)
-        key = (dtype, [(id(parameter), parameter.device, parameter._version) for parameter in parameters])
-        if self._kept is None or self._kept[0] != key:
-            self._kept = key, Copies.apply(dtype, counts, *parameters)
-        return self._kept[1]
+        state = (dtype, torch.is_inference_mode_enabled(), [(id(one), one.device, one._version) for one in parameters])
+        if kept is None or kept[0] != state:
+            kept = state, Copies.apply(dtype, counts, *parameters)
+        self._kept[id(layer)] = kept
+        return kept[1]
 
     def _layer(
         self,
