@@ -23,6 +23,7 @@ from bench.settings import ROWS, VARIANTS
 
 BEGIN = "<!-- table: begin (made by `python -m bench.table --write docs/benchmarks.md`) -->"
 END = "<!-- table: end -->"
+ROWS_MARKERS = ("<!-- rows: begin (made by `python -m bench.table --write docs/benchmarks.md`) -->", "<!-- rows: end -->")
 
 Record = dict[str, Any]
 
@@ -179,6 +180,16 @@ def _simple(ours: dict[int, Record], variants: Iterable[dict[int, Record]]) -> l
     return found
 
 
+def render_rows() -> str:
+    """Return the rows of the benchmark in Markdown: what each runs, with which settings of all programs, and by which command."""
+    lines = ["| data | task | encoder | epochs, rate, batch, length | command |", "|---|---|---|---|---|"]
+    for row in ROWS:
+        task = " ".join(filter(None, [row.task, row.ranker, row.kind if row.kind == "multi" else ""]))
+        settings = f"{row.epochs}, {row.lr:g}, {row.batch_size}, {row.max_length}"
+        lines.append(_line([row.title, task, row.encoder, settings, f"`python -m bench.run --rows {row.name}`"]))
+    return "\n".join(lines)
+
+
 def write(path: Path, text: str, begin: str = BEGIN, end: str = END) -> None:
     """Put the table between two marker lines of `path`."""
     page = path.read_text(encoding="utf-8")
@@ -194,11 +205,13 @@ def main() -> None:
     parser.add_argument("--results", type=Path, default=ROOT / "runs" / "bench" / "results.jsonl")
     parser.add_argument("--write", type=Path, help="the page to update between its markers")
     args = parser.parse_args()
-    text = render(read(args.results))
+    records = read(args.results)
     if args.write is None:
-        print(text)
-    else:
-        write(args.write, text)
+        print(render(records))
+        return
+    write(args.write, render_rows(), *ROWS_MARKERS)
+    if records:  # a page keeps what it has where the results are elsewhere
+        write(args.write, render(records))
 
 
 if __name__ == "__main__":

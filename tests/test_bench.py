@@ -396,6 +396,19 @@ def test_the_page_of_benchmarks_has_the_markers_of_both_tables():
         assert page.count(marker) == 1
 
 
+def test_the_page_of_benchmarks_has_a_command_for_every_row():
+    page = (Path(__file__).parent.parent / "docs" / "benchmarks.md").read_text(encoding="utf-8")
+    assert table.render_rows() in page, "python -m bench.table --write docs/benchmarks.md"
+
+
+def test_a_table_without_results_leaves_that_of_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    page = tmp_path / "page.md"
+    page.write_text("\n".join([*table.ROWS_MARKERS, table.BEGIN, "| kept |", table.END]), encoding="utf-8")
+    monkeypatch.setattr("sys.argv", ["table", "--results", str(tmp_path / "none.jsonl"), "--write", str(page)])
+    table.main()
+    assert "| kept |" in page.read_text(encoding="utf-8") and "bench.run --rows trec" in page.read_text(encoding="utf-8")
+
+
 def test_the_speed_table_gives_medians_of_ratios_and_says_what_is_missed():
     def figures(speed: float, memory: float) -> dict[str, float]:
         return {"tokens_per_s": speed, "peak_rss_mb": memory, "train_tokens": 1000, "train_rows": 50}
