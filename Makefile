@@ -19,7 +19,7 @@ INSTALL = $(PIP) $$(grep -E '^setuptools(-scm)?==' requirements.lock) && $(PIP) 
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint install bench bench-ways bench-domain bench-scale bench-speed bench-textbook lock clean distclean
+.PHONY: help demo test lint install bench bench-ways bench-domain bench-scale bench-passages bench-speed bench-textbook lock clean distclean
 
 help: ## this list
 	@awk -F ': .*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -61,6 +61,9 @@ bench-domain: $(VENV)/.installed-bench ## fine-tuning after pretraining on a dom
 
 bench-textbook: $(VENV)/.installed-bench ## all of IMDB at 512 tokens, three epochs, plain and at its best (BENCH_FLAGS="--whole --with mean")
 	$(BIN)/python -m bench.textbook $(BENCH_FLAGS)
+
+bench-passages: $(VENV)/.installed-bench ## an index of a million passages: built and searched (BENCH_FLAGS="--passages 100000")
+	$(BIN)/python -m bench.passages $(BENCH_FLAGS)
 
 bench-scale: $(VENV)/.installed-test ## memory while training on two million rows; about ten minutes
 	$(BIN)/python -m bench.scale

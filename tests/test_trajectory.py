@@ -21,11 +21,12 @@ LR = 1e-3
 def test_losses_norms_and_weights_equal_those_of_a_plain_loop(
     tmp_path: Path, tiny_bert: Path, reviews: Path, monkeypatch: pytest.MonkeyPatch, max_tokens: int
 ) -> None:
-    batches, records, start = [], [], {}
+    batches, records, start, seeds = [], [], {}, []
     read, steps = Classification.batch, loop.train_steps
 
     def batch(task, rows, chosen, seed):
         found = read(task, rows, chosen, seed)
+        seeds.append(seed)
         batches.append(found)
         return found
 
@@ -57,6 +58,7 @@ def test_losses_norms_and_weights_equal_those_of_a_plain_loop(
         )
     )
 
+    assert len(set(seeds)) == len(records) > 2, "what a task draws, it draws anew in every step"
     model = start["model"].train()
     model.get_input_embeddings().sparse = False
     matrices = [p for p in model.parameters() if p.ndim >= 2]

@@ -224,6 +224,8 @@ def test_it_learns_and_says_when_there_is_no_answer(trained: tunesmith.TrainResu
     assert trained.metrics["best_f1"] >= trained.metrics["f1"]
     task = trained.bundle.task
     assert isinstance(task, QuestionAnswering) and task.unanswerable and task.null_threshold != 0
+    valid = trained.result["evaluations"]["valid"]["metrics"]
+    assert valid["f1"] == pytest.approx(valid["best_f1"]), "the threshold is that of the validation rows"
     kept = json.loads((trained.directory / "tunesmith.json").read_text())["task"]
     assert kept["null_threshold"] == task.null_threshold and tunesmith.load(trained.directory).task == task
     names = [one["name"] for one in trained.result["evaluations"]["test"]["yardsticks"]]

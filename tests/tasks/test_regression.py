@@ -56,6 +56,8 @@ def values(scores: list[Any]) -> np.ndarray:
 def test_learns_to_count(trained: tunesmith.TrainResult) -> None:
     assert trained.metrics["pearson"] > 0.9 and trained.metrics["mae"] < 1.5
     evaluation = trained.result["evaluations"]["test"]
+    assert sum(group["count"] for group in evaluation["agreement"]) == evaluation["rows"]
+    assert '<section id="agreement">' in (trained.directory / "report.html").read_text(encoding="utf-8")
     assert [yardstick["name"] for yardstick in evaluation["yardsticks"]] == ["mean", "TF-IDF + ridge regression"]
     assert set(evaluation["yardsticks"][0]["metrics"]) == {"mse", "mae"}  # a constant has no correlation
     low, high = evaluation["intervals"]["pearson"]
