@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -114,3 +115,25 @@ def test_it_goes_on_from_its_state_to_the_bit_and_past_the_first_thousand_steps(
         by.settle()
     assert model.words.weight.equal(other.words.weight)
     assert math.isfinite(float(model.words.weight.detach().sum()))
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="nothing tells how much memory is in use")
+@pytest.mark.parametrize("decay", [0.0, 0.01])
+def test_moments_of_words_that_are_never_met_take_no_memory(decay: float) -> None:
+    def in_use() -> int:
+        """Return what the process itself holds, in bytes."""
+        line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("RssAnon"))
+        return 1024 * int(line.split()[1])
+
+    table = nn.Parameter(torch.randn(100_000, 128))
+    optimizer = RowwiseAdamW([{"params": [table], "weight_decay": decay, "lr": 1e-3}], table)
+    before = in_use()
+    for step in range(4):
+        rows = torch.arange(10 * step, 10 * step + 100)
+        optimizer.bring_up(rows.numpy())
+        table.grad = torch.sparse_coo_tensor(rows[None], torch.randn(len(rows), 128), table.shape, check_invariants=True)
+        optimizer.step()
+    optimizer.settle()
+    assert in_use() - before < table.numel() * 4, "the moments would take twice the table"
+    state = optimizer.state[table]
+    assert int((state["exp_avg_sq"] > 0).any(1).sum()) == 130 and (state["last"] == 4).all()

@@ -5,7 +5,9 @@ V rows of the table, R rows in use, H width.
 
 from __future__ import annotations
 
+import contextlib
 import math
+import mmap
 from collections.abc import Callable
 from typing import Any
 
@@ -93,7 +95,7 @@ class RowwiseAdamW(torch.optim.AdamW):
         """
         state = self.state[self._table]
         if not state:
-            state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(self._table), torch.zeros_like(self._table)
+            state["exp_avg"], state["exp_avg_sq"] = _zeros_on_demand(self._table), _zeros_on_demand(self._table)
             state["last"] = torch.zeros(len(self._table), dtype=torch.int64)
             state["step"] = torch.zeros((), dtype=torch.int64)
             state["lr"], state["decay"] = torch.zeros(1024, dtype=torch.float64), torch.ones(1024, dtype=torch.float64)
@@ -130,10 +132,14 @@ class RowwiseAdamW(torch.optim.AdamW):
         state, group = self._state(), self._group()
         now = int(state["step"])
         rows = rows[state["last"][rows] < now]
+        betas, fading, lr, decay = group["betas"], self._fading, state["lr"].numpy(), state["decay"].numpy()
+        met = state["exp_avg_sq"][rows].any(1)  # of rows that never had a gradient the moments stay 0
+        if fading is None and decay[now] == 1:  # and so do their values stay
+            state["last"][rows[~met]] = now
+            rows, met = rows[met], met[met]
         if not len(rows):
             return
         last, which = np.unique(state["last"][rows].numpy(), return_inverse=True)
-        betas, fading, lr, decay = group["betas"], self._fading, state["lr"].numpy(), state["decay"].numpy()
         first, second, values = state["exp_avg"][rows], state["exp_avg_sq"][rows], self._table[rows]
         spread = second.sqrt()
 
@@ -154,8 +160,18 @@ class RowwiseAdamW(torch.optim.AdamW):
             state["average"][rows] = state["average"][rows].mul_(of_rows(kept)).add_(gained)
         self._table[rows] = summed(lambda step, since: decay[now] / decay[step])
         moments = of_rows(np.array(betas)[:, None] ** (now - last))
-        state["exp_avg"][rows], state["exp_avg_sq"][rows] = first.mul_(moments[0]), second.mul_(moments[1])
+        state["exp_avg"][rows[met]], state["exp_avg_sq"][rows[met]] = first.mul_(moments[0])[met], second.mul_(moments[1])[met]
         state["last"][rows] = now
+
+
+def _zeros_on_demand(like: Tensor) -> Tensor:
+    """Return zeros of the shape of `like`, of which a page takes memory once it is written to: many rows of a table never are."""
+    if not hasattr(mmap, "MAP_ANONYMOUS") or not like.numel():
+        return torch.zeros_like(like)
+    memory = mmap.mmap(-1, like.numel() * like.element_size(), mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    with contextlib.suppress(AttributeError, OSError):  # pages of 2 MB would hold rows that are met beside others that are not
+        memory.madvise(mmap.MADV_NOHUGEPAGE)
+    return torch.frombuffer(memory, dtype=like.dtype).view_as(like)
 
 
 Reached = Callable[[np.ndarray, np.ndarray], np.ndarray]
