@@ -12,6 +12,8 @@ import torch
 import tiny
 import tunesmith
 from cutting import cut_off_at
+from running import Run
+from tunesmith.errors import UsageError
 from tunesmith.model import arithmetic
 from tunesmith.model.arithmetic import choose_precision
 from tunesmith.model.devices import CPU
@@ -89,3 +91,22 @@ def test_a_run_goes_on_in_the_format_that_it_began_in(tiny_bert: Path, tmp_path:
     assert [found.result["machine"]["precision"] for found in (whole, resumed, other)] == ["bf16", "bf16", "fp32"]
     saved = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("whole", "cut", "other")]
     assert saved[0] == saved[1] != saved[2]
+
+
+def test_predictions_in_the_faster_format(
+    reviews: Path, tiny_bert: Path, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(arithmetic, "cpu_flags", lambda: frozenset({"avx512_bf16"}))
+    monkeypatch.setattr(arithmetic, "_is_faster_in_bf16", lambda: True)
+    model = tunesmith.train(
+        reviews, out=tmp_path / "m", model=tiny_bert, epochs=1, precision="fp32", max_length=32, progress="quiet"
+    ).bundle
+    texts = ["the cat", "a very red house"]
+    exact, quick, auto = (model.probabilities(texts, precision=precision).tolist() for precision in ("fp32", "bf16", "auto"))
+    assert exact != quick == auto
+    with pytest.raises(UsageError, match="it must be fp32, bf16 or auto"):
+        model.predict(texts, precision="half")
+    for command in ("predict", "evaluate"):
+        assert run(command, tmp_path / "m", reviews, "--precision", "auto").code == 0
+        ended = run(command, tmp_path / "m", reviews, "--precision", "half")
+        assert ended.code == 2 and "--precision is 'half'; it must be fp32, bf16 or auto" in ended.err

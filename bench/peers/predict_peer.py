@@ -24,13 +24,9 @@ Predict = Callable[[list[str]], list[str]]
 
 
 def with_tunesmith(model: str, precision: str) -> Predict:
-    import torch
-
     import tunesmith
-    from tunesmith.model.arithmetic import choose_precision
 
     bundle = tunesmith.load(model)
-    precision, _ = choose_precision(precision, torch.device("cpu"))
     return lambda texts: [prediction.label for prediction in bundle.predict(texts, precision=precision)]
 
 

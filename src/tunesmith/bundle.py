@@ -25,6 +25,7 @@ from tunesmith.data.tokens import Encoded, Truncation
 from tunesmith.errors import DataError, ModelError, UsageError, counted, setting
 from tunesmith.evaluate import CHUNK, outputs_for, outputs_of
 from tunesmith.model.adapted import FILES as ADAPTER_FILES
+from tunesmith.model.arithmetic import choose_precision
 from tunesmith.model.attaching import load_adapted
 from tunesmith.model.devices import choose_device
 from tunesmith.model.heads import TextModel, build_model, load_head, own_head
@@ -91,7 +92,7 @@ class Bundle:
         place, _ = choose_device(device)
         bundle = cls._open(Path(directory))
         bundle.task = bundle.task.adjusted(**settings)
-        move(bundle.model, place, precision)
+        move(bundle.model, place, choose_precision(precision, place)[0])
         return bundle
 
     @classmethod
@@ -124,7 +125,7 @@ class Bundle:
         data: one text, or anything `tunesmith.train` takes (a list of texts, a table, a `Path` to a file); for a model of pairs
             one `(first, second)`, a list of such, or a table with both columns
         text, text_pair: names of the text columns where they are not those of training
-        precision: fp32, or bf16 (faster on processors that have it, equal to about three digits)
+        precision: fp32, bf16 (faster on processors that have it, equal to about three digits), or auto, the faster one
 
         Returns the task's prediction for one text or pair (a `tunesmith.Prediction` from a classifier), else a list of them, in
         order. Raises `DataError`.
@@ -170,6 +171,7 @@ class Bundle:
 
     def _outputs(self, examples: Sequence[Example], precision: str) -> tuple[list[Encoded], Ragged]:
         encoded = self.encoder.encode_examples(examples, offsets=self.task.needs_offsets)
+        precision, _ = choose_precision(precision, self.model.encoder.device)
         return encoded, outputs_of(self.model, self.task, encoded, precision=precision, max_tokens=self.max_tokens)
 
     def schema_for(
@@ -235,6 +237,7 @@ class Bundle:
         notes = ([note] if note else []) + self.task.cautions(rows)
         for sentence in notes:
             progress.say(f"warning: {sentence}")
+        precision, _ = choose_precision(precision, self.model.encoder.device)
         result = assess(self.model, self.task, part, precision=precision, max_tokens=self.max_tokens, progress=progress)
         # what has neither label nor text are empty lines of a spreadsheet
         dropped = {"dropped_empty": int((missing & table.blank).sum()), "dropped_unlabelled": int(wanting.sum())}

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from tunesmith.cli.options import Device, check_device, check_is_no_pipe
-from tunesmith.errors import DataError, ModelError, UsageError, counted, listing
+from tunesmith.errors import DataError, ModelError, UsageError, counted, listing, setting
 from tunesmith.progress import Progress
 
 _STDIN_CHUNK = 64  # rows answered together when they come through a pipe, whose writer may wait for answers
@@ -22,7 +22,12 @@ SecondColumn = Annotated[
     str | None, typer.Option("--text-pair", help="Name of the column with the second text of a pair, where it is not that of training.")
 ]
 Encoding = Annotated[str | None, typer.Option("--encoding", help="Character encoding of the file, UTF-8 unless told.")]
-Precision = Annotated[str, typer.Option("--precision", metavar="fp32|bf16", help="bf16 is faster where the device has it, and less exact.")]
+Precision = Annotated[
+    str,
+    typer.Option(
+        "--precision", metavar="fp32|bf16|auto", help="bf16 is faster on devices made for it, and less exact; auto takes the faster one."
+    ),
+]
 
 Constrain = Annotated[
     bool | None,
@@ -166,8 +171,8 @@ def _changed(constrain: bool | None) -> dict[str, Any]:
 
 def _check(precision: str, device: str) -> None:
     check_device(device)
-    if precision not in ("fp32", "bf16"):
-        raise UsageError(f"--precision is {precision!r}; it must be fp32 or bf16.")
+    if precision not in ("fp32", "bf16", "auto"):
+        raise UsageError(f"{setting('precision')} is {precision!r}; it must be fp32, bf16 or auto.")
 
 
 def _stdout_format(source: Any, data: str) -> str:

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 
 from tunesmith.data.table import cache_directory
-from tunesmith.errors import TunesmithError, counted
+from tunesmith.errors import TunesmithError, UsageError, counted, setting
 from tunesmith.storage import write_json
 
 _ROUNDS = 6
@@ -49,8 +49,10 @@ def choose_precision(wanted: str, device: torch.device) -> tuple[str, str]:
 
     wanted: `fp32`, `bf16`, or `auto`: bf16 where the device multiplies it natively and, on a processor, was measured to do so faster.
     Emulated bf16 is slower than fp32, and so are the instructions of some processors: those with AMX have slow ones beside it, which are
-    all that is left where a virtual machine hides AMX.
+    all that is left where a virtual machine hides AMX. Raises `UsageError` for another word.
     """
+    if wanted not in ("auto", "fp32", "bf16"):
+        raise UsageError(f"{setting('precision')} is {wanted!r}; it must be fp32, bf16 or auto.")
     if wanted != "auto":
         return wanted, "as asked for"
     if device.type == "cuda":
