@@ -262,7 +262,7 @@ class _Change:
     def add(self, passages: Iterable[Passage]) -> None:
         bare: list[str] = []
         with writing(self.directory), self.progress.track(f"reading {self.name}", None, "passages") as tracker:
-            new = write_segment(self.directory, self.generation, with_text(passages, bare), self.vocabulary, tracker.advance)[1]
+            new = write_segment(self.directory, self.generation, with_text(passages, bare), self.vocabulary, tracker.advance)
         check_ids(new, {key: number for number, key in enumerate(self.ids) if self.alive[number]}, self.name)
         if bare:
             are = "is" if len(bare) == 1 else "are"

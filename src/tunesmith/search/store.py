@@ -98,10 +98,8 @@ class Segment:
         return [self._words[a:b] for a, b in zip(self._word_starts[:-1].tolist(), self._word_starts[1:].tolist(), strict=True)]
 
 
-def write_segment(
-    directory: Path, number: int, passages: Iterable[Passage], vocabulary: Vocabulary, advance: Any
-) -> tuple[list[str], list[str]]:
-    """Write a segment, learning new words; returns the names of its files and the ids of its passages."""
+def write_segment(directory: Path, number: int, passages: Iterable[Passage], vocabulary: Vocabulary, advance: Any) -> list[str]:
+    """Write a segment, learning new words; returns the ids of its passages."""
     starts, word_starts, ids = [0], [0], []
     with (directory / f"texts-{number}.bin").open("wb") as texts, (directory / f"words-{number}.bin").open("wb") as words:
         for passage in passages:
@@ -115,7 +113,7 @@ def write_segment(
             advance(1)
     np.save(directory / f"texts-{number}.npy", np.array(starts, np.int64))
     np.save(directory / f"words-{number}.npy", np.array(word_starts, np.int64))
-    return [f"{kind}-{number}.{ending}" for kind in ("texts", "words") for ending in ("bin", "npy")], ids
+    return ids
 
 
 def _mapped(path: Path, kind: Any) -> np.ndarray:
