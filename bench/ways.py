@@ -47,7 +47,7 @@ DATA = {
         ("--task=regression", "--text=text", "--text-pair=text_pair", "--label=label", "--batch-size=16", "--epochs=4"),
     ),
     "ewt": Data(
-        "ewt-upos", "UD English-EWT, 5,000 sentences", "token_accuracy",
+        "ewt-upos", "UD English-EWT, 5,000 sentences", "accuracy",
         ("--task=tagging", "--text=tokens", "--label=tags", "--batch-size=16"), first=5_000,
     ),
 }  # fmt: skip
