@@ -12,7 +12,7 @@ from seqeval.metrics import f1_score as seqeval_f1
 from seqeval.scheme import IOB2, IOBES
 from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 
-from bench import domain, fewshot, run, speed, table, textbook
+from bench import domain, fewshot, run, speed, table, textbook, ways
 from bench.data import balanced_sample, prepare, read, written
 from bench.judging import judged
 from bench.lists import judged_lists
@@ -22,6 +22,7 @@ from bench.retrieval import judgements_in, split_of
 from bench.settings import ROWS
 from bench.tagged import judged_tags, tags_of
 from tunesmith.data.beir import open_beir
+from tunesmith.metrics import METRICS
 
 
 @pytest.fixture
@@ -399,6 +400,10 @@ def test_the_page_of_benchmarks_has_the_markers_of_both_tables():
 def test_the_page_of_benchmarks_has_a_command_for_every_row():
     page = (Path(__file__).parent.parent / "docs" / "benchmarks.md").read_text(encoding="utf-8")
     assert table.render_rows() in page, "python -m bench.table --write docs/benchmarks.md"
+
+
+def test_the_figures_of_the_ways_are_metrics_that_a_training_prints():
+    assert {data.metric for data in ways.DATA.values()} <= {name for metrics in METRICS.values() for name in metrics}
 
 
 def test_a_table_without_results_leaves_that_of_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
