@@ -12,7 +12,7 @@ import tunesmith
 from cutting import cut_off_at
 from running import Run
 from tiny import rows, save_encoder, write_csv
-from tunesmith import automatic, finishing
+from tunesmith import automatic, finishing, lr_find
 from tunesmith.data.given import Given
 from tunesmith.errors import Interrupted, UsageError
 from tunesmith.progress import Progress
@@ -62,10 +62,13 @@ def test_the_chosen_way_is_what_it_is_when_it_is_named(encoder: Path, tmp_path: 
     assert chosen.metrics == named.metrics
 
 
-def test_averaged_weights_and_a_probe_go_along_with_the_chosen_way(encoder: Path, tmp_path: Path) -> None:
+def test_averaged_weights_and_a_probe_go_along_with_the_chosen_way(encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    probes, original = [], lr_find._Probe.run
+    monkeypatch.setattr(lr_find._Probe, "run", lambda self: probes.append(self) or original(self))
     result = train(encoder, tmp_path / "out", lr="find", epochs=4, average=2)
-    assert result.result["lr_find"]["chosen"] == result.result["training"]["history"][0]["lr"] or result.result["lr_find"]
-    assert result.result["evaluations"]["test"] is not None
+    tried = [way for way, record in ways(result).items() if "value" in record]
+    assert len(probes) == len(tried) >= 2, "one for each way, and none for the chosen one again"
+    assert result.result["lr_find"]["chosen"] > 0 and result.result["evaluations"]["test"] is not None
 
 
 def test_test_rows_are_seen_once_at_the_end(encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -167,6 +167,7 @@ class Bundle:
 
     def probabilities(self, texts: Sequence[str | tuple[str, ...]], *, precision: str = "fp32") -> np.ndarray:
         """Return float32[E, C], every label's probability for each text or pair. Raises `UsageError` for a task without labels."""
+        self.task.probabilities(np.zeros((0, self.task.head.outputs), np.float32))  # which a task without labels refuses
         return self.task.probabilities(self._outputs([_example(text) for text in texts], precision)[1].values)
 
     def _outputs(self, examples: Sequence[Example], precision: str) -> tuple[list[Encoded], Ragged]:

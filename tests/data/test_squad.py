@@ -123,6 +123,7 @@ def test_an_answer_with_its_start_in_a_column_and_characters_count_not_bytes() -
 def test_an_answer_in_brackets_is_a_text() -> None:
     example = parse({"answer": "[42]", "answer_start": "4", "context": "see [42] and 42"}, "answer")
     assert pieces(example) == [(4, "[42]")]
+    assert parse({"answer": '["Paris", null]'}, "answer").target == ["Paris"]
     assert pieces(parse({"answer": "[sic]", "context": "he sayed [sic] it"}, "answer")) == [(9, "[sic]")]
 
 

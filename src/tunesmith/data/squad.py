@@ -187,7 +187,8 @@ def _stated(row: Row, target: str, source: Source) -> list[tuple[str, int | None
     if isinstance(value, str) and value.lstrip()[:1] in ("[", "{"):
         with contextlib.suppress(ValueError):
             parsed = json.loads(value)
-            if isinstance(parsed, Mapping) or all(isinstance(one, str | Mapping) for one in parsed):  # else an answer such as [42]
+            # else an answer such as [42]
+            if isinstance(parsed, Mapping) or not parsed or any(one is None or isinstance(one, str | Mapping) for one in parsed):
                 value = parsed
     if isinstance(value, Mapping):
         texts, starts = value.get("text"), value.get("answer_start", value.get("start"))

@@ -31,7 +31,7 @@ from tunesmith.storage import new_directory, remove
 if TYPE_CHECKING:
     from tunesmith.data.tokens import ExampleEncoder
 
-_FORMAT = 2  # raised whenever the layout or the meaning of a column changes
+_FORMAT = 1  # raised whenever the layout or the meaning of a column changes
 _CHUNK_ROWS = 1024
 _BATCH_ROWS = 65_536
 _BATCH_TOKENS = 8_000_000
@@ -209,6 +209,7 @@ def open_table(source: RowSource, schema: Schema, encoder: ExampleEncoder, progr
 
     # a tokenizer's file means what the library of the day makes of it
     settings = [_FORMAT, tokenizers.__version__, type(encoder).__name__, *encoder.settings()]
+    settings += ["last_key"] if len(schema.texts) > 1 else []
     settings += [schema.texts, schema.target, schema.group, schema.needs_group, schema.read, schema.context, schema.document]
     stamp = source.stamp()
     digest = hashlib.blake2b(digest_size=16)
@@ -239,9 +240,14 @@ def _open(path: Path, name: str) -> TokenTable | None:
     except (pa.ArrowException, OSError):
         shutil.rmtree(path, ignore_errors=True)
         return None
+    note_use(path)
+    return table
+
+
+def note_use(path: Path) -> None:
+    """Tell `evict` that what is at `path` was used now."""
     with contextlib.suppress(OSError):  # a cache that may only be read
         os.utime(path)
-    return table
 
 
 def _build(
@@ -372,7 +378,7 @@ def evict(cache: Path, keep: Path, limit: int) -> None:
                 files = path.iterdir() if path.is_dir() else [path]
                 sizes[path] = (changed, sum(file.stat().st_size for file in files))
             elif _LEFT.fullmatch(path.name) and changed < time.time() - 86_400:
-                shutil.rmtree(path, ignore_errors=True)
+                remove(path)
     total = sum(size for _, size in sizes.values())
     for path, (_, size) in sorted(sizes.items(), key=lambda item: item[1][0]):
         if total <= limit:

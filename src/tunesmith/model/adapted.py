@@ -11,6 +11,7 @@ import json
 import os
 import shutil
 import weakref
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -167,26 +168,38 @@ def _config_in(directory: Path) -> dict[str, Any]:
         raise ModelError(f"{path} cannot be read ({error}). {_ADVICE}") from error
 
 
-def share_base(encoder: Encoder, digest: str) -> None:
-    """Have the body of `encoder` use the weights of another one on its device with the same digest, if there is one."""
+def share_base(encoder: Encoder, digest: str, names: Mapping[str, str] | None = None) -> None:
+    """Have the body of `encoder` use the weights of another one on its device with the same digest, if there is one.
+
+    names: of the body's parameters now, once an adapter is attached, and what they were called before; None: no adapter is
+    """
     key = f"{digest} {encoder.device}"
     known = _loaded.get(key)
     if known is None:
         known = _loaded[key] = _Weights(digest)
-    for name, parameter in _body(encoder):
+    for name, former in (names if names is not None else {name: name for name, _ in _body(encoder)}).items():
+        parameter = encoder.base.get_parameter(name)
         parameter.requires_grad_(False)
-        shared = known.by_name.setdefault(name, parameter)
-        parent, _, last = name.rpartition(".")
-        setattr(encoder.base.get_submodule(parent), last, shared)
+        _put(encoder, name, known.by_name.setdefault(former, parameter))
     encoder.shared = known  # keeps them for as long as a model uses them
 
 
-def own_base(encoder: Encoder) -> None:
-    """Give the body of `encoder` weights of its own, so that it can go to another device and the encoders that share its weights stay."""
-    for name, parameter in _body(encoder):
-        parent, _, last = name.rpartition(".")
-        setattr(encoder.base.get_submodule(parent), last, nn.Parameter(parameter.detach().clone(), requires_grad=False))
+def own_base(encoder: Encoder) -> dict[str, str]:
+    """Give `encoder` weights of its own, so that it can go to another device and those that share its weights stay where they are.
+
+    Returns the names of what was shared, for `share_base`.
+    """
+    former = {id(parameter): name for name, parameter in encoder.shared.by_name.items()} if encoder.shared is not None else {}
+    names = {name: former[id(parameter)] for name, parameter in encoder.base.named_parameters() if id(parameter) in former}
+    for name in names:
+        _put(encoder, name, nn.Parameter(encoder.base.get_parameter(name).detach().clone(), requires_grad=False))
     encoder.shared = None
+    return names
+
+
+def _put(encoder: Encoder, name: str, parameter: nn.Parameter) -> None:
+    parent, _, last = name.rpartition(".")
+    setattr(encoder.base.get_submodule(parent), last, parameter)
 
 
 class _Weights:

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 
 from tunesmith.data.table import cache_directory
-from tunesmith.errors import TunesmithError, UsageError, counted, setting
+from tunesmith.errors import TunesmithError, UsageError, setting
 from tunesmith.storage import write_json
 
 _ROUNDS = 6
@@ -76,7 +76,7 @@ def _is_faster_in_bf16() -> bool:
     Measured in some 50 ms, once on a machine: what the cache has is taken, so that runs that are compared or go on compute alike.
     """
     known = cache_directory() / "precision.json"
-    key = f"{cpu_name()}, {', '.join(sorted(cpu_flags()))}, torch {torch.__version__}, {counted(torch.get_num_threads(), 'thread')}"
+    key = f"{cpu_name()}, {', '.join(sorted(cpu_flags()))}, torch {torch.__version__}"  # threads gain alike in both
     kept: dict[str, bool] = {}
     with contextlib.suppress(OSError, ValueError, TypeError):
         kept = dict(json.loads(known.read_text(encoding="utf-8")))

@@ -27,8 +27,7 @@ def move(model: Encoder | TextModel, device: torch.device, precision: str) -> No
     tokens = np.array(encoder.probe_tokens(5), np.int32)
     batch = collate([tokens, tokens[:2], tokens[:1]], np.arange(3))
     training, shared = model.training, encoder.shared
-    if shared is not None:
-        own_base(encoder)
+    names = own_base(encoder)
     model.eval()
     try:
         with torch.no_grad(), arithmetic("fp32", encoder.device):
@@ -42,7 +41,7 @@ def move(model: Encoder | TextModel, device: torch.device, precision: str) -> No
                 f"this encoder does not run on {device}: {str(error).strip().splitlines()[0][:200]}. Take {setting('device', 'cpu')}."
             ) from error
         if shared is not None:
-            share_base(encoder, shared.digest)
+            share_base(encoder, shared.digest, names)
     finally:
         model.train(training)
     off = float((found - right).norm() / right.norm())

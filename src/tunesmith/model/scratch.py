@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import tokenizers
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
-from tunesmith.data.table import cache_directory, evict
+from tunesmith.data.table import cache_directory, evict, note_use
 from tunesmith.data.whole_words import UNSPACED
 from tunesmith.errors import DataError, setting
 from tunesmith.model.hub import save_new_bert
@@ -56,6 +56,7 @@ def new_pretrained(config: Config, texts: Iterable[str], fingerprint: str, progr
                 seed=seed_for(config.seed, "new encoder"),
             )
         evict(path.parent, keep=path, limit=_CACHE_LIMIT_BYTES)
+    note_use(path)
     found = open_pretrained(str(path))
     size = len(found.tokenizer)
     progress.say(f"new encoder: BERT, {config.layers} layers, width {config.width}, {config.heads} heads; vocabulary of {size:,} tokens")

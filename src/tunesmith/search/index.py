@@ -17,9 +17,10 @@ from typing import Any
 
 import numpy as np
 
-from tunesmith.bundle import Bundle
+from tunesmith.bundle import DESCRIPTION, Bundle
 from tunesmith.data.lexical import Lexical, Vocabulary
 from tunesmith.errors import ModelError, StorageError, TunesmithError, UsageError, counted, did_you_mean, listing
+from tunesmith.model.names import BUNDLED
 from tunesmith.progress import QUIET, Progress
 from tunesmith.search.manifest import FORMAT, MANIFEST, check_place, generation_of, read_manifest
 from tunesmith.search.store import Passage, Segment, check_ids, with_text, write_segment
@@ -366,7 +367,9 @@ def _write_lines(path: Path, values: Iterable[str]) -> None:
 
 def _from_anywhere(name: str | None) -> str | None:
     """Return a model's name so that it is found from other working directories, too."""
-    return str(Path(name).absolute()) if name is not None and Path(name).is_dir() else name
+    if name is None or not Path(name).is_dir() or (name in BUNDLED and not (Path(name) / DESCRIPTION).is_file()):
+        return name
+    return str(Path(name).absolute())
 
 
 def _cross_encoder(directory: str, device: str) -> Bundle:

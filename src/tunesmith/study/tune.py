@@ -19,6 +19,8 @@ from tunesmith.data.given import NOTHING, Given
 from tunesmith.errors import Interrupted, ModelError, StorageError, UsageError, counted, listing, setting
 from tunesmith.fitting import computable
 from tunesmith.metrics import greater_is_better
+from tunesmith.model.arithmetic import choose_precision
+from tunesmith.model.devices import CPU
 from tunesmith.model.names import locate
 from tunesmith.prepare import Prepared, prepare
 from tunesmith.progress import QUIET, Progress
@@ -122,6 +124,7 @@ def _run(directory: Path, plan: Plan, jobs: int, given: Given, lock: int, progre
         if jobs == 1:
             run_trials(trials, left, hint, progress, given)
         elif done + len(left) < plan.trials or left:
+            choose_precision("auto", CPU)  # measured while nothing runs beside it
             progress.say(f"{jobs} processes with {counted(threads_each(jobs), 'thread')} each")
             work(directory, jobs, left, hint, progress, lock)
             if still := trials.unfinished():

@@ -13,7 +13,7 @@ import numpy as np
 
 from tunesmith.config import Config
 from tunesmith.data.lexical import Lexical
-from tunesmith.data.table import cache_directory, evict
+from tunesmith.data.table import cache_directory, evict, note_use
 from tunesmith.data.tokens import TextEncoder, Truncation
 from tunesmith.errors import DataError, counted
 from tunesmith.model.heads import embed
@@ -78,6 +78,7 @@ def remembered(key: Sequence[object], compute: Callable[[], list[np.ndarray]]) -
     digest = hashlib.blake2b(repr((_FORMAT, *key)).encode(), digest_size=16).hexdigest()
     path = cache_directory() / "mined" / f"{digest}.npz"
     with contextlib.suppress(OSError, ValueError, KeyError), np.load(path) as stored:
+        note_use(path)
         return list(np.split(stored["rows"], stored["starts"][1:-1]))
     found = compute()
     starts = np.cumsum([0, *map(len, found)])

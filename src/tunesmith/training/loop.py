@@ -175,6 +175,7 @@ def run(
                 clock = time.monotonic()
             state.stopped = state.stopped or "finished"
             checkpoints.save(state, model, optimizer, averaging.tensors())
+            checkpoints.wait()  # it takes a while, in which Ctrl-C is heard, too
             if stop.is_set():
                 raise _interrupted(state, total, checkpoints, resume_hint)
     settle(optimizer)
