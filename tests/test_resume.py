@@ -134,7 +134,7 @@ PLACES = {
     "at an evaluation": ("tunesmith.tasks.classification:single_label", 4),
     "best weights kept but not yet in a checkpoint": (f"{LOOP}:Checkpoints.save", 3),
     "at the end of an epoch": (f"{LOOP}:Checkpoints.save", 6),
-    "at the last checkpoint": (f"{LOOP}:Checkpoints.save", 13),
+    "at the last checkpoint": (f"{LOOP}:Checkpoints.save", 12),
     "at the test": ("tunesmith.result:assess", 2),
     "the model saved to its temporary directory": ("tunesmith.finishing:write_report", 1),
     "the model's files half in place": ("pathlib:Path.replace", 4),
