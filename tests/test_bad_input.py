@@ -345,6 +345,14 @@ def test_predicting_where_it_cannot_be(run: Run, trained: Path, tmp_path: Path) 
     assert (tmp_path / "d.csv").read_text() == ROWS
 
 
+def test_a_test_says_which_rows_have_no_text(run: Run, trained: Path, tmp_path: Path) -> None:
+    (tmp_path / "blank.csv").write_text(ROWS + ',animal\n"  ",animal\n')
+    done = run("evaluate", trained, "blank.csv")
+    assert done.code == 0 and "2 rows of blank.csv have no text (first: line" in done.err and "counts in the figures" in done.err
+    (tmp_path / "whole.csv").write_text(ROWS)
+    assert "no text" not in run("evaluate", trained, "whole.csv").err
+
+
 def test_a_failed_prediction_keeps_the_earlier_file(run: Run, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "good.csv").write_text(ROWS)
     (tmp_path / "bad.csv").write_text(ROWS + "one,two,three\n")

@@ -38,7 +38,7 @@ from tunesmith.progress import QUIET, Progress
 from tunesmith.resolve import resolve
 from tunesmith.storage import sync, write_json, writing
 from tunesmith.tasks.base import Task
-from tunesmith.tasks.rows import Part, Ragged, Rows
+from tunesmith.tasks.rows import Part, Ragged, Rows, without_text
 
 _FORMAT = 2
 
@@ -235,7 +235,7 @@ class Bundle:
         part = self.task.own(Part(Rows(table, np.flatnonzero(~missing), self.task.targets(table)), source, schema))
         rows = part.rows
         note = seen_before(self.description.get("seen"), table.text_key[rows.index])
-        notes = ([note] if note else []) + self.task.cautions(rows)
+        notes = ([note] if note else []) + without_text(rows) + self.task.cautions(rows)
         for sentence in notes:
             progress.say(f"warning: {sentence}")
         precision, _ = choose_precision(precision, self.model.encoder.device)

@@ -24,7 +24,7 @@ from tunesmith.model.scratch import new_pretrained
 from tunesmith.progress import Progress
 from tunesmith.registry import Family
 from tunesmith.tasks.base import Task
-from tunesmith.tasks.rows import Part, Rows
+from tunesmith.tasks.rows import Part, Rows, without_text
 
 _DOCUMENTS = ("document", "doc", "document_id", "doc_id")
 _WORDS = {"valid": "validation", "test": "test"}
@@ -88,7 +88,10 @@ def prepare(config: Config, sources: dict[str, RowSource], progress: Progress, *
     _note_shared_groups(parts, config, notes)
     _check_parts(parts, dropped)
     notes += [
-        note for name in ("valid", "test") if name in parts and parts[name].how == "given" for note in task.cautions(parts[name].rows)
+        note
+        for name in ("valid", "test")
+        if name in parts and parts[name].how == "given"
+        for note in [*without_text(parts[name].rows), *task.cautions(parts[name].rows)]
     ]
     notes += contradictions(parts["train"].rows) + task.gaps(parts["train"].rows)
     if "valid" not in parts and (config.patience is not None or config.metric is not None):
@@ -168,10 +171,10 @@ def split_parts(parts: dict[str, Part], config: Config, task: Task, notes: list[
             continue
         away = split_off(stratum[index], units[index], size * total / max(len(index), 1), seed=config.seed, purpose=name)
         if not away.any():
-            different, labels = len(np.unique(units[index])), len(np.unique(stratum[index]))
+            different = len(np.unique(units[index]))
             notes.append(
-                f"{counted(total, 'training row')} with {different:,} different texts or groups and {counted(labels, f'different {word}')} "
-                f"are too few to split {size:.0%} of them off for {_WORDS[name]}, evenly over the {word}s: there is no {_WORDS[name]}. "
+                f"{counted(total, 'training row')} with {different:,} different texts or groups are too few to split {size:.0%} of them "
+                f"off for {_WORDS[name]}, evenly over the {word}s: there is no {_WORDS[name]}. "
                 f"A greater {setting(f'{name}_size')} or a file for it gives one."
             )
             continue

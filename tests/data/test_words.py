@@ -16,7 +16,7 @@ from tunesmith.data.neighbours import with_neighbours
 from tunesmith.data.schema import Example, Schema, Source
 from tunesmith.data.tokens import Truncation
 from tunesmith.data.word_tokens import WordEncoder
-from tunesmith.data.words import aligned, joined_words, read_tagged, words_in, words_of
+from tunesmith.data.words import ELSEWHERE, aligned, joined_words, read_tagged, words_in, words_of
 from tunesmith.errors import DataError
 
 CORPUS = [
@@ -321,3 +321,14 @@ def test_context_fills_what_a_sentence_leaves_and_has_no_points() -> None:
     assert words(replace(around, before="red"))[0][:3] == ["[CLS]", "red", "cat"]
     full = replace(around, texts=("cat " * 30,))
     assert len(encoder.encode_examples([full])[0].points) == 30
+
+
+def test_words_that_do_not_stand_in_their_text_are_said() -> None:
+    rows = [
+        {"text": "He said (hi)", "tokens": ["He", "said", "-LRB-", "hi", "-RRB-"], "tags": ["O"] * 5},
+        {"text": "quite another text", "tokens": ["He", "said"], "tags": ["O", "O"]},
+    ]
+    schema = Schema(("tokens",), "tags", read="tunesmith.data.words:read_tagged")
+    one, other = (schema.parse(row, Source("x", line)) for line, row in enumerate(rows, 1))
+    assert not one.mended and [one.texts[0][a:b] for a, b in one.spans] == ["He", "said", "(", "hi", ")"]
+    assert other.mended == (ELSEWHERE,) and other.texts == ("He said",)

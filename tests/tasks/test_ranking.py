@@ -17,6 +17,8 @@ import pytest
 import tiny
 import tunesmith
 from killer import Server
+from tunesmith.data.memory import open_data
+from tunesmith.data.relevance import as_rows
 from tunesmith.errors import DataError, UsageError
 from tunesmith.progress import QUIET as PROGRESS
 from tunesmith.tasks import ranking_judging as judging
@@ -170,6 +172,17 @@ def test_a_relevant_passage_is_no_negative_however_much_of_it_fits(
     reds = set(range(3))
     assert any(row in reds and candidate not in reds for row, candidate in drawn), "negatives are drawn"
     assert all(candidate == row for row, candidate in drawn if row in reds and candidate in reds)
+
+
+def test_negatives_of_every_name_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "t.jsonl"
+    first, second = (
+        {"query": "q", "positive": "p", "negative": "n"},
+        {"query": "r", "positive": "o", "negative": "m", "negatives": ["x", "y"]},
+    )
+    path.write_text(f"{json.dumps(first)}\n{json.dumps(second)}\n")
+    found = [(row["query"], row["passage"], row["label"]) for row, _ in as_rows(open_data(path))]
+    assert found == [("q", "p", "1"), ("q", "n", "0"), ("r", "o", "1"), ("r", "m", "0"), ("r", "x", "0"), ("r", "y", "0")]
 
 
 def test_mined_passages_are_kept_by_the_queries_they_were_mined_for(tiny_bert: Path, tmp_path: Path) -> None:

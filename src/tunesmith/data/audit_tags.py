@@ -7,9 +7,20 @@ from collections import Counter
 from tunesmith.data.audit_types import SHOWN, Finding
 from tunesmith.data.schema import RowSource, Schema
 from tunesmith.data.schemes import default_entities, faults, openings, recognise, strangers, written_otherwise
+from tunesmith.data.words import ELSEWHERE
 from tunesmith.errors import counted, listing, setting
 
 _LONG = 1000  # words of an only sentence, from which on it will be a file without the blank lines between sentences
+
+
+def examine_places(source: RowSource, schema: Schema) -> list[Finding]:
+    """Return a finding on sentences whose words are not those of the text that the row gives beside them."""
+    places = [str(place) for row, place in source if ELSEWHERE in schema.parse(row, place).mended]
+    if not places:
+        return []
+    text = f"{counted(len(places), 'row')} {'has' if len(places) == 1 else 'have'} {ELSEWHERE} ({listing(places, SHOWN)})."
+    advice = "The words are read, the text is not, and predictions give no characters. Do text and words belong together?"
+    return [Finding("warning", text, advice)]
 
 
 def examine_tags(source: RowSource, schema: Schema) -> list[Finding]:

@@ -52,10 +52,14 @@ def as_rows(source: RowSource, *, ranker: str = "cross-encoder", candidates: int
     folded = {column.strip().casefold(): column for column in source.columns}
     query = next((folded[name] for name in QUERIES if name in folded), None)
     positive = next((folded[name] for name in _POSITIVES if name in folded), None)
-    negatives = [column for name, column in folded.items() if name in _NEGATIVES or name.startswith("negative_")]
+    negatives = [column for name, column in folded.items() if _is_negative(name)]
     if query is None or positive is None or "passage" in folded:
         return source
     return TripleSource(source, query, positive, negatives)
+
+
+def _is_negative(name: str) -> bool:
+    return name in _NEGATIVES or name.startswith("negative_")
 
 
 class TripleSource:
@@ -77,7 +81,9 @@ class TripleSource:
                 raise DataError(f"{place}: column {self._positive!r} is empty. A triple needs a passage that is relevant to its query.")
             for passage in found:
                 yield {"query": query, "passage": passage, "label": "1"}, place
-            for column in self._negatives:
+            # rows of JSON lines may have other ones than the first row has
+            further = [column for column in row if _is_negative(column.strip().casefold()) and column not in self._negatives]
+            for column in [*self._negatives, *further]:
                 for passage in _passages(row.get(column), column, place):
                     yield {"query": query, "passage": passage, "label": "0"}, place
 

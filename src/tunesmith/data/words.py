@@ -64,7 +64,7 @@ def words_in(text: str) -> Ranges:
     return tuple(found)
 
 
-ELSEWHERE = "words that do not stand in its text"
+ELSEWHERE = "words that do not stand in the text beside them"
 """What is said of an example whose words are not those of the text beside them, so that they have no characters there."""
 
 _TREEBANK = {

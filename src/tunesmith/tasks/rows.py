@@ -11,6 +11,7 @@ import numpy as np
 
 from tunesmith.data.schema import Example, RowSource, Schema
 from tunesmith.data.table import TokenTable, examples_in
+from tunesmith.errors import counted
 from tunesmith.progress import QUIET, Progress
 
 
@@ -80,6 +81,18 @@ class Part:
     def place(self, row: int) -> str:
         """Return where the row with number `row` among the chosen ones stands: file and line."""
         return f"{self.source.name}:{self.rows.table.line[self.rows.index[row]]}"
+
+
+def without_text(rows: Rows) -> list[str]:
+    """Return a note on rows without a text, which training leaves out and a test does not; nothing where there are none."""
+    blank = rows.index[rows.table.blank[rows.index]]
+    if not len(blank):
+        return []
+    have, them = ("has", "it") if len(blank) == 1 else ("have", "them")
+    return [
+        f"{counted(len(blank), 'row')} of {rows.table.name} {have} no text (first: line {rows.table.line[blank[0]]}); what is predicted "
+        f"for {them} says nothing and counts in the figures all the same."
+    ]
 
 
 @dataclass(frozen=True)

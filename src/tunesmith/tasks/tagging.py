@@ -17,7 +17,7 @@ from torch import Tensor
 
 from tunesmith import tagging_metrics as metrics
 from tunesmith.config import Config
-from tunesmith.data.audit_tags import examine_tags
+from tunesmith.data.audit_tags import examine_places, examine_tags
 from tunesmith.data.audit_types import Finding
 from tunesmith.data.batches import PackedBatch
 from tunesmith.data.schema import Example, RowSource, Schema
@@ -164,7 +164,7 @@ class Tagging(Task):
     @classmethod
     def examine(cls, source: RowSource, schema: Schema) -> list[Finding]:
         """Return how many words, tags and entities there are, and what breaks the scheme."""
-        return examine_tags(source, schema)
+        return [*examine_tags(source, schema), *examine_places(source, schema)]
 
     def gaps(self, rows: Rows) -> list[str]:
         """Return a note on tags that no training row has."""
