@@ -22,7 +22,7 @@ from tunesmith.data.memory import is_pair, open_data
 from tunesmith.data.schema import Example, Row, RowSource, Schema, Source, for_test, guess_schema, rows_of
 from tunesmith.data.table import open_table
 from tunesmith.data.tokens import Encoded, Truncation
-from tunesmith.errors import DataError, ModelError, UsageError, counted, setting
+from tunesmith.errors import DataError, ModelError, UsageError, counted, listing, setting
 from tunesmith.evaluate import CHUNK, outputs_for, outputs_of
 from tunesmith.model.adapted import FILES as ADAPTER_FILES
 from tunesmith.model.arithmetic import choose_precision
@@ -194,7 +194,15 @@ class Bundle:
         if need_label and label is None and self.schema.target in source.columns:
             label = self.schema.target
         need_label = need_label and self.family.needs_target
-        found = guess_schema(source, text=text, text_pair=text_pair, label=label, group=None, family=self.family, need_label=need_label)
+        try:
+            found = guess_schema(source, text=text, text_pair=text_pair, label=label, group=None, family=self.family, need_label=need_label)
+        except DataError as error:
+            if need_label or rows_of(source, self.family, **self.description["tokens"]["settings"]) is source:
+                raise
+            raise DataError(
+                f"{error} Rows like these are taken apart in training and tests; what is predicted for must have the columns "
+                f"{listing(list(map(repr, self.schema.texts)))}."
+            ) from None
         context = self.schema.context if self.schema.document in source.columns else 0
         return replace(found, context=context, document=self.schema.document) if context else found
 

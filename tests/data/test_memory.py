@@ -231,6 +231,7 @@ def test_fingerprint_follows_content():
         (set(TEXTS), None, ["data cannot be a set", "Pass list(...) of it"]),
         (None, None, ["data cannot be a NoneType", "Supported are"]),
         (42, None, ["data cannot be a int"]),
+        (b"text", None, ["data cannot be a bytes", "data.decode()"]),
         (["a", 3], None, ["<list>:2: found a int (3) where a text is needed", "str(...)"]),
         ([b"a"], None, ["a list must hold texts or dicts; found a bytes"]),
         (["a", b"b"], None, ["<list>:2:", "decode('utf-8')"]),

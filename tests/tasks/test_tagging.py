@@ -273,6 +273,17 @@ def test_words_between_spaces_are_recognised_by_their_tags(tiny_bert: Path, tmp_
     assert "tagged" not in run("check", "w.csv", "--model", tiny_bert).out
 
 
+def test_a_check_tells_comments_and_other_texts(tiny_bert: Path, tmp_path: Path, run) -> None:
+    sentence = "the\tO\ncat\tB-PET\n"
+    (tmp_path / "c.conll").write_text(f"{sentence}\n#\tsent2\n{sentence}\n{sentence}")
+    ended = run("check", "c.conll", "--model", tiny_bert)
+    assert "'sent2'" in ended.out and "they are comments of two words" in ended.out
+    rows = [{"text": f"quite another text {n}", "tokens": ["the", "cat"], "tags": ["O", "B-PET"]} for n in range(3)]
+    (tmp_path / "t.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    ended = run("check", "t.jsonl", "--model", tiny_bert)
+    assert "3 rows have words that do not stand in the text beside them" in ended.out, ended.out
+
+
 def test_a_check_says_that_tags_are_of_words(tiny_bert: Path, tmp_path: Path, run) -> None:
     path = write_conll(tmp_path / "t.conll", sentences(30))
     assert "Labels: 3 in column 'tags', one for each word; rows that have each" in run("check", path, "--model", tiny_bert).out

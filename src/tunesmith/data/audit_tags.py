@@ -30,9 +30,12 @@ def examine_tags(source: RowSource, schema: Schema) -> list[Finding]:
     rows = words = empty = 0
     tags: Counter[str] = Counter()
     begun: Counter[str] = Counter()
+    beside_hash: set[str] = set()
     for row, place in source:
-        target = schema.parse(row, place).target
+        example = schema.parse(row, place)
+        target = example.target
         if target is not None:
+            beside_hash.update(tag for word, tag in zip(example.words, target, strict=False) if word == "#")
             rows, words, empty = rows + 1, words + len(target), empty + (not target)
             tags.update(target)
             begun.update(openings(target))
@@ -50,6 +53,8 @@ def examine_tags(source: RowSource, schema: Schema) -> list[Finding]:
     if odd:
         named = listing([f"{tag!r} ({tags[tag]:,})" for tag in odd], 8)
         advice = f"Write them as O or B-TYPE, or take all tags as they stand with {setting('scheme', 'none')}."
+        if beside_hash.issuperset(odd):
+            advice = "The word of each is #: they are comments of two words, which two columns do not tell from words. Delete them."
         return [Finding("error", f"beside tags of the scheme {scheme.upper()} there are others: {named}.", advice)]
     kinds: Counter[str] = Counter()
     wrong, sentences, places = 0, 0, list[str]()

@@ -97,7 +97,9 @@ def _texts(audit: Audit) -> Iterator[Finding]:
             f"{_rows(audit.conflicts.groups, 'text')} ({_rows(audit.conflicts.rows)})"
             f" {_verb(audit.conflicts.groups, 'stands', 'stand')} under different labels"
             f" (first: {' and '.join(first.places[:2])}: {first.note}).",
-            "Decide for one label each; until then no model can be right on all of them.",
+            "Decide for one label each; until then no model can be right on all of them."
+            if audit.labels is None or audit.labels.kind != "text"
+            else "Decide for one each. Of passages that are ranked the highest grade counts.",
         )
     if audit.repeats.rows:
         share = audit.repeats.rows / audit.rows

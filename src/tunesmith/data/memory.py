@@ -116,6 +116,8 @@ def _table(data: Any) -> MemorySource:
 def _unsupported(data: Any, advice: str = "") -> DataError:
     if not advice and isinstance(data, Iterator):
         advice = " It can be gone through only once, and training does so many times: pass list(...) of it."
+    elif not advice and isinstance(data, bytes | bytearray):
+        advice = " Pass data.decode(), the text."
     elif not advice and isinstance(data, Iterable):
         advice = " Pass list(...) of it."
     return DataError(f"data cannot be {_kind(data)}.{advice} Supported are {SUPPORTED}.")
