@@ -238,7 +238,7 @@ def test_triples_are_rows(tiny_bert: Path, tmp_path: Path, run) -> None:
     ended = run("evaluate", "m", path, "--json")
     assert ended.code == 0 and json.loads(ended.out)["rows"] == 12, ended.err
     ended = run("predict", "m", path)
-    assert ended.code == 3 and "taken apart in training and tests" in ended.err and "'query' and 'passage'" in ended.err
+    assert ended.code == 3 and "taken apart in training and tests" in ended.err and "'query', 'passage'" in ended.err
     ended = run("walk", path, "--row", 2, "--model", "m")
     assert ended.code == 0 and "score:" in ended.out, ended.err
     ended = run("check", path, "--model", tiny_bert)
