@@ -33,6 +33,7 @@ def check(
     config = resolve({"train": data}, settings, told=settings)
     check_is_no_pipe("tunesmith check", config.train, config.test)
     from tunesmith.data.audit import audit, findings
+    from tunesmith.data.readable import Readable
     from tunesmith.data.readers import open_file
     from tunesmith.data.schema import choose_task, guess_schema, rows_of
     from tunesmith.report.audit_text import render_audit
@@ -45,16 +46,17 @@ def check(
     schema = guess_schema(source, **config.columns, group=None, family=family)
     if config.text is None or (config.label is None and family.needs_target) or (schema.pair and config.text_pair is None):
         progress.say(f"columns: {schema}")
+    rows = source if family.grouped else Readable(source, schema)  # judgements are put together from several lines and files
     other = rows_of(open_file(config.test, encoding=config.encoding), family) if config.test is not None else None
     from tunesmith.model.pretrained import open_pretrained
     from tunesmith.prepare import encoder_of, remarks
 
     pretrained, kind = open_pretrained(config.model), registry.load(family.task)
     encoder = encoder_of(config, kind, pretrained, schema, progress)
-    for note in remarks(pretrained, source, schema):
+    for note in remarks(pretrained, rows, schema):
         progress.say(f"note: {note}")
     found = audit(
-        source,
+        rows,
         schema,
         other=other,
         count_tokens=encoder.count,
@@ -64,7 +66,8 @@ def check(
         label_type=family.audited if family.audited is not None else config.label_type,
         progress=progress,
     )
-    found = dataclasses.replace(found, remarks=tuple(kind.examine(source, schema)))
+    unreadable = rows.findings() if isinstance(rows, Readable) else ()
+    found = dataclasses.replace(found, remarks=(*unreadable, *kind.examine(rows, schema)))
     print(render_audit(found), file=sys.stderr if as_json else sys.stdout)
     sentences = findings(found)
     if as_json:

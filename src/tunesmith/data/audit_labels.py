@@ -18,6 +18,7 @@ _LIST = "\x1f"  # between the labels of a list, which may hold any printable sep
 PLACEHOLDERS = {"nan", "null", "none", "n/a", "na", "#n/a", "nil", "?", "-", "unknown", "undefined"}
 _MANY_LABELS = 2000  # beyond this spellings are not compared: it is a column of identifiers or of numbers
 _SCALE = 20  # so many different numbers can still be a scale of marks
+_NUMBERS = 0.9  # of the different cells; a column of measured values may have a few `n/a` and slips of the keyboard among them
 _COMES_BACK = 5  # rows per number, on average, from which on whole numbers are classes
 _KEPT_NUMBERS = 20
 _RARE_SHARE = 0.05  # a label is taken for a misspelling only when it has at most this share of the other's rows
@@ -54,9 +55,9 @@ def recognise(cells: Mapping[str, int], separator: str | None, from_lists: bool,
         return "multi", separator
     if label_type == "multi":
         return "multi", separator_of(cells, certain=True)
-    values = [number_in(cell) for cell in cells]
-    if len(cells) > _SCALE and None not in values:
-        decimals = any(value is not None and not value.is_integer() for value in values)
+    values = [number for cell in cells if (number := number_in(cell)) is not None]
+    if len(values) > _SCALE and len(values) >= _NUMBERS * len(cells):
+        decimals = any(not value.is_integer() for value in values)
         if decimals or sum(cells.values()) < _COMES_BACK * len(cells):
             return "number", None
     found = separator_of(cells)

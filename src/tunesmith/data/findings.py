@@ -165,9 +165,11 @@ def _labels(audit: Audit, labels: Labels) -> Iterator[Finding]:
             "Label them, or leave them out with --drop-unlabelled.",
         )
     if labels.kind == "number":
+        beside = f", but for what is no number: {_counted(labels.placeholders)}" if labels.placeholders else ""
         yield Finding(
             "error",
-            f"column {labels.column!r} holds {labels.distinct:,} different numbers: it is a measured value, not a class.",
+            f"column {labels.column!r} holds {labels.distinct - len(labels.placeholders):,} different numbers{beside}: "
+            "it is a measured value, not a class.",
             "Choose another --label column, turn the numbers into classes, or predict numbers with --task regression.",
         )
         return
