@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,7 +17,8 @@ from cutting import cut_off_at
 from running import Run
 from tunesmith.errors import UsageError
 from tunesmith.model import arithmetic
-from tunesmith.model.arithmetic import choose_precision
+from tunesmith.model.arithmetic import Gain, choose_precision
+from tunesmith.model.attention import Attention
 from tunesmith.model.devices import CPU
 
 
@@ -30,13 +33,13 @@ def processor(monkeypatch: pytest.MonkeyPatch, *flags: str, times_faster: float 
     monkeypatch.setattr(arithmetic, "cpu_flags", lambda: frozenset(flags))
     monkeypatch.setattr(arithmetic.time, "perf_counter", lambda: now)
     monkeypatch.setattr(torch.nn.functional, "linear", linear)
-    arithmetic._is_faster_in_bf16.cache_clear()
+    arithmetic.gain_of_bf16.cache_clear()
 
 
 @pytest.fixture(autouse=True)
 def measured_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setenv("TUNESMITH_CACHE", str(tmp_path / "cache"))
-    measured = arithmetic._is_faster_in_bf16  # of which tests put another in its place
+    measured = arithmetic.gain_of_bf16  # of which tests put another in its place
     measured.cache_clear()
     yield
     measured.cache_clear()
@@ -46,9 +49,14 @@ def measured_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[N
     ("flags", "times_faster", "wanted", "why"),
     [
         (("avx2",), 2.0, "fp32", "no native bf16"),
-        (("avx2", "avx512_bf16"), 2.0, "bf16", r"natively \(avx512_bf16\) and was measured faster"),
-        (("avx2", "avx512_bf16"), 0.5, "fp32", r"\(avx512_bf16\), but was measured no faster in it than in fp32"),
-        (("amx_bf16",), 1.1, "fp32", "no faster"),
+        (
+            ("avx2", "avx512_bf16"),
+            2.0,
+            "bf16",
+            r"natively \(avx512_bf16\), measured 2.0 times as fast in it as in fp32 on \d{4}-\d\d-\d\d;",
+        ),
+        (("avx2", "avx512_bf16"), 0.5, "fp32", r"\(avx512_bf16\), but measured 0.5 times as fast in it"),
+        (("amx_bf16",), 1.1, "fp32", "but measured 1.1 times as fast"),
     ],
 )
 def test_the_faster_format_is_taken(
@@ -72,8 +80,36 @@ def test_it_is_measured_once_on_a_machine(tmp_path: Path, monkeypatch: pytest.Mo
     assert choose_precision("auto", CPU)[0] == "fp32"
 
 
+def test_an_old_measurement_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    processor(monkeypatch, "avx512_bf16", times_faster=2.0)
+    assert choose_precision("auto", CPU)[0] == "bf16"
+    known = tmp_path / "cache" / "precision.json"
+    [(key, kept)] = json.loads(known.read_text()).items()
+    for day, wanted in ((kept["day"], "bf16"), ("2020-01-01", "fp32"), ("2999-01-01", "fp32"), ("yesterday", "fp32")):
+        known.write_text(json.dumps({key: {**kept, "day": day}}))
+        processor(monkeypatch, "avx512_bf16", times_faster=0.5)
+        assert choose_precision("auto", CPU)[0] == wanted, day
+
+
+def test_the_backward_pass_takes_the_same_kernels(tiny_bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = tiny.write_csv(tmp_path / "data.csv", tiny.rows(64))
+    seen: dict[str, set[str]] = {"forward": set(), "backward": set()}
+    for name in seen:
+        plain = getattr(Attention, name)
+
+        def noting(*values: Any, name: str = name, plain: Any = plain) -> Any:
+            seen[name].add(torch.get_float32_matmul_precision())
+            return plain(*values)
+
+        monkeypatch.setattr(Attention, name, staticmethod(noting))
+    monkeypatch.setattr(arithmetic, "cpu_flags", lambda: frozenset({"avx2"}))
+    tunesmith.train(data, out=tmp_path / "m", model=tiny_bert, epochs=1, precision="fp32", test_size=0, valid_size=0, progress="quiet")
+    assert "medium" in seen["forward"] and seen["backward"] == {"medium"}  # a look at the fresh model runs forward, too
+    assert torch.get_float32_matmul_precision() == "highest"
+
+
 def test_what_was_asked_for_is_taken_unmeasured(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(arithmetic, "_is_faster_in_bf16", lambda: pytest.fail("measured"))
+    monkeypatch.setattr(arithmetic, "gain_of_bf16", lambda: pytest.fail("measured"))
     assert choose_precision("bf16", CPU) == ("bf16", "as asked for")
 
 
@@ -81,11 +117,11 @@ def test_a_run_goes_on_in_the_format_that_it_began_in(tiny_bert: Path, tmp_path:
     data = tiny.write_csv(tmp_path / "data.csv", tiny.rows(64))
     settings = {"model": tiny_bert, "epochs": 2, "batch_size": 8, "valid_size": 0, "checkpoint_steps": 2}
     monkeypatch.setattr(arithmetic, "cpu_flags", lambda: frozenset({"avx512_bf16"}))
-    monkeypatch.setattr(arithmetic, "_is_faster_in_bf16", lambda: True)
+    monkeypatch.setattr(arithmetic, "gain_of_bf16", lambda: Gain(2.0, "2026-01-01"))
     whole = tunesmith.train(data, out=tmp_path / "whole", **settings)
     with cut_off_at(6):
         tunesmith.train(data, out=tmp_path / "cut", **settings)
-    monkeypatch.setattr(arithmetic, "_is_faster_in_bf16", lambda: False)
+    monkeypatch.setattr(arithmetic, "gain_of_bf16", lambda: Gain(0.5, "2026-01-01"))
     resumed = tunesmith.train(data, out=tmp_path / "cut", resume=True, **settings)
     other = tunesmith.train(data, out=tmp_path / "other", **settings)
     assert [found.result["machine"]["precision"] for found in (whole, resumed, other)] == ["bf16", "bf16", "fp32"]
@@ -97,7 +133,7 @@ def test_predictions_in_the_faster_format(
     reviews: Path, tiny_bert: Path, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(arithmetic, "cpu_flags", lambda: frozenset({"avx512_bf16"}))
-    monkeypatch.setattr(arithmetic, "_is_faster_in_bf16", lambda: True)
+    monkeypatch.setattr(arithmetic, "gain_of_bf16", lambda: Gain(2.0, "2026-01-01"))
     model = tunesmith.train(
         reviews, out=tmp_path / "m", model=tiny_bert, epochs=1, precision="fp32", max_length=32, progress="quiet"
     ).bundle

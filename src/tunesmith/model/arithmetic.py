@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import datetime
 import functools
 import json
 import math
 import platform
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -18,6 +22,7 @@ from tunesmith.errors import TunesmithError, UsageError, setting
 from tunesmith.storage import write_json
 
 _ROUNDS = 6
+_DAYS = 30
 _GAIN = 1.2  # how many times as fast bf16 must be: its copies of weights and gradients take time too
 
 
@@ -64,30 +69,53 @@ def choose_precision(wanted: str, device: torch.device) -> tuple[str, str]:
     flags = ", ".join(sorted(cpu_flags() & {"avx512_bf16", "amx_bf16", "bf16"}))
     if not flags:
         return "fp32", "this processor has no native bf16"
-    if _is_faster_in_bf16():
-        return "bf16", f"this processor multiplies bf16 natively ({flags}) and was measured faster in it; weights and optimizer stay fp32"
-    return "fp32", f"this processor multiplies bf16 natively ({flags}), but was measured no faster in it than in fp32"
+    gain = gain_of_bf16()
+    said = f"this processor multiplies bf16 natively ({flags})"
+    if gain.faster:
+        return "bf16", f"{said}, {gain}; weights and optimizer stay fp32"
+    return "fp32", f"{said}, but {gain}"
+
+
+@dataclass(frozen=True)
+class Gain:
+    """How many times as fast as in fp32 a matrix product was in bf16, and on which day that was measured."""
+
+    times: float
+    day: str
+
+    @property
+    def faster(self) -> bool:
+        """Whether it is enough to make up for the copies of weights and gradients that training in bf16 takes."""
+        return self.times >= _GAIN
+
+    def __str__(self) -> str:
+        return f"measured {self.times:.1f} times as fast in it as in fp32 on {self.day}"
 
 
 @functools.cache
-def _is_faster_in_bf16() -> bool:
-    """Whether this processor takes clearly less time for a matrix product in bf16 than in fp32.
+def gain_of_bf16() -> Gain:
+    """Return what this processor gains from bf16.
 
-    Measured in some 50 ms, once on a machine: what the cache has is taken, so that runs that are compared or go on compute alike.
+    Measured in some 50 ms and kept in the cache for a month: so runs that are compared compute alike, and a moment at which the machine was
+    busy does not decide for good. (What goes on after a break keeps its precision anyway.)
     """
     known = cache_directory() / "precision.json"
     key = f"{cpu_name()}, {', '.join(sorted(cpu_flags()))}, torch {torch.__version__}"  # threads gain alike in both
-    kept: dict[str, bool] = {}
+    kept: dict[str, Any] = {}
     with contextlib.suppress(OSError, ValueError, TypeError):
         kept = dict(json.loads(known.read_text(encoding="utf-8")))
-    if not isinstance(kept.get(key), bool):
-        kept[key] = _measured_faster_in_bf16()
-        with contextlib.suppress(TunesmithError):  # a cache that may not be written, a full disk
-            write_json(known, kept)
-    return kept[key]
+    today = datetime.date.today()
+    with contextlib.suppress(ValueError, TypeError, KeyError):
+        found = Gain(float(kept[key]["times"]), str(kept[key]["day"]))
+        if 0 <= (today - datetime.date.fromisoformat(found.day)).days <= _DAYS:
+            return found
+    found = Gain(round(_measured_gain(), 2), today.isoformat())
+    with contextlib.suppress(TunesmithError):  # a cache that may not be written, a full disk
+        write_json(known, {**kept, key: dataclasses.asdict(found)})
+    return found
 
 
-def _measured_faster_in_bf16() -> bool:
+def _measured_gain() -> float:
     best: dict[str, float] = {}
     factors = [torch.ones(size, 768) for size in (128, 3072)]
     for number in range(2 * (_ROUNDS + 1)):  # by turns, so that a busy moment hits both
@@ -99,21 +127,27 @@ def _measured_faster_in_bf16() -> bool:
             taken = time.perf_counter() - began
         if number >= 2:  # the first ones prepare kernels
             best[precision] = min(taken, best.get(precision, math.inf))
-    return best["fp32"] > _GAIN * best["bf16"]
+    return best["fp32"] / best["bf16"]
 
 
 @contextlib.contextmanager
 def arithmetic(precision: str, device: torch.device) -> Iterator[None]:
-    """Run the block's matrix products on `device` in `precision`: `bf16` by autocast, or `fp32`.
+    """Run the block's matrix products on `device` in `precision`: `bf16` by autocast, or `fp32` as `float32_products` says."""
+    with float32_products(precision, device), torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+        yield
 
-    For fp32 on the processor the oneDNN kernels are taken, which are about twice as fast as the default ones and as exact, but for
-    processors with AMX, where oneDNN would round to bf16. The process-wide setting is put back afterwards.
+
+@contextlib.contextmanager
+def float32_products(precision: str, device: torch.device) -> Iterator[None]:
+    """Have the oneDNN kernels multiply where `precision` is fp32 and `device` the processor: for a backward pass, which no autocast is for.
+
+    They are up to twice as fast as the default ones and as exact, but for processors with AMX, where oneDNN would round to bf16. The
+    process-wide setting is put back afterwards.
     """
     before = torch.get_float32_matmul_precision()
     try:
         if precision == "fp32" and device.type == "cpu" and not any(flag.startswith("amx") for flag in cpu_flags()):
             torch.set_float32_matmul_precision("medium")
-        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
-            yield
+        yield
     finally:
         torch.set_float32_matmul_precision(before)

@@ -15,7 +15,7 @@ from tunesmith.bundle import DESCRIPTION, Bundle
 from tunesmith.data.tokens import TextEncoder, Truncation
 from tunesmith.errors import ModelError, UsageError
 from tunesmith.model.adapted import digest_of_base
-from tunesmith.model.arithmetic import arithmetic, choose_precision
+from tunesmith.model.arithmetic import choose_precision
 from tunesmith.model.devices import choose_device
 from tunesmith.model.encoder import Encoder
 from tunesmith.model.heads import embed
@@ -67,8 +67,7 @@ class Embedder:
 
     def vectors(self, texts: Sequence[str], advance: Any = lambda count: None) -> np.ndarray:
         """Return float32[N, H]."""
-        with arithmetic(self._precision, self._model.device):
-            found = embed(self._model, self._encoder.encode(list(texts)), advance)
+        found = embed(self._model, self._encoder.encode(list(texts)), advance, precision=self._precision)
         return found / np.maximum(np.linalg.norm(found, axis=1, keepdims=True), 1e-12)
 
 
