@@ -75,7 +75,7 @@ def test_the_kernel_of_a_gpu_is_given_what_the_groups_are(lengths: list[int], on
     values, kept = torch.randn(sum(lengths), 3 * 32), (torch.rand(sum(lengths), 2) > 0.3) / 0.7
     results = []
     for way in (
-        lambda qkv: Attention.apply(qkv, 2, plan(cu_seqlens, CPU), kept, only_first),
+        lambda qkv: Attention.apply(qkv, 2, plan(cu_seqlens, CPU), kept, len(cu_seqlens) - 1 if only_first else None),
         lambda qkv: varlen.attend(qkv, kept, only_first, heads=2, sequences=varlen.Sequences.of(cu_seqlens, CPU)),
     ):
         qkv = values.clone().requires_grad_()

@@ -41,6 +41,7 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
     "bert": SIZE,
     "roberta": {**SIZE, "max_position_embeddings": 65},
     "xlm-roberta": {**SIZE, "max_position_embeddings": 65},
+    "camembert": {**SIZE, "max_position_embeddings": 65},
     "distilbert": {"dim": 32, "n_layers": 2, "n_heads": 2, "hidden_dim": 64, "max_position_embeddings": 64},
     "electra": {**SIZE, "embedding_size": 16},
     "deberta-v2": {**SIZE, "relative_attention": True, "pos_att_type": ["p2c", "c2p"], "position_buckets": 16, "pooler_hidden_size": 32},

@@ -11,7 +11,7 @@ import torch
 from tunesmith.config import Config
 from tunesmith.errors import DataError, Diverged, counted, listing, setting
 from tunesmith.evaluate import outputs_for
-from tunesmith.model.allocator import keep_freed_memory, token_budget
+from tunesmith.model.allocator import bound_memory, keep_freed_memory
 from tunesmith.model.arithmetic import choose_precision
 from tunesmith.model.devices import choose_device
 from tunesmith.model.features import digest_of
@@ -83,8 +83,7 @@ def fit(
     passed = sum(int(table.kept[index].sum()) for table, index in tables)
     speed = passed / taken if model.features is not None and model.features.fresh else None
     max_length = prepared.encoder.truncation.max_length
-    usual = token_budget(model.encoder.config, max_length, precision, device.type)
-    budget = config.max_tokens if config.max_tokens is not None else usual
+    budget = bound_memory(model.encoder, max_length, precision, config.max_tokens)
 
     def judge() -> dict[str, float]:
         assert valid is not None

@@ -8,6 +8,7 @@ successive halving (Jamieson and Talwalkar 2016, "Non-stochastic Best Arm Identi
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import json
 import math
@@ -25,7 +26,7 @@ from tunesmith.config import Config
 from tunesmith.errors import Diverged, UsageError, counted, setting
 from tunesmith.evaluate import outputs_for
 from tunesmith.metrics import greater_is_better
-from tunesmith.model.allocator import token_budget
+from tunesmith.model.allocator import bound_memory
 from tunesmith.model.arithmetic import choose_precision
 from tunesmith.model.devices import choose_device
 from tunesmith.model.heads import TextModel
@@ -78,9 +79,10 @@ def find_rate(
     identity = {"settings": config.content_hash(), "rows": [part.rows.fingerprint() for part in (prepared.parts["train"], valid)]}
     kept = directory / PROBE
     if resume and kept.is_file():
-        found: dict[str, Any] = json.loads(kept.read_text(encoding="utf-8"))
-        if found.pop("of") == identity:
-            return found
+        with contextlib.suppress(ValueError, TypeError, AttributeError):  # damaged: it is probed again
+            found: dict[str, Any] = dict(json.loads(kept.read_text(encoding="utf-8")))
+            if found.pop("of", None) == identity:
+                return found
     found = _Probe(config, prepared, valid, metric, fresh, progress).run()
     write_json(kept, {**found, "of": identity})
     return found
@@ -190,18 +192,16 @@ class _Probe:
         config = self.config.model_copy(update={"lr": rate, "epochs": -(-steps // steps_per_epoch(rows, self.config))})
         self.model = model = self.fresh(config)
         model.encoder.choose_engine(config.engine)
-        longest = self.prepared.encoder.truncation.max_length
-        if config.max_tokens is None:
-            budget = token_budget(model.encoder.config, longest, self.precision, self.device.type)
-            config = config.model_copy(update={"max_tokens": budget})
         strategy = choose_strategy(config)
         strategy.prepare(model)
         move(model, self.device, self.precision)
+        budget = bound_memory(model.encoder, self.prepared.encoder.truncation.max_length, self.precision, config.max_tokens)
+        config = config.model_copy(update={"max_tokens": budget})
         self.optimizer = build_optimizer(model, config, strategy.rate(model))
         tables = [(part.table, part.index) for part in (self.planned, self.valid.rows)]
         keep_outputs(model, self.task, strategy.frozen_layers, tables, config, self.precision, self.progress)
         further = {} if rates is None else {"rate": rates}
-        with model.encoder.attention_for_training(longest):
+        with model.encoder.attention_for_training(self.prepared.encoder.truncation.max_length):
             for record in train_steps(
                 model, self.task, rows, self.optimizer, config, start=0, precision=self.precision, strategy=strategy, **further
             ):

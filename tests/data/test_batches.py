@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +14,8 @@ from safetensors.torch import load_file
 
 import tiny
 import tunesmith
-from tunesmith.data.batches import collate, plan_batches, split_by_tokens
+from tunesmith.data.batches import PackedBatch, collate, plan_batches, split_by_tokens
+from tunesmith.training.gradients import Gradients
 
 lengths_lists = st.lists(st.integers(1, 300), min_size=1, max_size=300)
 
@@ -98,8 +100,18 @@ def test_collate() -> None:
 
 @pytest.mark.parametrize("kind", ["single", "multi"])
 @pytest.mark.parametrize("truncation", ["head", "windows"])
-def test_the_gradient_does_not_depend_on_the_memory_budget(tmp_path: Path, tiny_bert: Path, kind: str, truncation: str) -> None:
-    """One training step with room for everything, and one in many parts, with class weights and smoothing."""
+def test_the_gradient_does_not_depend_on_the_memory_budget(
+    tmp_path: Path, tiny_bert: Path, kind: str, truncation: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One training step with room for everything, and one in many parts, windows of a text apart, with class weights and smoothing."""
+    longest = [0]
+    outputs = Gradients._outputs
+
+    def noting(gradients: Gradients, batch: PackedBatch, key: Any) -> Any:
+        longest[0] = max(longest[0], len(batch.ids))
+        return outputs(gradients, batch, key)
+
+    monkeypatch.setattr(Gradients, "_outputs", noting)
     rows = tiny.rows(24, seed=4, labels=("animal", "colour", "neither"))
     if kind == "multi":
         rows = [{**row, "label": [row["label"], "x"][: 1 + i % 2]} for i, row in enumerate(rows)]
@@ -130,7 +142,11 @@ def test_the_gradient_does_not_depend_on_the_memory_budget(tmp_path: Path, tiny_
         assert trained.result["training"]["steps"] == 1
         return load_file(out / "model.safetensors")
 
-    whole, parts, before = weights(100_000), weights(20), load_file(tiny_bert / "model.safetensors")
+    whole = weights(100_000)
+    assert longest[0] > 100
+    longest[0] = 0
+    parts, before = weights(20), load_file(tiny_bert / "model.safetensors")
+    assert longest[0] <= 20
     moved = 0.0
     for name, value in whole.items():
         torch.testing.assert_close(parts[name], value, atol=1e-6, rtol=0)

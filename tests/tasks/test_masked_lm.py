@@ -353,3 +353,8 @@ def test_a_new_encoder_is_the_same_every_time(tmp_path: Path, monkeypatch: pytes
 def test_a_new_encoder_needs_a_size_that_fits() -> None:
     with pytest.raises(UsageError, match="multiple of"):
         resolve({"from_scratch": True, "width": 10, "heads": 4})
+
+
+def test_a_way_that_leaves_the_encoder_as_it_is_is_refused(tmp_path: Path, tiny_bert: Path) -> None:
+    with pytest.raises(UsageError, match=r"tuning='head' leaves the encoder as it is, but masked-lm is to change it. Take tuning='last:1'"):
+        pretrain(corpus(tmp_path / "c.txt"), tmp_path / "m", tiny_bert, tuning="head")

@@ -42,6 +42,11 @@ class PackedBatch:
         return self.size if self.units is None else self.units
 
     @property
+    def count(self) -> int:
+        """S."""
+        return len(self.cu_seqlens) - 1
+
+    @property
     def lengths(self) -> np.ndarray:
         """int32[S], tokens of each sequence."""
         return np.diff(self.cu_seqlens)
@@ -81,6 +86,19 @@ def merged(batches: Sequence[PackedBatch]) -> PackedBatch:
         np.concatenate([batch.example + start for batch, start in zip(batches, before, strict=False)]),
         int(before[-1]),
         np.concatenate([batch.targets for batch in batches if batch.targets is not None]),
+    )
+
+
+def cut(batch: PackedBatch, part: slice) -> PackedBatch:
+    """Return the sequences `part` of a batch as one of their own, without targets and points, which are of whole examples."""
+    first = int(batch.cu_seqlens[part.start])
+    example = batch.example[part] - batch.example[part.start]
+    return PackedBatch(
+        batch.ids[first : int(batch.cu_seqlens[part.stop])],
+        batch.cu_seqlens[part.start : part.stop + 1] - first,
+        example,
+        int(example[-1]) + 1,
+        borders=None if batch.borders is None else batch.borders[part],
     )
 
 

@@ -6,9 +6,15 @@ import ctypes
 import functools
 import os
 import platform
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from tunesmith.model.attention import LONG
+
+if TYPE_CHECKING:
+    from tunesmith.model.encoder import Encoder
 
 _STEP_BYTES = 2**30
+_TWICE_BEYOND = 4  # a single sequence may take so many times the memory of a step before its layers are computed twice
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # glibc's malloc.h
 
 
@@ -30,17 +36,34 @@ def keep_freed_memory() -> bool:
     return bool(mallopt(_M_MMAP_THRESHOLD, largest) and mallopt(_M_TRIM_THRESHOLD, largest))
 
 
+def bound_memory(encoder: Encoder, max_length: int, precision: str, told: int | None) -> int:
+    """Have `encoder` compute very long sequences within bounds, and return how many tokens a training step may hold at once.
+
+    told: the setting `max_tokens`, which says so itself
+    """
+    device = encoder.device.type
+    budget = told if told is not None else token_budget(encoder.config, max_length, precision, device)
+    if encoder.packed is not None:
+        encoder.packed.most_kept = max(_TWICE_BEYOND * fitting_tokens(encoder.config, max_length, precision, device), budget)
+    return budget
+
+
 def token_budget(config: Any, max_length: int, precision: str, device: str) -> int:
     """Return how many tokens a training step may hold at once so that what it keeps for its backward pass stays near 1 GB, on a GPU 4 GB.
 
     config: the encoder's transformers configuration; max_length: of a sequence, which the attention's weights grow with; device: its type
     A function of nothing but its arguments, so that a run resumed on another machine cuts its steps alike. At least one sequence.
     """
+    return max(max_length, fitting_tokens(config, max_length, precision, device))
+
+
+def fitting_tokens(config: Any, max_length: int, precision: str, device: str) -> int:
+    """Return what `token_budget` does where that is less than one sequence, too."""
     width = int(config.hidden_size)
     layers = int(getattr(config, "num_hidden_layers", 12))
     inner = int(getattr(config, "intermediate_size", None) or getattr(config, "hidden_dim", None) or 4 * width)
     heads = int(getattr(config, "num_attention_heads", width // 64))
     number = 2 if precision == "bf16" else 4
     # inputs of the products, the activation's both sides and dropout's masks; the two sums that the norms read, in float32
-    a_token = layers * (number * (8 * width + 2 * inner + heads * max_length) + 8 * width)
-    return max(max_length, (_STEP_BYTES if device == "cpu" else 4 * _STEP_BYTES) // a_token)
+    a_token = layers * (number * (8 * width + 2 * inner + heads * min(max_length, LONG)) + 8 * width)
+    return (_STEP_BYTES if device == "cpu" else 4 * _STEP_BYTES) // a_token

@@ -18,7 +18,9 @@ from tunesmith.model.devices import to_device
 
 _WASTE = 1.3  # a group is cut where its longest sequence is so many times as long as its shortest
 _SMALL = 8_192  # cells of scores below which a further group costs more than the padding that it saves
+LONG = 1_024  # tokens; weights of 12 heads over more than these take tens of MB a layer
 _LARGE = 32_768  # cells of scores, of each head, above which they leave the cache between the steps; a sequence longer than 181 is a group
+_LARGE_ON_GPU = 2**20  # where the cache counts less than the number of calls
 
 
 @dataclass(frozen=True)
@@ -64,17 +66,48 @@ class Group:
             of_each.masked_fill_(~self.inside[:, None, None, :], torch.finfo(scores.dtype).min)
 
 
-def plan(cu_seqlens: np.ndarray, device: torch.device) -> list[Group]:
-    """Group the sequences that begin at `cu_seqlens`, int32[S+1], by length, for tensors on `device`; each is in one group."""
+def plan(cu_seqlens: np.ndarray, device: torch.device, longest: int | None = None) -> list[Group]:
+    """Group the sequences that begin at `cu_seqlens`, int32[S+1], by length, for tensors on `device`.
+
+    Each is in one group, but for those of more than `longest` tokens, which are in none.
+    """
     starts, lengths = cu_seqlens[:-1].astype(np.int64), np.diff(cu_seqlens).astype(np.int64)
     order = np.argsort(lengths, kind="stable")
+    order = order if longest is None else order[lengths[order] <= longest]
+    if not len(order):
+        return []
+    large = _LARGE if device.type == "cpu" else _LARGE_ON_GPU
     cuts, first = [], 0
     for i in range(1, len(order)):
-        longest, shortest, cells = int(lengths[order[i]]), int(lengths[order[first]]), (i - first) * int(lengths[order[i]]) ** 2
-        if cells + longest * longest > _LARGE or (longest > _WASTE * shortest and cells > _SMALL):
+        width, shortest, cells = int(lengths[order[i]]), int(lengths[order[first]]), (i - first) * int(lengths[order[i]]) ** 2
+        if cells + width * width > large or (width > _WASTE * shortest and cells > _SMALL):
             cuts.append(i)
             first = i
     return [_group(chosen, starts[chosen], lengths[chosen], device) for chosen in np.split(order, cuts)]
+
+
+class Long:
+    """The sequences of more than LONG tokens: of these no weights [L, L] are kept, but computed again block by block.
+
+    Dao 2024, "FlashAttention-2", as torch's `scaled_dot_product_attention` has it for processors, too.
+    """
+
+    def __init__(self, cu_seqlens: np.ndarray, device: torch.device) -> None:
+        self._device = device
+        lengths = np.diff(cu_seqlens)
+        self._spans = [(int(i), int(cu_seqlens[i]), int(cu_seqlens[i + 1])) for i in np.flatnonzero(lengths > LONG)]
+
+    def put(self, found: Tensor, qkv: Tensor, heads: int, kept: Tensor | None, only_first: bool) -> Tensor:
+        """Return `found`, as `Attention` gives it, with the rows of these sequences."""
+        for number, start, stop in self._spans:
+            query, key, value = qkv[start:stop].view(stop - start, 3, heads, -1).permute(1, 2, 0, 3).unbind(0)
+            if kept is not None:
+                value = value * kept[start:stop].T[:, :, None]
+            asking = query[:, :1] if only_first else query
+            given = F.scaled_dot_product_attention(asking[None], key[None], value[None])[0]
+            rows = torch.arange(number, number + 1) if only_first else torch.arange(start, stop)
+            found = found.index_copy(0, rows.to(self._device), given.transpose(0, 1).flatten(1))
+        return found
 
 
 def _group(chosen: np.ndarray, starts: np.ndarray, lengths: np.ndarray, device: torch.device) -> Group:
@@ -100,21 +133,23 @@ class Attention(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, qkv: Tensor, heads: int, groups: list[Group], kept: Tensor | None, only_first: bool, *biases: Tensor) -> Tensor:
+    def forward(
+        ctx: Any, qkv: Tensor, heads: int, groups: list[Group], kept: Tensor | None, only_first: int | None, *biases: Tensor
+    ) -> Tensor:
         """Return float[T, H], the heads side by side, of queries, keys and values float[T, 3H]; 0 for a token of no group.
 
-        only_first: only what the first token of each sequence asks for, float[S, H]
+        only_first: S where only what the first token of each sequence asks for is wanted, float[S, H]; else None
 
         kept: float[T, N], a factor of each value vector: 0 drops a key for all queries of a head (Zehui et al. 2019, "DropAttention",
         section 3.2, columns); biases: float[1 or G, N or 1, L, L] for each group, or none
         """
         width = qkv.shape[1] // 3
-        found = qkv.new_zeros(sum(group.count for group in groups) if only_first else len(qkv), width)
+        found = qkv.new_zeros(len(qkv) if only_first is None else only_first, width)
         scale = 1 / math.sqrt(width // heads)
-        ctx.weights = []
+        of_each = []
         for at, group in enumerate(groups):
             query, key, value = group.take(qkv, 3, heads).unbind(0)
-            asking = query[:, :1] if only_first else query
+            asking = query if only_first is None else query[:, :1]
             scores = torch.bmm(asking * scale, key.transpose(1, 2))
             if biases:
                 scores.view(group.count, -1, *scores.shape[1:]).add_(biases[at][:, :, : scores.shape[1]])
@@ -122,24 +157,25 @@ class Attention(torch.autograd.Function):
             weights = torch.softmax(scores, -1)
             if kept is not None:
                 value = value * group.take(kept, 1, heads)[0]
-            if only_first:
+            if only_first is not None:
                 found[group.sequences] = torch.bmm(weights, value).view(group.count, width)
             else:
                 group.put(found, [torch.bmm(weights, value)])
-            if qkv.requires_grad:
-                ctx.weights.append(weights)
-        ctx.save_for_backward(qkv, kept, *biases)
-        ctx.heads, ctx.groups, ctx.scale, ctx.only_first = heads, groups, scale, only_first
+            if any(ctx.needs_input_grad):
+                of_each.append(weights)
+        ctx.save_for_backward(qkv, kept, *of_each, *biases)
+        ctx.heads, ctx.groups, ctx.scale, ctx.only_first = heads, groups, scale, only_first is not None
         return found
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:
-        qkv, kept, *biases = ctx.saved_tensors
+        qkv, kept, *others = ctx.saved_tensors
+        of_each, biases = others[: len(ctx.groups)], others[len(ctx.groups) :]
         found = torch.zeros_like(qkv)
         of_biases: list[Tensor | None] = []
         for at, group in enumerate(ctx.groups):
             query, key, value = group.take(qkv, 3, ctx.heads).unbind(0)
-            weights = ctx.weights[at]
+            weights = of_each[at]
             asking = query[:, :1] if ctx.only_first else query
             if ctx.only_first:
                 gradient = gradients[0][group.sequences].view(-1, 1, query.shape[2])
@@ -164,5 +200,4 @@ class Attention(torch.autograd.Function):
                 if ctx.only_first:
                     of_all = F.pad(of_all, (0, 0, 0, group.length - 1))
                 of_biases.append(of_all.sum_to_size(biases[at].shape) if biases[at].requires_grad else None)
-        ctx.weights = []
         return found, None, None, None, None, *(of_biases or biases)

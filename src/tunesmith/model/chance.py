@@ -7,6 +7,7 @@ decides on each value, eight bytes to a draw.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -27,6 +28,18 @@ class Chance:
         self._device = device
         self._on_gpu = torch.Generator(device).manual_seed(seed) if device.type == "cuda" else None
 
+    def remembered(self) -> Callable[[], None]:
+        """Return what makes the next masks those that are drawn next now, again."""
+        state = self._generator.bit_generator.state
+        on_gpu = self._on_gpu.get_state() if self._on_gpu is not None else None
+
+        def again() -> None:
+            self._generator.bit_generator.state = state
+            if self._on_gpu is not None and on_gpu is not None:
+                self._on_gpu.set_state(on_gpu)
+
+        return again
+
     def drop(self, values: Tensor, rate: float) -> Tensor:
         """Return `values` with a share `rate` in [0, 1) set to 0 and the others scaled by 1 / (1 - rate)."""
         factors = self.factors(tuple(values.shape), rate, values.dtype)
@@ -41,13 +54,17 @@ class Chance:
             return (drawn >= rate).to(dtype).mul_(1 / (1 - rate))
         count = math.prod(shape)
         words = self._generator.integers(0, 2**64 - 1, -(-count // 8), np.uint64, endpoint=True)
-        limit = int(256 * rate + self._generator.random())
+        limit = min(int(256 * rate + self._generator.random()), 255)
         kept = to_device(words.view(np.uint8)[:count] >= limit, self._device).view(shape)
         return kept.to(dtype).mul_(256 / (256 - limit))
 
 
 class Certainty:
     """No dropout: what is done at prediction."""
+
+    def remembered(self) -> Callable[[], None]:
+        """Return what does nothing: there are no masks."""
+        return lambda: None
 
     def drop(self, values: Tensor, rate: float) -> Tensor:
         """Return `values` as they are."""

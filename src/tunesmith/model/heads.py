@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from tunesmith.data.batches import PackedBatch, collate, pack, plan_batches, split_by_tokens
 from tunesmith.data.tokens import Encoded
 from tunesmith.errors import ModelError
+from tunesmith.model.arithmetic import arithmetic
 from tunesmith.model.devices import indices
 from tunesmith.model.encoder import Encoder
 from tunesmith.model.masked_head import CheckpointMaskedHead
@@ -281,11 +282,13 @@ def own_head(width: int, head: HeadSpec, pooling: str, dropout: float, *, last: 
     return TokenHead(width, head.outputs, dropout) if head.per_token else PooledHead(width, head.outputs, pooling, dropout, last)
 
 
-def embed(encoder: Encoder, examples: Sequence[Encoded], advance: Callable[[int], None], max_tokens: int = 16384) -> np.ndarray:
+def embed(
+    encoder: Encoder, examples: Sequence[Encoded], advance: Callable[[int], None], *, precision: str = "fp32", max_tokens: int = 16384
+) -> np.ndarray:
     """Return float32[E, H], the mean of each example's hidden states (Reimers and Gurevych 2019, "Sentence-BERT", section 3)."""
     longest = np.array([max(map(len, example.sequences)) for example in examples])
     result = np.empty((len(examples), encoder.width), np.float32)
-    with torch.inference_mode():
+    with torch.inference_mode(), arithmetic(precision, encoder.device):
         for step in plan_batches(longest, batch_size=64, seed=0, epoch=0, shuffle=False):
             for part in split_by_tokens(longest[step], np.ones(len(step), np.int64), max_tokens):
                 batch = pack([examples[row] for row in step[part]])

@@ -111,8 +111,9 @@ def bundled_path(name: str) -> Path | None:
 
 def hub_cache() -> Path:
     """Return the directory in which the hub's client keeps downloads."""
-    home = os.environ.get("HF_HOME", str(Path.home() / ".cache" / "huggingface"))
-    return Path(os.environ.get("HF_HUB_CACHE", str(Path(home) / "hub")))
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    return Path(HF_HUB_CACHE)
 
 
 def cached_hub_models() -> list[str]:

@@ -17,10 +17,11 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from tunesmith.data.batches import PackedBatch
 from tunesmith.model import varlen
-from tunesmith.model.attention import Attention, Group, plan
+from tunesmith.model.attention import LONG, Attention, Group, Long, plan
 from tunesmith.model.casting import Copies
 from tunesmith.model.chance import Certainty, Chance, chance
 from tunesmith.model.devices import indices
@@ -97,6 +98,8 @@ class Packed:
     def __init__(self, base: Any, layers: list[Layer]) -> None:
         self._base, self._layers = base, layers
         self._heads = int(base.config.num_attention_heads)
+        self.most_kept: int | None = None
+        """Beyond so many tokens at once a layer's inner values are computed again in the backward pass, and not kept: None for never."""
         self._kept: dict[int, tuple[Any, tuple[Tensor, ...]]] = {}
 
     @classmethod
@@ -133,9 +136,11 @@ class Packed:
             first = indices(batch.cu_seqlens[:-1], device) if only_first else None
             tokens = len(hidden)
             hidden = F.pad(hidden, (0, 0, 0, -tokens % _ROWS)) if device.type == "cpu" else hidden
+            again = torch.is_grad_enabled() and self.most_kept is not None and tokens > self.most_kept
             for layer in run:
                 only = first if layer is self._layers[-1] else None
-                hidden = self._layer(layer, self._products(dtype, layer), hidden, dtype, attend, drop, only)
+                step = functools.partial(self._layer, layer, self._products(dtype, layer), dtype, attend, drop, only)
+                hidden = _computed_again(step, drop, hidden) if again else step(hidden)
         return hidden if only_first else hidden[:tokens]
 
     def _embed(self, batch: PackedBatch, segments: Tensor | None, drop: Chance | Certainty) -> Tensor:
@@ -181,9 +186,17 @@ class Packed:
         """Return the attention over the sequences of `batch`."""
         if self._has_kernel(device, dtype):
             return functools.partial(varlen.attend, heads=self._heads, sequences=varlen.Sequences.of(batch.cu_seqlens, device))
-        groups = plan(batch.cu_seqlens, device)
-        biases = self._biases(groups, dtype)
-        return lambda qkv, kept, only_first: Attention.apply(qkv, self._heads, groups, kept, only_first, *biases)
+        if hasattr(getattr(self._base, "encoder", None), "relative_attention_bias"):
+            groups = plan(batch.cu_seqlens, device)
+            biases = self._biases(groups, dtype)
+            return lambda qkv, kept, only: Attention.apply(qkv, self._heads, groups, kept, batch.count if only else None, *biases)
+        groups, long = plan(batch.cu_seqlens, device, LONG), Long(batch.cu_seqlens, device)
+
+        def attend(qkv: Tensor, kept: Tensor | None, only_first: bool) -> Tensor:
+            found = Attention.apply(qkv, self._heads, groups, kept, batch.count if only_first else None)
+            return long.put(found, qkv, self._heads, kept, only_first)
+
+        return attend
 
     def _biases(self, groups: list[Group], dtype: torch.dtype) -> list[Tensor]:
         """MPNet adds a learned bias for the distance of each pair of tokens (Raffel et al. 2020, T5, section 2.1), one for all layers."""
@@ -239,11 +252,11 @@ class Packed:
         self,
         layer: Layer,
         products: list[Product],
-        hidden: Tensor,
         dtype: torch.dtype,
         attend: Attend,
         drop: Chance | Certainty,
         first: Tensor | None,
+        hidden: Tensor,
     ) -> Tensor:
         """first: int64[S], the only tokens whose states are wanted; None: all"""
         joint, out, up, down = products
@@ -257,6 +270,18 @@ class Packed:
         hidden = _norm(layer.attention_norm, hidden + drop.drop(out(found), rate))
         inner = down(layer.activation(up(hidden.to(dtype))))
         return _norm(layer.norm, hidden + drop.drop(inner, rate))
+
+
+def _computed_again(step: Callable[[Tensor], Tensor], drop: Chance | Certainty, hidden: Tensor) -> Tensor:
+    """Return `step(hidden)`, of which nothing but `hidden` is kept: Chen et al. 2016, "Training Deep Nets with Sublinear Memory Cost"."""
+    remember = drop.remembered()
+
+    def run(values: Tensor) -> Tensor:
+        remember()
+        return step(values)
+
+    found: Tensor = checkpoint(run, hidden, use_reentrant=False)
+    return found
 
 
 def _while_training(drop: Chance | Certainty, module: nn.Module) -> Chance | Certainty:

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 import tokenizers
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
+from tunesmith.data.scripts import UNSPACED
 from tunesmith.data.table import cache_directory, evict, note_use
-from tunesmith.data.whole_words import UNSPACED
 from tunesmith.errors import DataError, setting
 from tunesmith.model.hub import save_new_bert
 from tunesmith.model.pretrained import Pretrained, open_pretrained

@@ -18,6 +18,7 @@ from tunesmith import strategies
 from tunesmith.config import Config
 from tunesmith.errors import ModelError, UsageError, counted, listing, setting
 from tunesmith.model.heads import CheckpointHead, TextModel, VectorHead
+from tunesmith.model.masked_head import CheckpointMaskedHead
 from tunesmith.model.pretrained import draw_again
 from tunesmith.seeds import seed_for
 
@@ -87,6 +88,11 @@ class Frozen(Strategy):
         depth = depths(model)
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(depth[name] > self.frozen_layers)
+        if self.trained_layers == 0 and isinstance(model.head, CheckpointMaskedHead):
+            raise UsageError(
+                f"{setting('tuning', self.config.tuning)} leaves the encoder as it is, but masked-lm is to change it. Take "
+                f"{setting('tuning', 'last:1')} or another way."
+            )
         if self.trained_layers == 0 and isinstance(model.head, VectorHead):
             raise UsageError(
                 f"{setting('tuning', self.config.tuning)} has nothing to train: this model's outputs are the encoder's own, with no head. "

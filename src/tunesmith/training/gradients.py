@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from tunesmith.config import Config
-from tunesmith.data.batches import PackedBatch, merged
-from tunesmith.model.arithmetic import arithmetic
+from tunesmith.data.batches import PackedBatch, cut, merged, split_by_tokens
+from tunesmith.model.arithmetic import arithmetic, float32_products
 from tunesmith.model.devices import random_state, set_random_state
 from tunesmith.model.heads import TextModel
 from tunesmith.tasks.base import Task
@@ -63,7 +63,8 @@ class Gradients:
 
         Returns the sum of the task's own loss, without noise.
         """
-        with masks_before_the_last_layer(self._model) if self._samples > 1 else contextlib.nullcontext():
+        masks = masks_before_the_last_layer(self._model) if self._samples > 1 else contextlib.nullcontext()
+        with float32_products(self._precision, self._model.encoder.device), masks:
             if self._noise is None:
                 return self._add(batches, units)
             state = random_state(self._model.encoder.device)
@@ -76,17 +77,27 @@ class Gradients:
 
     def _add(self, batches: list[PackedBatch], units: int) -> float:
         if self._task.joint and len(batches) > 1:
-            return self._add_jointly(batches, units)
+            return self._add_in_two_passes(batches, merged(batches), 0, units)
         loss_sum = 0.0
         for number, batch in enumerate(batches):
-            outputs = [self._outputs(batch, (number, turn)) for turn in range(self._passes)]
-            values = [[self._task.combine(sample, batch) for sample in samples] for samples in outputs]
-            loss, whole = self._loss(outputs, values, batch)
+            pieces = self._pieces(batch)
+            if len(pieces) > 1:
+                loss_sum += self._add_in_two_passes(pieces, batch, number, units)
+                continue
+            outputs = [self._outputs(batch, (number, 0, turn)) for turn in range(self._passes)]
+            loss, whole = self._loss(outputs, batch)
             (whole / units).backward()
             loss_sum += float(loss.detach())
         return loss_sum
 
-    def _outputs(self, batch: PackedBatch, key: tuple[int, int]) -> list[Tensor]:
+    def _pieces(self, batch: PackedBatch) -> list[PackedBatch]:
+        """Cut a part that is too large, as one example of many windows or candidates may be, between its sequences."""
+        lengths = batch.lengths
+        if int(lengths.max()) * len(lengths) <= self.max_tokens:
+            return [batch]
+        return [cut(batch, part) for part in split_by_tokens(lengths, np.ones(len(lengths), np.int64), self.max_tokens)]
+
+    def _outputs(self, batch: PackedBatch, key: tuple[int, int, int]) -> list[Tensor]:
         """Return the head's outputs, one for each sample."""
         noise = self._noise.at(key, batch) if self._noise is not None else contextlib.nullcontext()
         with arithmetic(self._precision, self._model.encoder.device), noise:
@@ -95,12 +106,9 @@ class Gradients:
             hidden = self._model.states(batch)
             return [self._model.outputs(hidden, batch) for _ in range(self._samples)]
 
-    def _loss(self, outputs: list[list[Tensor]], values: list[list[Tensor]], batch: PackedBatch) -> tuple[Tensor, Tensor]:
-        """Return the sum of the task's own loss, and that with what is added to it.
-
-        outputs, values: of the head, and what `Task.combine` made of them, for each pass and sample
-        """
-        losses = [self._task.loss(value, batch).sum() for samples in values for value in samples]
+    def _loss(self, outputs: list[list[Tensor]], batch: PackedBatch) -> tuple[Tensor, Tensor]:
+        """Return the sum of the task's own loss, and that with what is added to it; outputs: of the head, for each pass and sample."""
+        losses = [self._task.loss(self._task.combine(sample, batch), batch).sum() for samples in outputs for sample in samples]
         loss = losses[0] if len(losses) == 1 else torch.stack(losses).mean()
         if self._passes == 1:
             return loss, loss
@@ -108,35 +116,34 @@ class Gradients:
         apart = [task.divergence(one, other, batch).sum() for one, other in zip(*outputs, strict=True)]
         return loss, loss + self._alpha / 2 * torch.stack(apart).mean()
 
-    def _add_jointly(self, batches: list[PackedBatch], units: int) -> float:
-        """Add the gradient of a loss of all parts together; no more than one part's graph is in memory.
+    def _add_in_two_passes(self, pieces: list[PackedBatch], batch: PackedBatch, number: int, units: int) -> float:
+        """Add the gradient of the loss of `batch`, whose sequences are those of `pieces`; no more than one piece's graph is in memory.
 
-        All parts run without a graph first; the loss gives the gradient of their outputs, with which each runs again: Gao et al. 2021,
+        All pieces run without a graph first; the loss gives the gradient of their outputs, with which each runs again: Gao et al. 2021,
         "Scaling Deep Contrastive Learning Batch Size under Memory Limited Setup", section 3.2.
+        number: of the batch among those of the step
         """
         device = self._model.encoder.device
         states: dict[tuple[int, int], Any] = {}
 
-        def combined(number: int, turn: int) -> Tensor:
+        def run(piece: int, turn: int) -> Tensor:
             """Return float[K, R, C]."""
-            samples = self._outputs(batches[number], (number, turn))
-            return torch.stack([self._task.combine(sample, batches[number]).float() for sample in samples])
+            return torch.stack([sample.float() for sample in self._outputs(pieces[piece], (number, piece, turn))])
 
         found = []
         for turn in range(self._passes):
             parts = []
-            for number in range(len(batches)):
-                states[number, turn] = random_state(device)  # the second run must drop the same units
+            for piece in range(len(pieces)):
+                states[piece, turn] = random_state(device)  # the second run must drop the same units
                 with torch.no_grad():
-                    parts.append(combined(number, turn))
+                    parts.append(run(piece, turn))
             found.append(torch.cat(parts, dim=1).requires_grad_())
         sizes = [part.shape[1] for part in parts]
-        values = [list(outputs.unbind(0)) for outputs in found]
-        loss, whole = self._loss(values, values, merged(batches))
+        loss, whole = self._loss([list(outputs.unbind(0)) for outputs in found], batch)
         (whole / units).backward()
         for turn, outputs in enumerate(found):
             assert outputs.grad is not None
-            for number, gradient in enumerate(outputs.grad.split(sizes, dim=1)):
-                set_random_state(states[number, turn], device)
-                combined(number, turn).backward(gradient)
+            for piece, gradient in enumerate(outputs.grad.split(sizes, dim=1)):
+                set_random_state(states[piece, turn], device)
+                run(piece, turn).backward(gradient)
         return float(loss.detach())
