@@ -57,6 +57,47 @@ def test_a_new_directory_replaces_or_keeps_the_former(tmp_path: Path) -> None:
     assert [file.name for file in tmp_path.iterdir()] == ["d"]
 
 
+def test_a_directory_that_cannot_be_put_in_place_leaves_the_former_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, rename = tmp_path / "d", Path.rename
+    with new_directory(path) as directory:
+        (directory / "1").write_text("1")
+
+    def failing(self: Path, target: Path) -> Path:
+        if self.suffix == ".tmp":
+            raise OSError(errno.EIO, "input/output error")
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", failing)
+    with pytest.raises(StorageError), new_directory(path) as directory:
+        (directory / "2").write_text("2")
+    assert [file.name for file in path.iterdir()] == ["1"] and [file.name for file in tmp_path.iterdir()] == ["d"]
+
+
+def test_who_may_read_what_is_written_is_for_the_umask_and_the_former_file_to_say(tmp_path: Path) -> None:
+    before = os.umask(0o077)
+    try:
+        write_text(tmp_path / "new", "x")
+        with new_directory(tmp_path / "d") as directory:
+            (directory / "x").write_text("x")
+        os.umask(0o022)
+        write_text(tmp_path / "open", "x")
+        (tmp_path / "private").touch(0o600)
+        write_text(tmp_path / "private", "x")
+    finally:
+        os.umask(before)
+    modes = {path.name: path.stat().st_mode & 0o777 for path in tmp_path.iterdir()}
+    assert modes == {"new": 0o600, "d": 0o700, "open": 0o644, "private": 0o600}
+
+
+def test_only_our_own_leftovers_are_swept(tmp_path: Path) -> None:
+    theirs = [tmp_path / name for name in (".bashrc.old", ".notes.tmp", "x.12345678.tmp")]
+    ours = [tmp_path / name for name in (".model.0a1b2c3d.tmp", ".state.0a1b2c3d.old")]
+    for path in (*theirs, *ours):
+        path.touch()
+    with locked(tmp_path):
+        assert sorted(path for path in tmp_path.iterdir() if path.name != LOCK) == sorted(theirs)
+
+
 def test_a_failed_file_leaves_the_former_one(tmp_path: Path) -> None:
     path = tmp_path / "f.json"
     write_json(path, {"a": "ü"})

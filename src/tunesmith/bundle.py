@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import json
 import shutil
@@ -291,19 +292,31 @@ def save_bundle(directory: Path, model: TextModel, description: dict[str, Any], 
             model.save(temporary)
             written_by_report(temporary)
             # from here on an earlier model in this place is no longer whole
-            for stale in (DESCRIPTION, HEAD_FILE, "modules.json", "config.json", "model.safetensors", *ADAPTER_FILES, *KEPT_FILES):
+            usual = (HEAD_FILE, "modules.json", "config.json", "model.safetensors", *ADAPTER_FILES, *KEPT_FILES)
+            for stale in (*_files_told(directory), *usual):
                 (directory / stale).unlink(missing_ok=True)
             files = sorted(path for path in temporary.rglob("*") if path.is_file())
             names = [str(file.relative_to(temporary)) for file in files]
             for file in files:
                 place = directory / file.relative_to(temporary)
-                place.parent.mkdir(exist_ok=True)
+                place.parent.mkdir(parents=True, exist_ok=True)
                 sync(file)
-                file.chmod(0o644)
                 file.replace(place)
         write_json(directory / DESCRIPTION, {"format": _FORMAT, **description, "files": [*names, DESCRIPTION]})
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _files_told(directory: Path) -> list[str]:
+    """Return the files that the model in a directory says it has, its description first, which makes it whole."""
+    told: list[str] = []
+    with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
+        told = [name for name in json.loads((directory / DESCRIPTION).read_text(encoding="utf-8"))["files"] if _is_inside(name)]
+    return [DESCRIPTION, *(name for name in told if name != DESCRIPTION)]
+
+
+def _is_inside(name: Any) -> bool:
+    return isinstance(name, str) and not Path(name).is_absolute() and ".." not in Path(name).parts
 
 
 def _read_description(directory: Path) -> dict[str, Any]:

@@ -8,8 +8,8 @@ import hashlib
 import json
 import os
 import re
+import secrets
 import shutil
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
@@ -19,6 +19,8 @@ from tunesmith.errors import StorageError, TunesmithError, setting
 MANIFEST = "manifest.json"
 LOCK = ".lock"
 """In a directory that one process holds for itself."""
+UNFINISHED = (".*.????????.tmp", ".*.????????.old")
+"""Names of what a killed process leaves half-written, or half-replaced. Other files that end so are somebody's."""
 
 _ADVICE = {
     errno.ENOSPC: "the disk is full",
@@ -65,6 +67,11 @@ def _error_number(error: Exception) -> int | None:
     return error.errno
 
 
+def _unfinished(path: Path) -> Path:
+    """Return a new name beside `path` that fits `UNFINISHED`."""
+    return path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+
+
 @contextlib.contextmanager
 def new_directory(path: Path, *, replace: bool = True) -> Iterator[Path]:
     """Yield a temporary sibling directory that becomes `path` when the block ends well, and vanishes when it does not.
@@ -74,12 +81,12 @@ def new_directory(path: Path, *, replace: bool = True) -> Iterator[Path]:
     """
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
+        temporary = _unfinished(path)
+        temporary.mkdir()
     former = temporary.with_suffix(".old")
     try:
         with writing(path):
             yield temporary
-            os.chmod(temporary, 0o755)
             for file in temporary.rglob("*"):
                 sync(file)
             sync(temporary)
@@ -88,6 +95,8 @@ def new_directory(path: Path, *, replace: bool = True) -> Iterator[Path]:
             try:
                 temporary.rename(path)
             except OSError:
+                if former.exists() and not path.exists():
+                    former.rename(path)  # it is whole, and stays
                 # another process was faster
                 if replace or not path.is_dir():
                     raise
@@ -99,17 +108,20 @@ def new_directory(path: Path, *, replace: bool = True) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def new_file(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; when the block ends well it is synced and renamed to `path`."""
+    """Yield a temporary path beside `path`; when the block ends well it is synced and renamed to `path`.
+
+    Who may read it is what the process's umask says, or what `path` allowed before.
+    """
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
-        os.close(handle)
-    temporary = Path(name)
+        temporary = _unfinished(path)
+        os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
     try:
         with writing(path):
+            if path.exists():
+                os.chmod(temporary, path.stat().st_mode & 0o777)
             yield temporary
             sync(temporary)
-            os.chmod(temporary, 0o644)
             temporary.replace(path)
             sync(path.parent)
     finally:
@@ -139,7 +151,8 @@ def remove(path: Path) -> None:
     if path.is_dir():
         shutil.rmtree(path, ignore_errors=True)
     else:
-        path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            path.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
@@ -165,7 +178,7 @@ def locked(directory: Path) -> Iterator[None]:
         file.close()  # the run that held it removed it: it locks nothing any more
     with file:
         try:
-            sweep(directory, ".*.tmp", ".*.old")
+            sweep(directory, *UNFINISHED)
             yield
         finally:
             if _is_open_at(file, path):

@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from tunesmith.errors import StorageError, setting
-from tunesmith.storage import LOCK, new_directory, sweep, verify, write_manifest
+from tunesmith.storage import LOCK, UNFINISHED, new_directory, sweep, verify, write_manifest
 
 RUN = "run.json"
 """Beside the checkpoints: the settings of the run that made them."""
@@ -244,7 +244,7 @@ class Checkpoints:
         """Delete all that the run kept beside its model, once that is saved, and the directory unless other files are in it."""
         self.clear()
         with contextlib.suppress(OSError):
-            sweep(self.directory, RUN, LOCK, ".*.tmp", ".*.old")
+            sweep(self.directory, RUN, LOCK, *UNFINISHED)
             self.directory.rmdir()
 
     def _paths(self, kind: str) -> list[Path]:
