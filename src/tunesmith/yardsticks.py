@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tunesmith import metrics
+from tunesmith.data.scripts import UNSPACED
 from tunesmith.errors import listing
 from tunesmith.progress import QUIET, Progress, Tracker
 from tunesmith.seeds import seed_for
@@ -27,10 +28,7 @@ TFIDF = "TF-IDF + logistic regression"
 # A yardstick should cost seconds; beyond this much text it learns from a sample, and says so.
 _MAX_CHARACTERS = 20_000_000
 
-# Thai, Lao, Tibetan, Myanmar, Khmer, kana, Han: scripts written without spaces between words. Hangul has spaces.
-_UNSPACED = re.compile(
-    "[\u0e00-\u0eff\u0f00-\u0fff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]"
-)
+_UNSPACED = re.compile(f"[{UNSPACED}]")
 _UNSPACED_SHARE = 0.2  # one Latin brand name must not turn a Chinese text into a spaced one, nor one Chinese name an English text
 
 # A word is a run free of spaces and punctuation. `\w` would cut the words of Indic scripts at each vowel sign.

@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 
+from tunesmith.data.scripts import UNSPACED
 from tunesmith.progress import QUIET, Progress
 
 # scripts written without spaces go character by character, as Lucene's StandardTokenizer has Chinese characters; all others by words,
 # to which marks belong that Python does not count as letters
-_UNSPACED = r"\u0e00-\u0eff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
-_TOKEN = re.compile(rf"[{_UNSPACED}]|(?:[^\W_{_UNSPACED}]|[\u0300-\u036f\u0591-\u05c7\u064b-\u065f\u0900-\u0dff])+")
+_TOKEN = re.compile(rf"[{UNSPACED}]|(?:[^\W_{UNSPACED}]|[\u0300-\u036f\u0591-\u05c7\u064b-\u065f\u0900-\u0dff])+")
 
 
 def words_of(text: str) -> list[str]:

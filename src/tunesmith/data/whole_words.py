@@ -13,13 +13,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tunesmith.data.schema import Example
-from tunesmith.data.tokens import Encoded, TextEncoder, Truncation
+from tunesmith.data.scripts import UNSPACED
+from tunesmith.data.tokens import Encoded, TextEncoder, Truncation, by_size
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
-"""Characters of scripts that put no spaces between words: Thai, Lao, Burmese, Khmer, kana and Chinese characters; for a regex's [ ]."""
 _UNSPACED = re.compile(f"[{UNSPACED}]")
 
 
@@ -43,16 +42,15 @@ class WholeWordEncoder(TextEncoder):
 
     def encode_examples(self, examples: Sequence[Example], offsets: bool = False) -> list[Encoded]:
         """Encode the texts of examples, nothing of which is lost."""
-        texts = [example.texts[0] for example in examples]
-        # the fast way of the library leaves the numbers of words out
-        encodings = self.tokenizer.encode_batch(texts, add_special_tokens=False)
         result = []
-        for text, encoding in zip(texts, encodings, strict=True):
-            starts = word_starts(encoding, text, self._leads)
-            # each sequence before a token's own adds its special tokens to the token's place
-            frame = len(self.prefix) + len(self.suffix)
-            points = starts + starts // self.budget * frame + len(self.prefix)
-            result.append(replace(self._assemble(encoding, offsets), points=points.astype(np.int32)))
+        for texts in by_size((example.texts[0] for example in examples), len):
+            # the fast way of the library leaves the numbers of words out
+            for text, encoding in zip(texts, self.tokenizer.encode_batch(texts, add_special_tokens=False), strict=True):
+                starts = word_starts(encoding, text, self._leads)
+                # each sequence before a token's own adds its special tokens to the token's place
+                frame = len(self.prefix) + len(self.suffix)
+                points = starts + starts // self.budget * frame + len(self.prefix)
+                result.append(replace(self._assemble(encoding, offsets), points=points.astype(np.int32)))
         return result
 
 

@@ -10,15 +10,12 @@ from typing import Any
 
 from tunesmith.data.schema import Example, Row, RowSource, Schema, Source, text_in
 from tunesmith.data.schemes import Entity, write
+from tunesmith.data.scripts import RANGES
 from tunesmith.errors import DataError, counted, listing
 
 Ranges = tuple[tuple[int, int], ...]
 
-# Thai, Lao, Tibetan, Myanmar, Khmer, kana, Han and the marks of the latter: scripts written without spaces between words
-_UNSPACED = (
-    (0x0E00, 0x0FFF), (0x1000, 0x109F), (0x1780, 0x17FF), (0x3000, 0x30FF), (0x31F0, 0x31FF), (0x3400, 0x4DBF), (0x4E00, 0x9FFF),
-    (0xF900, 0xFAFF), (0xFF00, 0xFFEF), (0x20000, 0x3FFFF),
-)  # fmt: skip
+_UNSPACED = (*RANGES, (0x3000, 0x303F), (0xFF00, 0xFFEF))  # and the marks of Chinese and Japanese
 _JOINER = "\u200d"
 _SHOWN = 40
 _TAGS = ("tags", "ner_tags", "pos_tags", "upos", "xpos")  # columns whose name says that every word has one
