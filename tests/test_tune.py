@@ -209,6 +209,12 @@ def test_a_rate_that_blows_up_in_the_last_step_ends_its_trial_and_not_the_search
     assert {trial["settings"]["lr"]: trial["state"] for trial in found.study["trials"]} == {0.01: "complete", 1.0: "diverged"}
 
 
+def test_ways_with_a_usual_split_of_their_own_are_judged_by_the_same_rows(tiny_bert: Path, few: Path, tmp_path: Path) -> None:
+    settings: dict[str, Any] = {**COMMON, "model": tiny_bert, "epochs": 1, "progress": "quiet"}
+    found = tunesmith.tune(few, search={"tuning": ["full", "fewshot"]}, trials=4, out=tmp_path / "m", **settings)
+    assert {trial["settings"]["tuning"]: trial["state"] for trial in found.study["trials"]} == {"full": "complete", "fewshot": "complete"}
+
+
 def test_a_trial_that_is_not_possible_is_passed_over(tiny_bert: Path, few: Path, tmp_path: Path) -> None:
     """Reinit of more layers than there are is known only when the encoder is there."""
     settings: dict[str, Any] = {**COMMON, "model": tiny_bert, "epochs": 1, "tuning": "layerwise", "progress": "quiet"}

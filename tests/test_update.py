@@ -715,6 +715,37 @@ def test_models_of_other_ways_are_updated(tuning: str, tiny_bert: Path, tmp_path
     assert tuning == "auto" or made["trained_parameters"] == made["parameters"], "auto's model goes on in the way that was chosen"
 
 
+def test_an_update_of_few_shot_tuning_trains_as_is_usual_for_all_weights(tiny_bert: Path, tmp_path: Path) -> None:
+    settings = {**SETTINGS, "epochs": 30}
+    tunesmith.train(tiny.rows(20), model=tiny_bert, out=tmp_path / "m", tuning="fewshot", test_size=0.25, **settings)
+    found = tunesmith.update(tmp_path / "m", tiny.rows(20, seed=9), force=True, progress="quiet")
+    recipe = found.result["recipe"]
+    assert (recipe["tuning"], recipe["epochs"], recipe["warmup"], recipe["pooling"]) == ("full", 3, 0.0, "mean")
+
+
+def test_questions_on_one_passage_are_not_on_both_sides(tiny_bert: Path, tmp_path: Path) -> None:
+    def asked(passages: range) -> list[dict[str, Any]]:
+        texts = {
+            n: f"the {tiny.COLOURS[n % 4]} {tiny.ANIMALS[n % 5]} has {'very ' * (n // 20)}a road to the old house {'new ' * (n % 20)}"
+            for n in passages
+        }
+        return [
+            {"question": f"{word} ?", "context": text, "answers": [text.split()[place]]}
+            for text in texts.values() for word, place in (("what colour", 1), ("who", 2))
+        ]  # fmt: skip
+
+    settings = {**SETTINGS, "epochs": 1, "max_length": 48}
+    tunesmith.train(asked(range(30)), model=tiny_bert, out=tmp_path / "m", test_size=0.2, **settings)
+    tested = {row["context"] for row in lines(tmp_path / "m" / "kept" / "test.jsonl")}
+    rows = asked(range(30, 50)) + [row for row in asked(range(30)) if row["context"] in sorted(tested)[:2]][:1]
+    rows[-1]["question"] = "where ?"
+    done = tunesmith.update(tmp_path / "m", rows, epochs=1, test_size=0.3, force=True, progress="quiet")
+    assert any("1 new row goes with test rows (questions on one passage)" in note for note in done.result["data"]["notes"])
+    held = [row for row in lines(tmp_path / "m" / "kept" / "test.jsonl") if row["context"] not in tested]
+    assert held and len({row["context"] for row in held}) * 2 == len(held), "whole passages are held out"
+    assert not {row["context"] for row in held} & {row["context"] for row in lines(tmp_path / "m" / "kept" / "replay.jsonl")}
+
+
 def test_the_flags_are_the_settings() -> None:
     assert tuple(command.SETTINGS) == updating.SETTINGS
 

@@ -88,9 +88,14 @@ def feedback_of(bundle: Bundle, config: Config, data: Any, test: Any, progress: 
         why = f", {len(leaked):,} of them with a text of the test rows" if len(leaked) else ""
         raise DataError(f"{source.name}: none of its {counted(len(table), 'row')} is left to learn from{why}. Name other rows.")
     part = Part(Rows(table, index, targets), source, schema)
-    held = _hold_out(part, config, sketch, notes)
+    kept_rows = KeptSource(bundle.directory / REPLAY, bundle.schema).examples() if (bundle.directory / REPLAY).is_file() else []
+    together = task.groups(part.rows) if table.group is None else None
+    if together is not None:
+        notes += _on_tested(task, together, gate)
+    held = _hold_out(part, config, sketch, notes, together, kept_rows)
     held_groups = table.group[index[held]] if table.group is not None else np.zeros(0, np.uint64)
-    replay, met = _replay(bundle, config, task, part, gate, held_groups, progress)
+    held_together = together[held] if together is not None else np.zeros(0, np.uint64)
+    replay, met = _replay(kept_rows, config, task, part, gate, (held_groups, held_together), grouped, progress)
     whole = _together(bundle, task, part, replay, progress)
     rows = len(whole.rows.table)
     old = np.arange(rows - len(replay), rows)
@@ -214,6 +219,11 @@ def _test_part(bundle: Bundle, task: Task, test: Any, config: Config, progress: 
     return found, None
 
 
+def _last_keys(examples: list[Example]) -> np.ndarray:
+    """Return uint64[E], the keys of the examples' last texts, as `TokenTable.last_key` has them."""
+    return np.array([text_key(example.texts[-1]) for example in examples], np.uint64)
+
+
 def _keys(table: TokenTable, index: np.ndarray, grouped: bool) -> np.ndarray:
     return table.group[index] if grouped and table.group is not None else table.text_key[index]
 
@@ -250,22 +260,35 @@ def _disputed(leaked: Part, gate: Part | None, task: Task, progress: Progress) -
     return sum(key in tested and tested[key] != target for key, target in _by_key(leaked, keys, task, progress).items())
 
 
-def _replay(
-    bundle: Bundle, config: Config, task: Task, part: Part, gate: Part | None, held_groups: np.ndarray, progress: Progress
-) -> tuple[list[Example], dict[str, int]]:
-    """Return the old rows to train on again, and by their names in `Feedback` how many others left.
+def _on_tested(task: Task, together: np.ndarray, gate: Part | None) -> list[str]:
+    """Note new rows that share with test rows what a split would keep together, such as a passage."""
+    theirs = task.groups(gate.rows) if gate is not None else None
+    shared = int(np.isin(together, theirs).sum()) if theirs is not None else 0
+    if not shared:
+        return []
+    goes, them = ("goes", "it") if shared == 1 else ("go", "them")
+    return [
+        f"{counted(shared, 'new row')} {goes} with test rows ({task.together}): trained on {them}, the model scores better on those for "
+        "another reason than that it forgets nothing."
+    ]
 
-    held_groups: the groups of new rows that are held out, uint64[G]
+
+def _replay(
+    examples: list[Example], config: Config, task: Task, part: Part, gate: Part | None, held: tuple[np.ndarray, np.ndarray],
+    grouped: bool, progress: Progress,
+) -> tuple[list[Example], dict[str, int]]:  # fmt: skip
+    """Return those of the kept `examples` to train on again, and by their names in `Feedback` how many others left.
+
+    held: the groups of new rows that are held out, uint64[G], and the keys of what the task keeps together with them
     """
-    path, grouped = bundle.directory / REPLAY, bundle.family.grouped
     met = {"corrected": 0, "repeated": 0, "withheld": 0}
-    if not path.is_file() or not config.replay_rows:
+    if not examples or not config.replay_rows:
         return [], met
-    examples = KeptSource(path, bundle.schema).examples()
     keys = np.array([text_key(joined(example.texts)) for example in examples], np.uint64)
     groups = np.array([example.group_key for example in examples], np.uint64)
     tested = _keys(gate.rows.table, gate.rows.index, grouped) if gate is not None else np.zeros(0, np.uint64)
-    away = np.isin(groups if grouped else keys, tested) | (np.isin(groups, held_groups) & (groups != 0))
+    away = np.isin(groups if grouped else keys, tested) | (np.isin(groups, held[0]) & (groups != 0))
+    away |= np.isin(_last_keys(examples), held[1])
     new = _by_key(part, keys, task, progress)
     left = []
     for example, key, out in zip(examples, keys.tolist(), away.tolist(), strict=True):
@@ -278,10 +301,13 @@ def _replay(
     return left, met
 
 
-def _hold_out(part: Part, config: Config, sketch: dict[str, Any] | None, notes: list[str]) -> np.ndarray:
+def _hold_out(
+    part: Part, config: Config, sketch: dict[str, Any] | None, notes: list[str], together: np.ndarray | None, kept: list[Example]
+) -> np.ndarray:
     """Return bool[E]: which of the new rows are kept from training, to be tested on: none that the model was trained on.
 
-    sketch: of the texts trained on, see `accounting.sketch_of`
+    sketch: of the texts trained on, see `accounting.sketch_of`; together: uint64[E], equal for rows that the task keeps together
+    kept: rows trained on, with which none that is held out may go
     """
     rows = part.rows
     index, group = rows.index, rows.table.group
@@ -291,8 +317,10 @@ def _hold_out(part: Part, config: Config, sketch: dict[str, Any] | None, notes: 
     keys = rows.table.text_key[index]
     if group is not None:
         group = np.where(group[index] == 0, keys, group[index])
-    units = units_of(keys, group)
+    units = units_of(keys, group if group is not None else together)
     known = np.isin(keys, np.array(sketch["keys"] if sketch is not None else [], np.uint64))
+    if together is not None:
+        known |= np.isin(together, _last_keys(kept))
     fresh = ~np.isin(units, units[known])
     away[fresh] = split_off(rows.targets.stratum()[index[fresh]], units[fresh], config.test_size, seed=config.seed, purpose="held out")
     if known.any():

@@ -151,7 +151,7 @@ def check_task(name: str, task: str) -> None:
     if TUNINGS[way].tasks and task not in TUNINGS[way].tasks:
         raise UsageError(
             f"{setting('tuning', name)} learns labels of texts ({listing(TUNINGS[way].tasks)}), and the task is {task}. With few rows take "
-            f"{setting('tuning', 'head')} or {setting('tuning', 'last:2')}, which work for every task; or name the {setting('task')}."
+            f"{setting('tuning', 'last:2')}, which works for every task, or {setting('tuning', 'head')}; or name the {setting('task')}."
         )
 
 

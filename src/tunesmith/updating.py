@@ -30,7 +30,7 @@ from tunesmith.resolve import resolve
 from tunesmith.rundir import CHECKPOINTS
 from tunesmith.seeds import seed_for
 from tunesmith.start import Start
-from tunesmith.storage import LOCK, locked, new_directory, sweep
+from tunesmith.storage import LOCK, UNFINISHED, locked, new_directory, sweep
 from tunesmith.tasks.base import Task
 from tunesmith.training.distillation import Distilling
 from tunesmith.updatable import NEXT, check_updatable
@@ -108,7 +108,7 @@ def update(
             if not resume:
                 shutil.rmtree(work, ignore_errors=True)
             sweep(work, ".model.*", f".{DESCRIPTION}.*.tmp")
-            sweep(work / CHECKPOINTS, ".*.tmp", ".*.old")
+            sweep(work / CHECKPOINTS, *UNFINISHED)
             feedback = feedback_of(bundle, config, data, test, progress)
             if feedback.test is None and not force:
                 raise UsageError(
@@ -267,9 +267,11 @@ def _config_of(bundle: Bundle, data: Any, given: dict[str, Any], progress: Progr
     stored.pop("device", None)  # the machine of the update may be another
     way = str(stored.get("tuning", "full")).partition(":")[0]
     if way in _ENDED:
-        for name in ("tuning", "lr", *strategies.special_settings()):
+        # what suits that way may not suit training all weights; how the head reads is the model's own
+        suited = {name for name, value in strategies.usual(way).items() if name != "pooling" and stored.get(name) == value}
+        for name in ("tuning", "lr", *suited, *strategies.special_settings()):
             stored.pop(name, None)
-        progress.say(f"the model was tuned by {way}; the update trains all of its weights, at the usual rate unless told.")
+        progress.say(f"the model was tuned by {way}; the update trains all of its weights, as is usual for that unless told.")
     kept = {key: value for key, value in stored.items() if value is not None and key not in _OF_THE_DATA and key in Config.model_fields}
     config = resolve(kept, {"train": str(data)} if isinstance(data, str | Path) else {}, given, told=given)
     choose_device(config.device)

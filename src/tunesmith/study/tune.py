@@ -234,8 +234,11 @@ def _plan(
     metric = computable(
         config.metric if config.metric is not None else task.default_metric, task, valid, [], told=config.metric is not None
     )
+    settings = absolute(config.model_copy(update={"metric": metric}))
+    if len(ways) > 1:  # some have a usual split of their own, and all are judged by the same rows
+        settings = {"valid_size": config.valid_size, "test_size": config.test_size, **settings}
     return Plan(
-        settings=absolute(config.model_copy(update={"metric": metric})),
+        settings=settings,
         search={range_.name: range_.spec() for range_ in ranges},
         metric=metric,
         greater=greater_is_better(metric, task.kind),
