@@ -237,7 +237,7 @@ def test_wrong_recipes(run: Run, tmp_path: Path) -> None:
 
 
 def test_models_that_cannot_be_had(run: Run, tiny_bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
     (tmp_path / "d.csv").write_text(ROWS)
 
     def train(model: object) -> Ended:

@@ -361,7 +361,7 @@ def test_models(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     snapshot = tmp_path / "hub" / "models--some--thing" / "snapshots" / "1"
     snapshot.mkdir(parents=True)
     (snapshot / "config.json").write_text('{"model_type": "bert", "num_hidden_layers": 3, "hidden_size": 48}')
-    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
     out, err = run("models")
     assert "all-minilm-l6-v2" in out and "default" in out and "some/thing" in out and "3 layers, width 48" in out
     assert str(tmp_path / "hub") in err

@@ -111,6 +111,8 @@ def test_words_of_many_scripts() -> None:
     assert words_of("The BBC's 3 big_cats, café!") == ["the", "bbc", "s", "3", "big", "cats", "café"]
     assert words_of("明天上海rain") == ["明", "天", "上", "海", "rain"]
     assert words_of("cafe\u0301 हिन्दी") == ["cafe\u0301", "हिन्दी"]
+    for text in ("မြန်မာစာ", "ភាសាខ្មែរ", "བོད་སྐད", "ภาษาไทย"):
+        assert "".join(words_of(text)) == text, "no sign of a vowel is lost"
 
 
 def test_bm25_is_that_of_bm25s_and_of_the_formula() -> None:
@@ -175,6 +177,16 @@ def test_great_files_are_verified_when_they_cannot_be_read_and_before_a_change(
         opened.search("harbour")
     with pytest.raises(ModelError, match=r"damaged: texts-1\.bin has another checksum"):
         index.delete(["a4"])
+
+
+def test_an_index_that_another_process_changes_stays_as_it_was_opened(news: Path, tiny_bert: Path, tmp_path: Path, run) -> None:
+    assert run("index", news, "--model", tiny_bert, "--out", "ix").code == 0
+    opened = SearchIndex(tmp_path / "ix")
+    before = [hit.id for hit in opened.search("rain")]
+    tiny.write_csv(tmp_path / "more.csv", [{"id": "new", "text": "rain rain rain"}])
+    assert run("index", "-o", "ix", "--add", tmp_path / "more.csv").code == 0
+    assert [hit.id for hit in opened.search("rain")] == before
+    assert "new" in [hit.id for hit in SearchIndex(tmp_path / "ix").search("rain")]
 
 
 def test_passages_without_text_are_left_out_and_said(tmp_path: Path, run) -> None:
@@ -381,7 +393,7 @@ def test_twenty_thousand_passages(tmp_path: Path) -> None:
     assert len(index) == 20_000
     assert [index.search(f"n{number}", 1)[0].id for number in (0, 777, 19_999)] == ["0", "777", "19999"]
     text = index.passage(4321).text
-    near = index._vectors().top(index._the_embedder().vectors([text])[0], 1)
+    near = index._nearest.top(index._the_embedder().vectors([text])[0], 1)
     assert index.passage(int(near[0][0])).text == text or near[1][0] > 0.999
     index = index.add([Passage("new", "", "a quokka")])
     assert index.search("quokka", 1)[0].id == "new"

@@ -39,7 +39,7 @@ def read_recipe(path: Path | str) -> Recipe:
     except OSError as error:
         raise UsageError(f"recipe {path} cannot be read: {error.strerror}.") from None
     values = {key.replace("-", "_"): value for key, value in raw.items()}
-    for key in ("train", "valid", "test", "out", "prompts"):
+    for key in ("train", "valid", "test", "out", "prompts", "features_dir"):
         if isinstance(values.get(key), str) and not (key == "prompts" and "=" in values[key]):
             values[key] = os.path.normpath(path.parent / values[key])
     model = values.get("model")

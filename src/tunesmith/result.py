@@ -133,9 +133,17 @@ def _yardsticks(task: Task, prepared: Prepared, part: Part, config: Config, prog
         train = train.with_index(sample)
     learned, tested = (train.examples(progress), part.examples(progress)) if task.needs_texts else ([], [])
     if learned is None or tested is None:
-        return [{"name": "yardsticks", "note": "skipped: the data have changed since the training began", "metrics": {}, "intervals": {}}]
-    found = task.yardsticks(train, learned, part, tested, prepared.pretrained, config.seed, progress)
+        return [_skipped("the data have changed since the training began")]
+    try:
+        found = task.yardsticks(train, learned, part, tested, prepared.pretrained, config.seed, progress)
+    except Exception as error:  # whatever goes wrong here, the trained model must still be saved
+        return [_skipped(f"{type(error).__name__}: {error}")]
     if len(sample) < len(rows):
         for yardstick in found:
             yardstick["note"] += f"; trained on a random {len(sample):,} of the {len(rows):,} training rows"
     return found
+
+
+def _skipped(why: str) -> dict[str, Any]:
+    """Return what stands in the place of yardsticks that there are none of."""
+    return {"name": "yardsticks", "note": f"skipped: {why}", "metrics": {}, "intervals": {}}

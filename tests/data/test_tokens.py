@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 
 import tiny
-from tunesmith.data.tokens import Encoded, TextEncoder, Truncation
+from tunesmith.data.tokens import Encoded, TextEncoder, Truncation, by_size
 from tunesmith.errors import ModelError, UsageError
 
 POLICIES = ["head", "tail", "head-tail", "windows"]
@@ -360,3 +360,11 @@ def test_a_pair_without_special_tokens_stands_one_behind_the_other() -> None:
     assert found.sequences[0].tolist() == byte_level().encode("ab", "c").ids
     (empty,) = TextEncoder(byte_level(), Truncation("head", 20), fallback_token=7, pairs=True).encode([("", "")])
     assert empty.sequences[0].tolist() == [7] and len(empty.borders) == 1
+
+
+def test_long_texts_are_tokenised_few_at_a_time() -> None:
+    texts = ["x" * 900_000, "y" * 900_000, "z" * 900_000, "", "w" * 5_000_000, *["v"] * 3]
+    parts = list(by_size(texts, len, rows=2))
+    assert [one for part in parts for one in part] == texts
+    assert [len(part) for part in parts] == [2, 2, 1, 2, 1]
+    assert list(by_size([], len)) == []

@@ -392,6 +392,15 @@ def test_faults_of_a_collection_are_named(tmp_path: Path, tiny_bert: Path, run) 
     assert ended.code == 3 and "it has no queries.jsonl" in ended.err
 
 
+@pytest.mark.parametrize("line", ["q0\td3\t1", "q0\t0\td3\t1", "101\t0\t0\t1"])
+def test_judgements_without_names_of_columns_are_refused(line: str, tmp_path: Path, tiny_bert: Path, run) -> None:
+    place = collection(tmp_path / "c")
+    judged = (place / "qrels.tsv").read_text().splitlines()[1:]
+    (place / "qrels.tsv").write_text("\n".join([line, *judged]) + "\n")
+    ended = run("train", place, "--model", tiny_bert, "--out", "m")
+    assert ended.code == 3 and "qrels.tsv:1: a judgement" in ended.err and "query-id" in ended.err, ended.err
+
+
 def test_grades_that_are_none_and_data_without_use(tiny_bert: Path, tmp_path: Path) -> None:
     rows = judged(8)
     with pytest.raises(DataError, match=r":7: 'maybe' says not how relevant a passage is"):

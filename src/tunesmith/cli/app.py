@@ -73,6 +73,9 @@ def main(arguments: list[str] | None = None) -> None:
     2 usage, 3 data, 4 model, 5 storage, 6 an update refused, 130 interrupted, 70 a fault of tunesmith itself.
     """
     seldom()
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # a terminal may be of any encoding; what goes into a file or another program is UTF-8
+            stream.reconfigure(encoding=stream.encoding if stream.isatty() else "utf-8", errors="replace")
     with speaking_flags():
         status = _run(sys.argv[1:] if arguments is None else arguments)
     sys.exit(status)
@@ -97,6 +100,12 @@ def _fault(error: Exception) -> str:
         f"a fault of tunesmith itself: {type(error).__name__}: {error} (at {os.path.basename(place.filename)}:{place.lineno}). "
         "Nothing that was saved is lost. Set TUNESMITH_DEBUG=1 to see the whole trace, and please report it."
     )
+
+
+def _is_of_memory(error: Exception) -> bool:
+    """Whether memory was used up; torch, which is not imported here, has an error of its own for a GPU's, and none for the processor's."""
+    told = isinstance(error, RuntimeError) and "allocate memory" in str(error)
+    return told or isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
 
 
 def _run(arguments: list[str]) -> int:
@@ -127,7 +136,7 @@ def _run(arguments: list[str]) -> int:
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
             _give_up_stdout()
             status, message = StorageError.exit_code, "cannot write the output: the disk is full. Free some space, or choose another place."
-        elif isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # torch's, of a GPU; torch is not imported here
+        elif _is_of_memory(error):
             lower = f"{setting('max_tokens')}, {setting('batch_size')} or {setting('max_length')}"
             status, message = 4, f"the memory is used up. Lower {lower}."
         else:

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tunesmith.data.files import file_fingerprint, file_stamp
+from tunesmith.data.files import file_fingerprint, file_stamp, reading
+from tunesmith.data.measured import number_in
 from tunesmith.data.schema import Row, Source, text_in
 from tunesmith.errors import DataError, listing
 from tunesmith.progress import QUIET, Progress
@@ -165,6 +166,7 @@ class BeirSource:
     def _judgements(self) -> Iterator[Judgement]:
         from tunesmith.data.readers import TextSource
 
+        self._refuse_without_header()
         source = TextSource(self.qrels, self.name, "tsv", None)
         columns = source.columns
         if len(columns) not in (3, 4):
@@ -176,6 +178,17 @@ class BeirSource:
             if not all(values):
                 raise DataError(f"{place}: a judgement needs a query, a passage and a score; found {row}.")
             yield Judgement(values[0], values[1], values[2], place.line)
+
+    def _refuse_without_header(self) -> None:
+        """TREC's own files have no names of columns; their first judgement would be lost as such."""
+        with reading(self.qrels, self.name), open(self.qrels, encoding="utf-8-sig", errors="replace") as file:
+            cells = file.readline().split()
+        if len(cells) in (3, 4) and number_in(cells[-1]) is not None:
+            names = "query-id, corpus-id, score" if len(cells) == 3 else "query-id, iteration, corpus-id, score"
+            raise DataError(
+                f"{self.name}:1: a judgement ({listing(cells)}) stands where the names of the columns must. Put a line before it, "
+                f"with tabs between: {names}."
+            )
 
     def fingerprint(self, progress: Progress = QUIET) -> str:
         """Return a hash of the collection's files and of how they are read."""

@@ -67,6 +67,8 @@ def _items(text: str, name: str) -> Iterator[dict[str, Any]]:
             raise fault(error.pos, f"this is no JSON ({error.msg} at character {error.pos:,}).") from None
         except RecursionError:
             raise fault(place, "this JSON is nested too deeply.") from None
+        except ValueError as error:  # a number of thousands of digits
+            raise fault(place, f"this JSON cannot be read ({error}).") from None
         return found, skip(end)
 
     place = skip(0)
@@ -224,7 +226,7 @@ def _stated(row: Row, target: str, source: Source) -> list[tuple[str, int | None
 
 
 def _flag(value: Any) -> bool:
-    return value is True or (isinstance(value, (str, int, float)) and str(value).strip().casefold() in _TRUE)
+    return value in (True, 1) or (isinstance(value, str) and value.strip().casefold() in _TRUE)
 
 
 def _start(value: Any, source: Source) -> int | None:

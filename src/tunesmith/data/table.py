@@ -14,7 +14,6 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +22,7 @@ import numpy as np
 from tunesmith.collecting import sparing_what_exists
 from tunesmith.data.likeness import text_key
 from tunesmith.data.schema import Example, RowSource, Schema, examples_of, joined
-from tunesmith.data.tokens import NO_POINTS, Encoded
+from tunesmith.data.tokens import NO_POINTS, Encoded, by_size
 from tunesmith.errors import DataError, StorageError
 from tunesmith.progress import QUIET, Progress
 from tunesmith.storage import new_directory, remove
@@ -355,7 +354,7 @@ def _encoded(encoder: ExampleEncoder, examples: Iterator[Example]) -> Iterator[t
     """Yield the examples in chunks, with what they are encoded to; a chunk is tokenised while the one before it is written."""
     with ThreadPoolExecutor(1) as worker:
         former: tuple[list[Example], Future[list[Encoded]]] | None = None
-        while chunk := list(islice(examples, _CHUNK_ROWS)):
+        for chunk in by_size(examples, lambda example: sum(map(len, example.texts)), _CHUNK_ROWS):
             after = chunk, worker.submit(encoder.encode_examples, chunk, offsets=encoder.keeps_text)
             if former is not None:
                 yield former[0], former[1].result()
@@ -371,8 +370,8 @@ def evict(cache: Path, keep: Path, limit: int) -> None:
     """
     sizes = {}
     for path in cache.iterdir():
-        # another process may remove one at the same time
-        with contextlib.suppress(FileNotFoundError):
+        # another process may remove one at the same time, and where several users share a cache some are not ours to look into
+        with contextlib.suppress(OSError):
             changed = path.stat().st_mtime
             if _ENTRY.fullmatch(path.stem):
                 files = path.iterdir() if path.is_dir() else [path]

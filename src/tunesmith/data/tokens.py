@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import numpy as np
 
@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 
     from tunesmith.data.schema import Example
 
+T = TypeVar("T")
 Int32 = np.ndarray
+_CHARACTERS = 1 << 21
 NO_POINTS = np.zeros(0, np.int32)
 Spans = list[tuple[int, int]]
 Texts = str | tuple[str, ...]
@@ -120,6 +122,21 @@ def _shares(first: int, second: int, budget: int) -> tuple[int, int]:
     return (shares[1], shares[0]) if first > second else shares
 
 
+def by_size(items: Iterable[T], characters: Callable[[T], int], rows: int | None = None) -> Iterator[list[T]]:
+    """Cut `items` into lists of at most `rows`, and of 2 M characters or one item, as a tokenizer takes some 100 bytes a character."""
+    part: list[T] = []
+    size = 0
+    for item in items:
+        length = characters(item)
+        if part and (size + length > _CHARACTERS or len(part) == rows):
+            yield part
+            part, size = [], 0
+        part.append(item)
+        size += length
+    if part:
+        yield part
+
+
 class ExampleEncoder(Protocol):
     """Turns examples into token sequences: the one way for training, evaluation and prediction of a task.
 
@@ -184,16 +201,20 @@ class TextEncoder:
 
     def count(self, texts: Sequence[str]) -> list[int]:
         """Return how many tokens each text has, special tokens not counted."""
-        return [len(encoding) for encoding in self.tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)]
+        parts = by_size(texts, len)
+        return [len(encoding) for part in parts for encoding in self.tokenizer.encode_batch_fast(part, add_special_tokens=False)]
 
     def encode(self, texts: Sequence[Texts], offsets: bool = False) -> list[Encoded]:
         """Encode texts, or with `pairs` pairs of texts, on all cores. Without `offsets` those are left empty: a quarter faster."""
+        columns = [(text,) if isinstance(text, str) else text for text in texts]
+        return [one for part in by_size(columns, lambda column: sum(map(len, column))) for one in self._encode_part(part, offsets)]
+
+    def _encode_part(self, texts: Sequence[tuple[str, ...]], offsets: bool) -> list[Encoded]:
         encode = self.tokenizer.encode_batch if offsets else self.tokenizer.encode_batch_fast
-        columns = zip(*((text,) if isinstance(text, str) else text for text in texts), strict=True)
-        encoded = [encode(list(column), add_special_tokens=False) for column in columns]
+        encoded = [encode(list(column), add_special_tokens=False) for column in zip(*texts, strict=True)]
         if self.frame is not None:
             return [self._assemble_pair(first, second, offsets) for first, second in zip(*encoded, strict=True)]
-        return [self._assemble(encoding, offsets) for encoding in encoded[0]] if encoded else []
+        return [self._assemble(encoding, offsets) for encoding in encoded[0]]
 
     def _assemble_pair(self, first: Any, second: Any, with_offsets: bool) -> Encoded:
         frame = self.frame

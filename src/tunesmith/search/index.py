@@ -70,7 +70,8 @@ class SearchIndex:
         words = [json.loads(line) for line in (state / "vocabulary.jsonl").read_text(encoding="utf-8").splitlines()]
         self.vocabulary = Vocabulary(words)
         self.lexical = Lexical.load(state / "bm25", self.vocabulary, len(self.ids))
-        self._nearest: Nearest | None = None
+        vectors = self.directory / f"vectors-{names['generation']}.usearch"
+        self._nearest = Nearest.load(vectors, view=True) if names["model"] is not None else None
         self._embedder: Embedder | None = None
         self._reranker: Bundle | None = None
 
@@ -172,8 +173,8 @@ class SearchIndex:
     def _search(self, query: str, count: int, rerank: bool) -> list[Found]:
         depth = max(_DEPTH, count)
         lists = {"words": self.lexical.top(query, depth, self.alive)[0]}
-        if self.manifest["model"] is not None:
-            lists["vectors"] = self._vectors().top(self._the_embedder().vectors([query])[0], depth)[0]
+        if self._nearest is not None:
+            lists["vectors"] = self._nearest.top(self._the_embedder().vectors([query])[0], depth)[0]
         ranks = {kind: {number: rank for rank, number in enumerate(found.tolist(), 1)} for kind, found in lists.items()}
         fused: dict[int, float] = {}
         for found in ranks.values():
@@ -208,16 +209,12 @@ class SearchIndex:
         except TunesmithError:
             raise
         except Exception:
-            read_manifest(self.directory, whole=True)
+            if read_manifest(self.directory, whole=True) != self.manifest:
+                raise StorageError(f"{self.directory} was changed by another process meanwhile. Open it again.") from None
             raise
 
     def _numbers(self) -> dict[str, int]:
         return {key: number for number, key in enumerate(self.ids) if self.alive[number]}
-
-    def _vectors(self) -> Nearest:
-        if self._nearest is None:
-            self._nearest = Nearest.load(self.directory / f"vectors-{self.manifest['generation']}.usearch", view=True)
-        return self._nearest
 
     def _the_embedder(self) -> Embedder:
         if self._embedder is None:

@@ -265,7 +265,7 @@ class Task(ABC):
         self, train: Part, train_examples: list[Example], test: Part, test_examples: list[Example], pretrained: Pretrained, seed: int,
         progress: Progress,
     ) -> list[dict[str, Any]]:  # fmt: skip
-        """Return name, note, metrics and intervals of what simple methods reach on the test rows; never raises."""
+        """Return name, note, metrics and intervals of what simple methods reach on the test rows. What it raises is told in their place."""
         return []
 
     # --- predicting --------------------------------------------------------------------------------------------------------

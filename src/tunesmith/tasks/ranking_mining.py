@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -77,7 +78,7 @@ def remembered(key: Sequence[object], compute: Callable[[], list[np.ndarray]]) -
     """Return what `compute` returns, from the cache when it was computed under the same `key` before."""
     digest = hashlib.blake2b(repr((_FORMAT, *key)).encode(), digest_size=16).hexdigest()
     path = cache_directory() / "mined" / f"{digest}.npz"
-    with contextlib.suppress(OSError, ValueError, KeyError), np.load(path) as stored:
+    with contextlib.suppress(OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile), np.load(path) as stored:
         note_use(path)
         return list(np.split(stored["rows"], stored["starts"][1:-1]))
     found = compute()
