@@ -11,6 +11,7 @@ import torch
 from tunesmith.config import Config
 from tunesmith.errors import DataError, Diverged, counted, listing, setting
 from tunesmith.evaluate import outputs_for
+from tunesmith.model.account import account
 from tunesmith.model.allocator import bound_memory, keep_freed_memory
 from tunesmith.model.arithmetic import choose_precision
 from tunesmith.model.devices import choose_device
@@ -48,7 +49,7 @@ def fit(
     """
     task, valid = prepared.task, prepared.parts.get("valid")
     metric = metric_of(config, prepared)
-    keep_freed_memory()
+    keeps_memory = keep_freed_memory()
     model = new_model(config, prepared) if start is None else start.model
     device, name = choose_device(config.device)
     precision, reason = choose_precision(config.precision, device)
@@ -84,6 +85,9 @@ def fit(
     speed = passed / taken if model.features is not None and model.features.fresh else None
     max_length = prepared.encoder.truncation.max_length
     budget = bound_memory(model.encoder, max_length, precision, config.max_tokens)
+    road = account(model.encoder, precision, max_length, budget, keeps_memory=keeps_memory)
+    for name_of, words in road.items():
+        progress.detail(f"{name_of}: {words}")
 
     def judge() -> dict[str, float]:
         assert valid is not None
@@ -120,7 +124,7 @@ def fit(
             model, task, valid.rows, max_tokens=config.tokens_at_once, what="validating for thresholds", progress=progress
         )
         task = task.tune(outputs, valid)
-    what = {"tuning": strategy.sentence(model), "trained_parameters": count, "frozen": kept, "forward_tokens_per_s": speed}
+    what = {"tuning": strategy.sentence(model), "trained_parameters": count, "frozen": kept, "forward_tokens_per_s": speed, "road": road}
     per_epoch = stage.config.epochs * steps_per_epoch(stage.rows, config) / config.epochs
     return Fitted(model, task, state, metric, (name, precision, f"{reason}; {engine}"), per_epoch, what)
 

@@ -109,7 +109,9 @@ def _terminal_width() -> int:
 class Progress:
     """Where a command reports to. `auto` shows bars when stderr is a terminal and lines when it is not."""
 
-    def __init__(self, mode: Mode = "auto") -> None:
+    def __init__(self, mode: Mode = "auto", *, verbose: bool = False) -> None:
+        """verbose: whether details are said"""
+        self.verbose = verbose
         if mode == "auto":
             mode = "bar" if sys.stderr.isatty() else "lines"
         self.mode = mode
@@ -121,6 +123,11 @@ class Progress:
             for bar in self._bars:  # a line stands above the bar, which is drawn anew below it
                 bar.clear()
             print(text, file=sys.stderr, flush=True)
+
+    def detail(self, text: str) -> None:
+        """Print one line for the user who asked for details."""
+        if self.verbose:
+            self.say(text)
 
     @contextlib.contextmanager
     def track(self, what: str, total: float | None = None, unit: str = "rows") -> Iterator[Tracker]:

@@ -8,7 +8,7 @@ import typer
 
 from tunesmith import registry
 from tunesmith.cli.options import PANELS, takes_settings
-from tunesmith.cli.train import AsJson, Overwrite, Quiet, Resume, run_training
+from tunesmith.cli.train import AsJson, Overwrite, Quiet, Resume, Verbose, progress_of, run_training
 
 _OWN = registry.family("masked-lm").settings
 # what only labels, cut texts or other heads have a use for
@@ -33,6 +33,7 @@ def pretrain(
     overwrite: Overwrite = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
+    verbose: Verbose = False,
     settings: dict[str, Any] | None = None,
 ) -> None:
     """Train an encoder on raw texts by hiding words and having them guessed, before it is fine-tuned.
@@ -40,6 +41,5 @@ def pretrain(
     The directory that it writes is an encoder like any other: tunesmith train DATA --model DIR. It is the same as train --task masked-lm.
     """
     given = settings if settings is not None else {}
-    run_training(
-        "tunesmith pretrain", data, {**given, "task": "masked-lm"}, resume=resume, overwrite=overwrite, as_json=as_json, quiet=quiet
-    )
+    told, progress = {**given, "task": "masked-lm"}, progress_of(quiet, verbose)
+    run_training("tunesmith pretrain", data, told, resume=resume, overwrite=overwrite, as_json=as_json, progress=progress)

@@ -20,6 +20,10 @@ Resume = Annotated[bool, typer.Option("--resume", help="Go on from the newest ch
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is in --out.", rich_help_panel="Output")]
 AsJson = Annotated[bool, typer.Option("--json", help="End with one line of JSON on stdout.", rich_help_panel="Output")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print only the result.", rich_help_panel="Output")]
+Verbose = Annotated[
+    bool,
+    typer.Option("--verbose", "-v", help="Say which kernels, parts and threads compute, and why.", rich_help_panel="Output"),
+]
 
 
 @takes_settings()
@@ -31,6 +35,7 @@ def train(
     overwrite: Overwrite = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
+    verbose: Verbose = False,
     settings: dict[str, Any] | None = None,
 ) -> None:
     """Fine-tune an encoder on labelled texts, test it, and write the model directory.
@@ -38,11 +43,19 @@ def train(
     DATA is a file of labelled rows, or a recipe: a TOML file with any of the settings below, which flags override.
     """
     given = settings if settings is not None else {}
-    run_training("tunesmith train", data, given, resume=resume, overwrite=overwrite, as_json=as_json, quiet=quiet)
+    progress = progress_of(quiet, verbose)
+    run_training("tunesmith train", data, given, resume=resume, overwrite=overwrite, as_json=as_json, progress=progress)
+
+
+def progress_of(quiet: bool, verbose: bool) -> Progress:
+    """Return where the work is told of. Raises `UsageError` for both flags at once."""
+    if quiet and verbose:
+        raise UsageError("--quiet and --verbose exclude each other. Leave one out.")
+    return Progress("quiet" if quiet else "auto", verbose=verbose)
 
 
 def run_training(
-    command: str, data: str | None, settings: dict[str, Any], *, resume: bool, overwrite: bool, as_json: bool, quiet: bool
+    command: str, data: str | None, settings: dict[str, Any], *, resume: bool, overwrite: bool, as_json: bool, progress: Progress
 ) -> None:
     """Train as the flags of `command` say, and print the result; see `train`."""
     check_is_no_pipe(command, data, settings.get("valid"), settings.get("test"))
@@ -51,7 +64,7 @@ def run_training(
     layers: list[dict[str, Any]] = [stored]
     if data is not None:
         layers.append(read_recipe(data) if data.endswith(".toml") else {"train": data})
-        if getattr(layers[-1], "search", None) is not None and not quiet:
+        if getattr(layers[-1], "search", None) is not None and progress.mode != "quiet":
             print(f"note: [search] of {data} is for tunesmith tune; here the settings above it hold.", file=sys.stderr)
     elif resume and out is not None and "train" not in stored:
         raise UsageError(
@@ -75,7 +88,7 @@ def run_training(
     from tunesmith.automatic import kind_of_run
     from tunesmith.report import render_table
 
-    result = kind_of_run(config, resume=resume)(config, resume=resume, overwrite=overwrite, progress=Progress("quiet" if quiet else "auto"))
+    result = kind_of_run(config, resume=resume)(config, resume=resume, overwrite=overwrite, progress=progress)
     where = f"model: {result.directory}\nreport: {result.directory / 'report.html'}"
     print("\n" + render_table(result.result) + "\n" + where, file=sys.stderr if as_json else sys.stdout)
     if as_json:

@@ -213,9 +213,14 @@ class Packed:
 
         return [of_length(group.length) for group in groups]
 
+    def products_apart(self) -> tuple[int, int]:
+        """Return how many matrix products the layers have, and how many of them modules do by themselves that are no linear layers."""
+        of_each = [part for layer in self._layers for part in _parts(layer)]
+        return len(of_each), sum(not all(type(module) is nn.Linear for module in part) for part in of_each)
+
     def _products(self, dtype: torch.dtype, layer: Layer) -> list[Product]:
         """Return the matrix products of `layer`: of queries, keys and values at once, of the output, and the two behind it."""
-        modules = [[layer.query, layer.key, layer.value], [layer.out], [layer.up], [layer.down]]
+        modules = _parts(layer)
         copied = [
             all(type(module) is nn.Linear and module.bias is not None for module in of_one)
             and (len(of_one) > 1 or of_one[0].weight.dtype != dtype)
@@ -282,6 +287,11 @@ def _computed_again(step: Callable[[Tensor], Tensor], drop: Chance | Certainty, 
 
     found: Tensor = checkpoint(run, hidden, use_reentrant=False)
     return found
+
+
+def _parts(layer: Layer) -> list[list[Any]]:
+    """Return the modules of each matrix product of a layer."""
+    return [[layer.query, layer.key, layer.value], [layer.out], [layer.up], [layer.down]]
 
 
 def _while_training(drop: Chance | Certainty, module: nn.Module) -> Chance | Certainty:

@@ -19,15 +19,24 @@ _CAPABILITY = (8, 0)  # FlashAttention-2 runs on Ampere cards and later ones
 
 def runs_on(device: torch.device, dtype: torch.dtype, size: int) -> bool:
     """Return whether the kernel runs on `device` in `dtype` for heads of width `size`: on GPUs in half precision."""
+    return why_not(device, dtype, size) is None
+
+
+def why_not(device: torch.device, dtype: torch.dtype, size: int) -> str | None:
+    """Return why the kernel does not run there, as the rest of a sentence; None where it does."""
+    if device.type != "cuda":
+        return "runs on GPUs alone"
+    if dtype not in (torch.bfloat16, torch.float16):
+        return "has no float32"
     if size % 8 or size > _WIDEST:
-        return False
-    if device.type != "cuda" or dtype not in (torch.bfloat16, torch.float16) or torch.cuda.get_device_capability(device) < _CAPABILITY:
-        return False
+        return f"takes no heads of {size} numbers"
+    if torch.cuda.get_device_capability(device) < _CAPABILITY:
+        return "does not run on a card as old as this"
     try:
         from torch.nn.attention.varlen import varlen_attn  # noqa: F401
     except ImportError:
-        return False
-    return True
+        return "is not in this version of torch"
+    return None
 
 
 @dataclass(frozen=True)

@@ -393,6 +393,7 @@ def training_facts(result: Result) -> list[tuple[str, str]]:
         ("Time", duration(training["seconds"])),
         ("Speed", f"{count(training['tokens_per_s'])} tokens/s ({count(training['tokens'])} tokens)"),
         ("Peak memory", _peak_memory(training)),
+        *((name.capitalize(), words) for name, words in training.get("road", {}).items()),
         (
             "Machine",
             f"{_computer(machine)}, {machine['precision']}" + (f"; {machine['note']}" if machine["note"] else ""),
