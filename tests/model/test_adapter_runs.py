@@ -84,10 +84,10 @@ def test_targets_name_the_layers(tiny_bert: Path, tmp_path: Path) -> None:
     assert trained.result["training"]["trained_parameters"] == 2 * 2 * 2 * (32 + 32) + head
 
 
-@pytest.mark.parametrize("way", ["lora", "adapter", "prefix"])
+@pytest.mark.parametrize("way", WAYS)
 def test_a_resumed_run_ends_as_an_uninterrupted_one(way: str, tiny_bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-
-    settings = {"checkpoint_steps": 2, **({"merge": False, "lora_dropout": 0.1} if way == "lora" else {})}
+    settings: dict[str, Any] = {"checkpoint_steps": 2, **({"merge": False} if way in MERGED else {})}
+    settings |= {"lora_dropout": 0.1} if way in ("lora", "dora") else {}
     whole = train(tiny_bert, tmp_path / "whole", way, **settings)
     with cut_off_at(8):
         train(tiny_bert, tmp_path / "cut", way, **settings)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -275,6 +276,30 @@ def test_bf16_outputs_take_half_the_space_and_train_alike(four_layers: Path, tmp
         sizes.append(sum(file.stat().st_size for file in (tmp_path / f"{kind}-features").rglob("rows.bin")))
     assert sizes[0] == 2 * sizes[1] > 0
     assert losses[0] == pytest.approx(losses[1], rel=2e-2)
+
+
+def test_the_size_is_said_before_anything_is_written_and_read_through_a_map(
+    four_layers: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tunesmith.training import frozen
+
+    said, rows = [], []
+    opened = frozen.open_features
+
+    def opening(*given: Any) -> Any:
+        said.append(capsys.readouterr().err)
+        found = opened(*given)
+        rows.append(found._rows)
+        return found
+
+    monkeypatch.setattr(frozen, "open_features", opening)
+    train(four_layers, tmp_path / "out", tuning="last:1", progress="lines")
+    told = re.search(r"outputs of the frozen layers: at most ([\d.]+) MB in fp32, kept in (.+)\n", said[0])
+    assert told is not None and told[2] == str(tmp_path / "cache" / "features")
+    base = rows[0]
+    while base is not None and not isinstance(base, np.memmap):
+        base = base.base
+    assert isinstance(base, np.memmap) and rows[0].nbytes / 2**20 <= float(told[1]) + 0.05
 
 
 def test_a_limit_is_kept_and_said(four_layers: Path, tmp_path: Path) -> None:
