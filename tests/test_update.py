@@ -716,7 +716,7 @@ def test_models_of_other_ways_are_updated(tuning: str, tiny_bert: Path, tmp_path
 
 
 def test_an_update_of_few_shot_tuning_trains_as_is_usual_for_all_weights(tiny_bert: Path, tmp_path: Path) -> None:
-    settings = {**SETTINGS, "epochs": 30}
+    settings = {**SETTINGS, "epochs": 20}
     tunesmith.train(tiny.rows(20), model=tiny_bert, out=tmp_path / "m", tuning="fewshot", test_size=0.25, **settings)
     found = tunesmith.update(tmp_path / "m", tiny.rows(20, seed=9), force=True, progress="quiet")
     recipe = found.result["recipe"]

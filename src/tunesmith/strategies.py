@@ -66,7 +66,7 @@ TUNINGS: dict[str, Tuning] = {
     "bitfit": Tuning("biases and the head", {"lr": 1e-3}, source="Ben Zaken et al. 2022, BitFit"),
     "fewshot": Tuning(
         "all weights of the encoder, on which texts have the same label, then the head by logistic regression",
-        {"lr": 5e-5, "epochs": 30, "warmup": 0.1, "pooling": "mean", "valid_size": 0.0},
+        {"lr": 5e-5, "epochs": 20, "warmup": 0.1, "pooling": "mean", "valid_size": 0.0},
         source="Tunstall et al. 2022, SetFit; Khosla et al. 2020, Supervised Contrastive Learning",
         without=_OF_THE_LOSS,
         tasks=("classification", "pair"),
