@@ -44,7 +44,7 @@ DATA = {
     "trec": Data("trec", "TREC, 6 classes", "accuracy", ("--text=text", "--label=label", "--batch-size=16")),
     "stsb": Data(
         "stsb", "STS-B", "pearson",
-        ("--task=regression", "--text=text", "--text-pair=text_pair", "--label=label", "--batch-size=16", "--epochs=4"),
+        ("--task=regression", "--text=text", "--text-pair=text_pair", "--label=label", "--batch-size=16"),
     ),
     "ewt": Data(
         "ewt-upos", "UD English-EWT, 5,000 sentences", "accuracy",
@@ -65,9 +65,8 @@ def execute(data: Data, way: str, seed: int, train: Path, test: Path) -> dict[st
     """Train and test in a process of its own; return its record, or None when it failed."""
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "model"
-        flags = [flag for flag in data.flags if not (flag.startswith("--epochs") and way != "full")]
         line = [sys.executable, "-m", "tunesmith", "train", str(train), f"--test={test}", f"--tuning={way}", f"--seed={seed}"]
-        line += [*flags, f"--model={bundled_encoder()}", f"--out={out}", "--json", "--quiet"]
+        line += [*data.flags, f"--model={bundled_encoder()}", f"--out={out}", "--json", "--quiet"]
         began = time.perf_counter()
         # nothing of a former run may help: outputs of frozen layers, too, are this run's own
         environment = {**os.environ, "TUNESMITH_CACHE": str(Path(folder) / "cache")}
