@@ -196,8 +196,8 @@ class Config(BaseModel):
     max_tokens: int | None = Field(
         None,
         ge=1,
-        description="most tokens in memory at once; a larger batch is worked off in parts with the same gradient, but for dropout, whose masks differ; unless told as many as "
-        "take 1 GB while the encoder is trained, on a GPU 4 GB",
+        description="most tokens in memory at once; a larger batch is worked off in parts with the same gradient, but for dropout, whose "
+        "masks differ; unless told as many as take 1 GB while the encoder is trained, on a GPU 4 GB",
     )
 
     # choosing and stopping

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from tunesmith.bounds import RESAMPLES, bounds
 from tunesmith.config import Config
 from tunesmith.errors import counted, setting
 from tunesmith.evaluate import outputs_for
@@ -22,7 +23,6 @@ from tunesmith.seeds import seed_for
 from tunesmith.tasks.base import Measured, Task
 from tunesmith.tasks.rows import Part, Ragged
 
-_RESAMPLES = 1000
 _CHUNK = 100
 _NEVER = -1e9  # an output that means no
 _ROUNDING = 1e-9
@@ -103,7 +103,7 @@ def padded(outputs: Ragged, task: Task) -> Ragged:
     return Ragged(np.pad(outputs.values, ((0, 0), (0, missing)), constant_values=_NEVER), outputs.starts)
 
 
-def paired_interval(before: Measured | None, after: Measured | None, *, seed: int, confidence: float = 0.95) -> list[float] | None:
+def paired_interval(before: Measured | None, after: Measured | None, *, seed: int) -> list[float] | None:
     """Return [low, high] of a metric's difference after - before, by percentile bootstrap over the units, the same for both.
 
     None where the metric has no quick way, and where no resample has a difference: a width of 0 would be false certainty.
@@ -114,11 +114,10 @@ def paired_interval(before: Measured | None, after: Measured | None, *, seed: in
     units = before[0]
     generator = np.random.default_rng(seed)
     found = []
-    for _ in range(0, _RESAMPLES, _CHUNK):
+    for _ in range(0, RESAMPLES, _CHUNK):
         drawn = generator.multinomial(units, np.full(units, 1 / units), _CHUNK).astype(np.float64)
         found.append(after[1](drawn) - before[1](drawn))
-    low, high = np.percentile(np.concatenate(found), [50 * (1 - confidence), 50 * (1 + confidence)])
-    return [float(low), float(high)] if high - low > _ROUNDING else None
+    return bounds(np.concatenate(found))
 
 
 def record_of(

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from tunesmith.bounds import RESAMPLES, bounds
 from tunesmith.errors import DataError, Diverged
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-_RESAMPLES = 1000
 _FEW = 5  # sequences, of which resamples say nothing about others
 
 
@@ -36,9 +36,7 @@ def masked_scores(surprise: NDArray[Any], hit: NDArray[Any]) -> dict[str, float]
     return {"perplexity": _exp(loss), "loss": loss, "masked_accuracy": float(np.mean(hit))}
 
 
-def masked_intervals(
-    surprise: NDArray[Any], hit: NDArray[Any], sequence: NDArray[Any], *, seed: int, confidence: float = 0.95
-) -> dict[str, list[float]]:
+def masked_intervals(surprise: NDArray[Any], hit: NDArray[Any], sequence: NDArray[Any], *, seed: int) -> dict[str, list[float]]:
     """Return [low, high] of each score by percentile bootstrap over sequences, whose words are not independent of one another.
 
     sequence: int[P], which of the N sequences each token stands in (Efron and Tibshirani 1993, section 13.3). Empty for fewer than five.
@@ -49,17 +47,12 @@ def masked_intervals(
         return {}
     sums = np.stack([np.bincount(number, weights, count) for weights in (np.ones(len(number)), surprise, hit)])
     generator = np.random.default_rng(seed)
-    found = np.empty((3, _RESAMPLES))
-    for i in range(_RESAMPLES):
+    found = np.empty((3, RESAMPLES))
+    for i in range(RESAMPLES):
         found[:, i] = sums[:, generator.integers(0, count, count)].sum(1)
-    tail = 50 * (1 - confidence)
-    bounds = {
-        "loss": np.percentile(found[1] / found[0], [tail, 100 - tail]).tolist(),
-        "masked_accuracy": np.percentile(found[2] / found[0], [tail, 100 - tail]).tolist(),
-    }
-    bounds["perplexity"] = [_exp(bound) for bound in bounds["loss"]]
-    # resamples that are all alike have no width, which would be false certainty
-    return {name: pair for name, pair in bounds.items() if pair[1] - pair[0] > 1e-12}
+    loss, accuracy = bounds(found[1] / found[0]), bounds(found[2] / found[0])
+    told = {"loss": loss, "masked_accuracy": accuracy, "perplexity": [_exp(bound) for bound in loss] if loss is not None else None}
+    return {name: pair for name, pair in told.items() if pair is not None}
 
 
 def _exp(loss: float) -> float:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from tunesmith.bounds import RESAMPLES, bounds, bounds_of_share
 from tunesmith.counting import count_cells, label_scores, point_scores, precision_recall_f1
 from tunesmith.errors import DataError, Diverged, UsageError, did_you_mean, setting
 from tunesmith.ranking_metrics import RANKING
@@ -222,25 +223,8 @@ def tune_thresholds(gold: NDArray[Any], probabilities: NDArray[Any]) -> NDArray[
 # --- confidence intervals --------------------------------------------------------------------------------------------------
 
 
-def bootstrap(
-    metric_fn: Callable[[NDArray[np.int64]], float], n_rows: int, *, seed: int, resamples: int = 1000, confidence: float = 0.95
-) -> tuple[float, float]:
-    """Return the percentile bootstrap interval of any metric over rows (Efron and Tibshirani 1993, section 13.3).
-
-    Args:
-        metric_fn: from the indices int[n_rows] of the resampled rows to the value. Called `resamples` times; for the metrics
-            of a classifier `intervals` is far faster.
-        n_rows: rows in the test set, at least 1.
-        seed: any int.
-        confidence: in (0, 1).
-    """
-    rng = np.random.default_rng(seed)
-    values = np.array([metric_fn(rng.integers(0, n_rows, n_rows)) for _ in range(resamples)])
-    return _percentiles(values, confidence)
-
-
 def intervals(
-    gold: NDArray[Any], predicted: NDArray[Any], n_labels: int, *, seed: int, resamples: int = 1000, confidence: float = 0.95
+    gold: NDArray[Any], predicted: NDArray[Any], n_labels: int, *, seed: int, resamples: int = RESAMPLES
 ) -> dict[str, list[float]]:
     """Return [low, high] of the metrics that depend on the predicted labels only, by percentile bootstrap over rows.
 
@@ -252,7 +236,6 @@ def intervals(
         gold, predicted: int[E], or bool[E, C] for multi-label.
         n_labels: C.
         seed: any int; equal arguments give equal intervals.
-        confidence: in (0, 1).
     """
     cells = count_cells(np.asarray(gold), np.asarray(predicted), n_labels)
     rng = np.random.default_rng(seed)
@@ -260,32 +243,16 @@ def intervals(
     right, rows = round(float(cells.counts @ cells.exact)), int(cells.counts.sum())
     found = {}
     for name in parts[0]:
-        low, high = _percentiles(np.concatenate([part[name] for part in parts]), confidence)
-        if high - low > 1e-9:  # rounding can differ between resamples
-            found[name] = [low, high]
+        pair = bounds(np.concatenate([part[name] for part in parts]))
+        if pair is not None:
+            found[name] = pair
         elif name in (_SHARES_OF_ROWS_SINGLE if cells.single else ("subset_accuracy",)):
-            found[name] = list(binomial_interval(right, rows, confidence))
+            found[name] = bounds_of_share(right, rows)
     return found
 
 
 # with one label per row these are all the share of right rows
 _SHARES_OF_ROWS_SINGLE = ("accuracy", "f1_micro", "precision_micro", "recall_micro", "recall_weighted")
-
-
-def binomial_interval(right: int, rows: int, confidence: float = 0.95) -> tuple[float, float]:
-    """Return the exact interval of the probability behind `right` of `rows` (Clopper and Pearson 1934)."""
-    from scipy.stats import beta
-
-    tail = (1 - confidence) / 2
-    low = float(beta.ppf(tail, right, rows - right + 1)) if right else 0.0
-    high = float(beta.ppf(1 - tail, right + 1, rows - right)) if right < rows else 1.0
-    return low, high
-
-
-def _percentiles(values: NDArray[np.float64], confidence: float) -> tuple[float, float]:
-    tail = 50 * (1 - confidence)
-    low, high = np.percentile(values, [tail, 100 - tail])
-    return float(low), float(high)
 
 
 def _resampled(counts: NDArray[np.int64], rng: np.random.Generator, resamples: int) -> Iterator[NDArray[np.int64]]:

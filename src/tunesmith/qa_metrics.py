@@ -14,15 +14,14 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from tunesmith.bounds import RESAMPLES, bounds, bounds_of_share
 from tunesmith.errors import DataError
-from tunesmith.metrics import binomial_interval
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 Match = Literal["words", "characters"]
 
-_RESAMPLES = 1000
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
 # as cmrc2018_evaluate.py has them; its "……" is compared with single characters and so never matches
@@ -160,25 +159,24 @@ def best_threshold(values: NDArray[Any], margin: NDArray[Any], has_answer: NDArr
     return float(reached[best]) / len(values), float(limits[best])
 
 
-def score_intervals(each: NDArray[Any], has_answer: NDArray[np.bool_], *, seed: int, confidence: float = 0.95) -> dict[str, list[float]]:
+def score_intervals(each: NDArray[Any], has_answer: NDArray[np.bool_], *, seed: int) -> dict[str, list[float]]:
     """Return [low, high] of the `averages`, by percentile bootstrap over questions (Efron and Tibshirani 1993, section 13.3).
 
     Where all questions are right or all are wrong, a share of right ones gets its exact binomial interval instead.
     """
     rng = np.random.default_rng(seed)
     drawn: dict[str, list[float]] = {}
-    for _ in range(_RESAMPLES):
+    for _ in range(RESAMPLES):
         rows = rng.integers(0, len(each), len(each))
         for name, value in averages(each[rows], has_answer[rows]).items():
             drawn.setdefault(name, []).append(value)
-    tail = 50 * (1 - confidence)
     found = {}
     chosen = {"has_answer_exact_match": has_answer, "no_answer_accuracy": ~has_answer}
     for name in averages(each, has_answer):
-        low, high = np.percentile(drawn.get(name, [0.0]), [tail, 100 - tail]).tolist()
-        if high - low > 1e-12:
-            found[name] = [low, high]
+        pair = bounds(drawn.get(name, [0.0]))
+        if pair is not None:
+            found[name] = pair
         elif not name.endswith("f1"):
             right = each[chosen.get(name, np.ones(len(each), np.bool_)), 0]
-            found[name] = list(binomial_interval(round(float(right.sum())), len(right), confidence))
+            found[name] = bounds_of_share(round(float(right.sum())), len(right))
     return found

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from tunesmith.bounds import RESAMPLES, bounds
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -87,7 +89,7 @@ def scores_of(gains: NDArray[np.float64], ideal: NDArray[np.float64]) -> dict[st
     }
 
 
-def ranking_intervals(values: Mapping[str, Iterable[float]], *, seed: int, resamples: int = 1000) -> dict[str, list[float]]:
+def ranking_intervals(values: Mapping[str, Iterable[float]], *, seed: int, resamples: int = RESAMPLES) -> dict[str, list[float]]:
     """Return 95% intervals [low, high] of the means by percentile bootstrap over queries; none for fewer than two queries.
 
     values: by metric, a value for each query, in one order
@@ -100,8 +102,7 @@ def ranking_intervals(values: Mapping[str, Iterable[float]], *, seed: int, resam
     for done in range(0, resamples, max(1, _CHUNK // queries)):
         size = min(max(1, _CHUNK // queries), resamples - done)
         found.append(table[:, rng.integers(0, queries, (size, queries))].mean(2))
-    low, high = np.percentile(np.concatenate(found, 1), [2.5, 97.5], axis=1)
-    return {name: [float(a), float(b)] for name, a, b in zip(values, low, high, strict=True) if b - a > 1e-9}
+    return {name: pair for name, drawn in zip(values, np.concatenate(found, 1), strict=True) if (pair := bounds(drawn)) is not None}
 
 
 def difference(one: Iterable[float], two: Iterable[float], *, seed: int, rounds: int = 10_000) -> dict[str, float]:

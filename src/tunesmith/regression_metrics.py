@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from tunesmith.bounds import RESAMPLES, bounds
 from tunesmith.errors import DataError, Diverged
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-_RESAMPLES = 1000
 _SPEARMAN_CELLS = 4_000_000  # ranking every resample of more rows than this allows would take many seconds
 
 
@@ -42,7 +42,7 @@ def varies(values: NDArray[Any]) -> bool:
     return bool(len(values) and (values != values[0]).any())
 
 
-def regression_intervals(gold: NDArray[Any], predicted: NDArray[Any], *, seed: int, confidence: float = 0.95) -> dict[str, list[float]]:
+def regression_intervals(gold: NDArray[Any], predicted: NDArray[Any], *, seed: int) -> dict[str, list[float]]:
     """Return [low, high] of each metric that has a value, by percentile bootstrap over rows (Efron and Tibshirani 1993, section 13.3).
 
     Spearman's is left out for test sets so large that ranking every resample would take minutes.
@@ -50,8 +50,8 @@ def regression_intervals(gold: NDArray[Any], predicted: NDArray[Any], *, seed: i
     gold, predicted = np.asarray(gold, np.float64), np.asarray(predicted, np.float64)
     rng = np.random.default_rng(seed)
     found: dict[str, list[float]] = {"pearson": [], "spearman": [], "mse": [], "mae": []}
-    ranked = len(gold) * _RESAMPLES <= _SPEARMAN_CELLS
-    for _ in range(_RESAMPLES):
+    ranked = len(gold) * RESAMPLES <= _SPEARMAN_CELLS
+    for _ in range(RESAMPLES):
         rows = rng.integers(0, len(gold), len(gold))
         one, two = gold[rows], predicted[rows]
         if varies(one) and varies(two):
@@ -60,11 +60,8 @@ def regression_intervals(gold: NDArray[Any], predicted: NDArray[Any], *, seed: i
                 found["spearman"].append(_correlation(_ranks(one), _ranks(two)))
         found["mse"].append(np.square(two - one).mean())
         found["mae"].append(np.abs(two - one).mean())
-    tail = 50 * (1 - confidence)
-    bounds = {name: np.percentile(values, [tail, 100 - tail]).tolist() for name, values in found.items() if values}
     whole = regression(gold, predicted)
-    # resamples that are all alike have no width, which would be false certainty
-    return {name: pair for name, pair in bounds.items() if name in whole and pair[1] - pair[0] > 1e-12}
+    return {name: pair for name, values in found.items() if values and name in whole and (pair := bounds(values)) is not None}
 
 
 def resampled(gold: NDArray[Any], predicted: NDArray[Any], drawn: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from tunesmith.bounds import RESAMPLES, bounds
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-_RESAMPLES = 1000
 _CHUNK = 100
 
 Entities = Sequence[Sequence[tuple[int, int, str]]]
@@ -105,7 +106,6 @@ def intervals(
     tags: tuple[NDArray[Any], NDArray[Any]] | None,
     *,
     seed: int,
-    confidence: float = 0.95,
 ) -> dict[str, list[float]]:
     """Return [low, high] of each metric by percentile bootstrap over sentences (Efron and Tibshirani 1993, section 13.3).
 
@@ -123,9 +123,9 @@ def intervals(
     if tags is not None:
         counts = _tag_counts(*tags, np.repeat(np.arange(sentences), words[:, 1]), sentences).astype(np.float64)
     found: dict[str, list[NDArray[np.float64]]] = {}
-    for start in range(0, _RESAMPLES, _CHUNK):
+    for start in range(0, RESAMPLES, _CHUNK):
         draws = np.stack(
-            [np.bincount(rng.integers(0, sentences, sentences), minlength=sentences) for _ in range(min(_CHUNK, _RESAMPLES - start))]
+            [np.bincount(rng.integers(0, sentences, sentences), minlength=sentences) for _ in range(min(_CHUNK, RESAMPLES - start))]
         ).astype(np.float64)  # whole numbers, which floats multiply faster
         values: dict[str, NDArray[np.float64]] = {}
         for mode, one in modes.items():
@@ -136,6 +136,4 @@ def intervals(
             values["f1_macro"] = _macro(np.tensordot(draws, counts, 1))
         for name, value in values.items():
             found.setdefault(name, []).append(value)
-    tail = 50 * (1 - confidence)
-    bounds = {name: np.percentile(np.concatenate(values), [tail, 100 - tail]).tolist() for name, values in found.items()}
-    return {name: pair for name, pair in bounds.items() if pair[1] - pair[0] > 1e-12}
+    return {name: pair for name, values in found.items() if (pair := bounds(np.concatenate(values))) is not None}

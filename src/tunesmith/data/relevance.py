@@ -17,9 +17,6 @@ _POSITIVES = ("positive", "positives", "pos")
 _NEGATIVES = ("negative", "negatives", "neg", "hard_negative", "hard_negatives")
 _WORDS = {"true": 1.0, "yes": 1.0, "relevant": 1.0, "false": 0.0, "no": 0.0, "irrelevant": 0.0, "not relevant": 0.0}
 
-BEYOND = "#0"
-"""Stands behind the label of a relevant passage that the first stage did not find; `#r` behind that of its r-th."""
-
 
 def grade_in(label: str) -> float | None:
     """Return the grade that a label says, 0 for one below (TREC marks spam by -1); None where it says none."""
