@@ -6,6 +6,7 @@ import json
 import shutil
 import signal
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -761,6 +762,11 @@ def test_the_sample_of_two_samples_is_the_sample_of_all() -> None:
     assert replay.merged([one for part in parts for one in part], 60, schema, grouped=False) == whole and len(whole) == 60
     share = sum(one.source.line < 200 for one in whole) / 60
     assert 0.2 < share < 0.6, "as if it were drawn at random"
+    rare = [replace(one, target=["rare"]) if i in (7, 301, 499) else one for i, one in enumerate(examples)]
+    whole = replay.merged(rare, 60, schema, grouped=False, labelled=True)
+    parts = [replay.merged(part, 60, schema, grouped=False, labelled=True) for part in (rare[:200], rare[200:350], rare[350:])]
+    assert replay.merged([one for part in parts for one in part], 60, schema, grouped=False, labelled=True) == whole and len(whole) == 60
+    assert sum(one.target == ["rare"] for one in whole) == 3, "a rare label stays, with all of its few rows"
     grouped = [Example((f"q {i // 10}", f"p {i}"), ["1"], False, f"q {i // 10}", Source("f", i)) for i in range(100)]
     found = replay.merged(grouped, 35, Schema(("q", "p"), "l"), grouped=True)
     assert len(found) == 30 and len({one.group for one in found}) == 3, "queries stay whole"

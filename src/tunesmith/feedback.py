@@ -21,7 +21,7 @@ from tunesmith.data.table import TokenTable, open_table
 from tunesmith.errors import DataError, UsageError, counted, did_you_mean, listing, setting
 from tunesmith.prepare import contradictions, missing_targets, split_parts
 from tunesmith.progress import Progress
-from tunesmith.replay import TEST_ROWS, Kept, keep_rows, merged
+from tunesmith.replay import TEST_ROWS, Kept, has_labels, keep_rows, merged
 from tunesmith.tasks.base import Task
 from tunesmith.tasks.rows import Part, Rows
 
@@ -382,8 +382,8 @@ def _kept_next(
     known = int(before.get("test_of", 0)) if same or gate is None else len(gate.rows)
     return Kept(
         new.schema,
-        merged([*replay, *told.replay], config.replay_rows, new.schema, grouped=grouped),
-        merged([*tests, *told.test], TEST_ROWS, new.schema, grouped=grouped),
+        merged([*replay, *told.replay], config.replay_rows, new.schema, grouped=grouped, labelled=has_labels(task)),
+        merged([*tests, *told.test], TEST_ROWS, new.schema, grouped=grouped, labelled=has_labels(task)),
         int(before.get("of", len(replay))) + len(new.rows),
         known + (len(held_out.rows) if held_out is not None else 0),
     )

@@ -3,6 +3,7 @@
 The sample holds the rows whose texts have the smallest of 64-bit hashes: a bottom-k sketch (Cohen and Kaplan 2007, "Summarizing Data using
 Bottom-k Sketches", section 2). It is as good as drawn at random, rows with one text, or of one query, are in it together, and the sample
 of two bodies of rows follows from the samples of both, so that after any number of updates it stands for all rows ever trained on.
+The first rows of each label come before all others, or a sample would have none of a rare one, which an update would then unlearn.
 """
 
 from __future__ import annotations
@@ -30,6 +31,8 @@ TEST_ROWS = 5000
 """Most test rows that are kept."""
 LIMIT_MB = 50
 """Most megabytes of each of both files."""
+A_LABEL = 10
+"""So many rows of each label come first."""
 _SALT = np.uint64(0x7DE6F10C5A3B9E21)  # another order than that of the keys, by which other samples are drawn
 
 
@@ -93,42 +96,74 @@ def keep_rows(parts: dict[str, Part], task: Task, config: Config, notes: list[st
             continue
         table, index = part.rows.table, part.rows.index
         units = table.group[index] if grouped and table.group is not None else table.text_key[index]
-        chosen = part.with_index(index[bottom(units, most)])
+        strata = part.rows.targets.stratum()[index] if has_labels(task) else None
+        chosen = part.with_index(index[bottom(units, most, strata)])
         examples = chosen.examples(progress)
         if examples is None:
             notes.append(f"{part.source.name} has changed since the training began, so no rows of it are kept for updates.")
             continue
         rows = chosen.rows.index.tolist()
         known = [task.kept(example, part.rows.targets, row) for example, row in zip(examples, rows, strict=True)]
-        found[name] = within(known, schema, grouped=grouped)
+        found[name] = within(known, schema, grouped=grouped, labelled=has_labels(task))
     tests = len(parts["test"].rows) if "test" in parts else 0
     return Kept(schema, found["train"], found["test"], len(parts["train"].rows), tests)
 
 
-def bottom(units: np.ndarray, most: int) -> np.ndarray:
-    """Return the places, int64[n] ascending, of the at most `most` rows whose units, uint64[E], have the smallest hashes; whole units."""
-    hashes = mix(units ^ _SALT)
-    order = np.argsort(hashes, kind="stable")
+def has_labels(task: Task) -> bool:
+    """Whether the rows of a task have labels that a sample should have all of."""
+    return bool(task.labels) and not task.head.per_token
+
+
+def bottom(units: np.ndarray, most: int, strata: np.ndarray | None = None) -> np.ndarray:
+    """Return the places, int64[n] ascending, of the at most `most` rows that come first by `_order`; whole units, uint64[E]."""
+    order = _order(units, strata)
     if len(order) > most:
         # the unit that would go over the limit stays out
-        border = hashes[order[most]]
-        order = order[:most][hashes[order[:most]] < border]
+        border = units[order[most]]
+        order = order[:most][units[order[:most]] != border]
     return np.sort(order)
 
 
-def merged(examples: Sequence[Example], most: int, schema: Schema, *, grouped: bool) -> list[Example]:
-    """Return the sample of at most `most` rows of the samples of several bodies of rows."""
+def _order(units: np.ndarray, strata: np.ndarray | None) -> np.ndarray:
+    """Return the places of all rows, int64[E], by the hashes of their units; strata: int64[E], of each of which some rows come first."""
+    hashes = mix(units ^ _SALT)
+    order = np.argsort(hashes, kind="stable")
+    if strata is None or not len(order):
+        return order
+    label = strata[order]
+    by_label = np.argsort(label, kind="stable")  # each label's rows by their hashes
+    starts = np.flatnonzero(np.diff(label[by_label], prepend=label[by_label[0]] - 1))
+    first = np.empty(len(order), np.bool_)
+    first[by_label] = np.arange(len(order)) - np.repeat(starts, np.diff(starts, append=len(order))) < A_LABEL
+    # rows of one text, which may have several labels, stay together
+    texts = np.flatnonzero(np.concatenate([[True], hashes[order][1:] != hashes[order][:-1]]))
+    first = np.repeat(np.logical_or.reduceat(first, texts), np.diff(texts, append=len(order)))
+    return order[np.argsort(~first, kind="stable")]
+
+
+def _strata(examples: Sequence[Example], labelled: bool) -> np.ndarray | None:
+    """Return int64[E], equal for examples with the same labels; None where they have none to go by."""
+    if not labelled:
+        return None
+    names = ["\x1f".join(sorted(example.target or ())) for example in examples]
+    numbers: dict[str, int] = {}
+    return np.array([numbers.setdefault(name, len(numbers)) for name in names], np.int64)
+
+
+def merged(examples: Sequence[Example], most: int, schema: Schema, *, grouped: bool, labelled: bool = False) -> list[Example]:
+    """Return the sample of at most `most` rows of the samples of several bodies of rows; labelled: see `has_labels`."""
     if not examples or not most:
         return []
-    return within([examples[place] for place in bottom(units_of(examples, grouped=grouped), most)], schema, grouped=grouped)
+    places = bottom(units_of(examples, grouped=grouped), most, _strata(examples, labelled))
+    return within([examples[place] for place in places], schema, grouped=grouped, labelled=labelled)
 
 
-def within(examples: list[Example], schema: Schema, *, grouped: bool) -> list[Example]:
+def within(examples: list[Example], schema: Schema, *, grouped: bool, labelled: bool = False) -> list[Example]:
     """Return of the examples the sample that takes no more than the limit in megabytes."""
     sizes = np.array([len(line_of(example, schema).encode("utf-8", "surrogatepass")) for example in examples], np.int64)
     if sizes.sum() <= LIMIT_MB * 1_000_000:
         return examples
-    order = np.argsort(mix(units_of(examples, grouped=grouped) ^ _SALT), kind="stable")
+    order = _order(units_of(examples, grouped=grouped), _strata(examples, labelled))
     fits = order[np.cumsum(sizes[order]) <= LIMIT_MB * 1_000_000]
     return [examples[place] for place in np.sort(fits)]
 
