@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import time
 from collections.abc import Callable
@@ -14,7 +13,7 @@ from tunesmith import recipe, strategies
 from tunesmith.bundle import DESCRIPTION
 from tunesmith.config import Config
 from tunesmith.data.given import NOTHING, Given
-from tunesmith.errors import Interrupted, ModelError, StorageError, UsageError, setting
+from tunesmith.errors import Interrupted, ModelError, UsageError, setting
 from tunesmith.evaluate import outputs_for
 from tunesmith.fitting import new_model
 from tunesmith.folds import cross_validate
@@ -37,7 +36,7 @@ from tunesmith.rundir import (
     stopped_in,
     store_settings,
 )
-from tunesmith.storage import locked, write_json
+from tunesmith.storage import locked, read_json, write_json
 from tunesmith.training.loop import Watch
 from tunesmith.training.state import PROBE, Checkpoints
 
@@ -255,8 +254,5 @@ def _sentence(record: dict[str, Any]) -> str:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    try:
-        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        return found
-    except (OSError, ValueError) as error:
-        raise StorageError(f"{path} cannot be read ({error}). Start anew with {setting('overwrite', True)}.") from None
+    found: dict[str, Any] = read_json(path, f"Start anew with {setting('overwrite', True)}.")
+    return found

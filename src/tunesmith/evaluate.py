@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import torch
 
-from tunesmith.data.batches import plan_batches, split_by_tokens
+from tunesmith.data.batches import by_length
 from tunesmith.data.tokens import Encoded
 from tunesmith.model.arithmetic import arithmetic
 from tunesmith.model.heads import TextModel
@@ -36,12 +36,10 @@ def _pieces(
     was_training = model.training
     model.eval()
     with torch.inference_mode(), arithmetic(precision, model.encoder.device):
-        for step in plan_batches(longest, batch_size=64, seed=0, epoch=0, shuffle=False):
-            for part in split_by_tokens(longest[step], number[step], max_tokens):
-                rows = step[part]
-                batch = task.gather([examples[row] for row in rows], judged=judged)
-                values = task.combine(model(batch), batch).float().cpu().numpy()
-                result.update(zip(rows.tolist(), np.split(values, np.cumsum(task.sizes(batch))[:-1]), strict=True))
+        for rows in by_length(longest, number, max_tokens):
+            batch = task.gather([examples[row] for row in rows], judged=judged)
+            values = task.combine(model(batch), batch).float().cpu().numpy()
+            result.update(zip(rows.tolist(), np.split(values, np.cumsum(task.sizes(batch))[:-1]), strict=True))
     model.train(was_training)
     return [result[row] for row in range(len(examples))]
 

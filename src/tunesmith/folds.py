@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +13,7 @@ from tunesmith import recipe
 from tunesmith.bundle import DESCRIPTION
 from tunesmith.config import Config
 from tunesmith.data.given import NOTHING, Given
-from tunesmith.errors import DataError, Interrupted, StorageError, setting
+from tunesmith.errors import DataError, Interrupted, setting
 from tunesmith.prepare import prepare
 from tunesmith.progress import QUIET, Bars, Progress
 from tunesmith.report.wording import figure
@@ -30,7 +29,7 @@ from tunesmith.rundir import (
     stopped_in,
     store_settings,
 )
-from tunesmith.storage import locked, write_json
+from tunesmith.storage import locked, read_json, write_json
 from tunesmith.training.state import Checkpoints
 
 
@@ -106,11 +105,8 @@ def _leading(result: dict[str, Any]) -> str:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    try:
-        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        return found
-    except (OSError, ValueError) as error:
-        raise StorageError(f"{path} cannot be read ({error}). Remove its directory, and go on with {setting('resume', True)}.") from None
+    found: dict[str, Any] = read_json(path, f"Remove its directory, and go on with {setting('resume', True)}.")
+    return found
 
 
 def _check_same_rows(config: Config, directory: Path, given: Given) -> None:

@@ -12,7 +12,7 @@ import secrets
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from tunesmith.errors import StorageError, TunesmithError, setting
 
@@ -137,6 +137,14 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, value: object) -> None:
     """Write `value` as indented JSON to `path`, all or nothing."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def read_json(path: Path, cure: str) -> Any:
+    """Return what the JSON in `path` says. Raises `StorageError` for what cannot be read, with `cure`, a sentence on what to do."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise StorageError(f"{path} cannot be read ({error}). {cure}") from None
 
 
 def sweep(directory: Path, *patterns: str) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -125,6 +125,16 @@ def plan_batches(tokens: np.ndarray, *, batch_size: int, seed: int, epoch: int, 
         part = part[np.argsort(-tokens[part], kind="stable")]
         steps.extend(part[i : i + batch_size] for i in range(0, len(part), batch_size))
     return [steps[i] for i in generator.permutation(len(steps))]
+
+
+def by_length(longest: np.ndarray, sequences: np.ndarray, max_tokens: int) -> Iterator[np.ndarray]:
+    """Yield the numbers of E examples, int64[n] each, in the batches in which they are computed without training: the longest first.
+
+    longest, sequences, max_tokens: as `split_by_tokens` takes them
+    """
+    for step in plan_batches(longest, batch_size=64, seed=0, epoch=0, shuffle=False):
+        for part in split_by_tokens(longest[step], sequences[step], max_tokens):
+            yield step[part]
 
 
 def split_by_tokens(longest: np.ndarray, sequences: np.ndarray, max_tokens: int) -> list[slice]:

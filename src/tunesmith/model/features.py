@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tunesmith.data.batches import PackedBatch, pack, plan_batches, split_by_tokens
+from tunesmith.data.batches import PackedBatch, by_length, pack
 from tunesmith.data.table import TokenTable, evict
 from tunesmith.model.arithmetic import arithmetic
 from tunesmith.model.devices import to_device
@@ -182,18 +182,16 @@ def _compute(
         for table, index in tables:
             for start in range(0, len(index), _CHUNK):
                 rows = index[start : start + _CHUNK]
-                longest, number = table.longest[rows], table.sequences[rows]
-                for step in plan_batches(longest, batch_size=64, seed=0, epoch=0, shuffle=False):
-                    for part in split_by_tokens(longest[step], number[step], _TOKENS):
-                        batch = pack([table.example(row) for row in rows[step[part]].tolist()])
-                        with torch.no_grad(), arithmetic(frozen.precision, model.encoder.device):
-                            values = model.below(batch, frozen.layers).to(_DTYPES[frozen.kept])
-                        content = values.contiguous().cpu().view(torch.uint8).numpy().data
-                        file.write(content)
-                        checksum = zlib.crc32(content, checksum)
-                        keys.append(np.fromiter(_keys(batch), np.uint64, len(batch.lengths)))
-                        counts.append(batch.lengths if len(values) == len(batch.ids) else np.ones(len(batch.lengths), np.int32))
-                        tracker.advance(part.stop - part.start)
+                for chosen in by_length(table.longest[rows], table.sequences[rows], _TOKENS):
+                    batch = pack([table.example(row) for row in rows[chosen].tolist()])
+                    with torch.no_grad(), arithmetic(frozen.precision, model.encoder.device):
+                        values = model.below(batch, frozen.layers).to(_DTYPES[frozen.kept])
+                    content = values.contiguous().cpu().view(torch.uint8).numpy().data
+                    file.write(content)
+                    checksum = zlib.crc32(content, checksum)
+                    keys.append(np.fromiter(_keys(batch), np.uint64, len(batch.lengths)))
+                    counts.append(batch.lengths if len(values) == len(batch.ids) else np.ones(len(batch.lengths), np.int32))
+                    tracker.advance(len(chosen))
     model.train(training)
     all_keys, all_counts = np.concatenate([np.zeros(0, np.uint64), *keys]), np.concatenate([np.zeros(0, np.int32), *counts])
     unique, first = np.unique(all_keys, return_index=True)

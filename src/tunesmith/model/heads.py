@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from tunesmith.data.batches import PackedBatch, collate, pack, plan_batches, split_by_tokens
+from tunesmith.data.batches import PackedBatch, by_length, collate, pack
 from tunesmith.data.tokens import Encoded
 from tunesmith.errors import ModelError
 from tunesmith.model.arithmetic import arithmetic
@@ -289,12 +289,11 @@ def embed(
     longest = np.array([max(map(len, example.sequences)) for example in examples])
     result = np.empty((len(examples), encoder.width), np.float32)
     with torch.inference_mode(), arithmetic(precision, encoder.device):
-        for step in plan_batches(longest, batch_size=64, seed=0, epoch=0, shuffle=False):
-            for part in split_by_tokens(longest[step], np.ones(len(step), np.int64), max_tokens):
-                batch = pack([examples[row] for row in step[part]])
-                lengths = indices(batch.lengths, encoder.device)
-                result[step[part]] = torch.segment_reduce(encoder(batch).float(), "mean", lengths=lengths, axis=0).cpu().numpy()
-                advance(part.stop - part.start)
+        for rows in by_length(longest, np.ones(len(longest), np.int64), max_tokens):
+            batch = pack([examples[row] for row in rows])
+            lengths = indices(batch.lengths, encoder.device)
+            result[rows] = torch.segment_reduce(encoder(batch).float(), "mean", lengths=lengths, axis=0).cpu().numpy()
+            advance(len(rows))
     return result
 
 

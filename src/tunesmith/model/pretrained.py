@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from tunesmith.data.tokens import TextEncoder, Truncation
 from tunesmith.errors import ModelError, listing
 from tunesmith.model.encoder import Encoder
 from tunesmith.model.hub import auto_class, explained, load_config, load_tokenizer, quiet
@@ -54,6 +55,11 @@ class Pretrained:
         from tokenizers import Tokenizer
 
         return Tokenizer.from_str(self.tokenizer.backend_tokenizer.to_str())
+
+    def reader(self, most: int = 256) -> TextEncoder:
+        """Return what turns plain texts into sequences for this encoder, cut behind `most` tokens or as many as it takes."""
+        length = most if self.max_length is None else min(self.max_length, most)
+        return TextEncoder(self.backend_tokenizer(), Truncation("head", length), self.fallback_token)
 
     def load(
         self,

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from tunesmith.bundle import DESCRIPTION, Bundle
-from tunesmith.data.tokens import TextEncoder, Truncation
+from tunesmith.data.tokens import TextEncoder
 from tunesmith.errors import ModelError, UsageError
 from tunesmith.model.adapted import digest_of_base
 from tunesmith.model.arithmetic import choose_precision
@@ -44,13 +44,13 @@ class Embedder:
                     f"the model in {name} is for {bundle.task.sentence()}, and has no vectors. Train one with --task ranking --ranker "
                     "bi-encoder, name an encoder, or pass a cross-encoder as --reranker."
                 )
-            truncation, fallback = bundle.encoder.truncation, bundle.description["tokens"]["fallback_token"]
-            self._model, tokenizer, weights = bundle.model.encoder, bundle.encoder.tokenizer, Path(name)
+            fallback = bundle.description["tokens"]["fallback_token"]
+            self._encoder = TextEncoder(bundle.encoder.tokenizer, bundle.encoder.truncation, fallback)
+            self._model, weights = bundle.model.encoder, Path(name)
         else:
             pretrained = open_pretrained(name)
-            truncation, fallback = Truncation("head", min(pretrained.max_length or 256, 256)), pretrained.fallback_token
-            self._model, tokenizer, weights = pretrained.load(), pretrained.backend_tokenizer(), Path(pretrained.located.place)
-        self._encoder = TextEncoder(tokenizer, truncation, fallback)
+            self._encoder = pretrained.reader()
+            self._model, weights = pretrained.load(), Path(pretrained.located.place)
         self._model.eval()
         place, _ = choose_device(device)
         self._precision = choose_precision("auto", place)[0]
@@ -58,7 +58,7 @@ class Embedder:
         file = weights / "model.safetensors"
         beside = [checksum(one) for one in sorted(weights.glob("*.safetensors"))]  # of an adapter; a hub's name is no directory
         self.stamp = checksum(file) if file.is_file() else "-".join([digest_of_base(self._model), *beside])
-        self.key = f"{self.stamp} {truncation} {self._precision}"
+        self.key = f"{self.stamp} {self._encoder.truncation} {self._precision}"
 
     @property
     def width(self) -> int:

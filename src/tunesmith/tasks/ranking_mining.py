@@ -15,7 +15,6 @@ import numpy as np
 from tunesmith.config import Config
 from tunesmith.data.lexical import Lexical
 from tunesmith.data.table import cache_directory, evict, note_use
-from tunesmith.data.tokens import TextEncoder, Truncation
 from tunesmith.errors import DataError, counted
 from tunesmith.model.heads import embed
 from tunesmith.progress import Progress
@@ -65,9 +64,7 @@ def vector_scores(
     queries: Sequence[str], passages: Sequence[str], pretrained: Pretrained, progress: Progress
 ) -> Callable[[int], np.ndarray]:
     """Return a function from the number of a query to the cosines of all passages: mean-pooled states of the encoder before training."""
-    limit = min(pretrained.max_length or 256, 256)
-    encoder = TextEncoder(pretrained.backend_tokenizer(), Truncation("head", limit), pretrained.fallback_token)
-    model = pretrained.load().eval()
+    encoder, model = pretrained.reader(), pretrained.load().eval()
     with progress.track("vectors for mining", len(queries) + len(passages), "texts") as tracker:
         sides = [embed(model, encoder.encode(list(texts)), tracker.advance) for texts in (queries, passages)]
     asked, known = (side / np.maximum(np.linalg.norm(side, axis=1, keepdims=True), 1e-12) for side in sides)

@@ -16,7 +16,7 @@ from tunesmith.data.batches import PackedBatch
 from tunesmith.data.measured import ambiguous, number_in
 from tunesmith.data.schema import Example, Schema
 from tunesmith.data.table import TokenTable
-from tunesmith.data.tokens import Encoded, TextEncoder, Truncation
+from tunesmith.data.tokens import Encoded
 from tunesmith.errors import DataError, counted, setting
 from tunesmith.metrics import METRICS
 from tunesmith.model.devices import to_device
@@ -326,9 +326,7 @@ def _values(table: TokenTable, advice: str) -> np.ndarray:
 
 def _cosine(pretrained: Pretrained, texts: Sequence[tuple[str, ...]], progress: Progress) -> tuple[np.ndarray, str]:
     """Return the cosine of both texts' vectors, float64[E]: means of the pretrained encoder's last hidden states."""
-    limit = min(pretrained.max_length or 256, 256)
-    encoder = TextEncoder(pretrained.backend_tokenizer(), Truncation("head", limit), pretrained.fallback_token)
-    model = pretrained.load().eval()
+    encoder, model = pretrained.reader(), pretrained.load().eval()
     with progress.track("cosine, untrained", 2 * len(texts), "texts") as tracker:
         first, second = (embed(model, encoder.encode(list(column)), tracker.advance) for column in zip(*texts, strict=True))
     norms = np.linalg.norm(first, axis=1) * np.linalg.norm(second, axis=1)
