@@ -16,9 +16,12 @@ import pytest
 
 import tiny
 import tunesmith
+from cutting import cut_off_at
 from killer import Done, Server, Trap
+from tunesmith.data import table
 from tunesmith.errors import UsageError
 from tunesmith.storage import locked, verify
+from tunesmith.training import state
 from tunesmith.training.optim import clip
 
 STATE = "tunesmith.training.state"
@@ -467,3 +470,40 @@ def test_a_limit_of_file_size_met_by_the_library_that_writes_weights(plain: Run,
     assert done.code == 5 and "Traceback" not in done.err, done.err
     assert "the file grew past the largest size allowed" in done.err and "checkpoints" in done.err
     plain.check(out)  # no checkpoint was written, so it starts from the first step
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_steps_in_parts_tokenised_by_other_workers(
+    tiny_bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, precision: str
+) -> None:
+    """AdamW by rows, steps cut by a budget, and after the cut the tokens made anew by one thread in other chunks."""
+    data = tiny.write_csv(tmp_path / "data.csv", tiny.rows(60, seed=5))
+    monkeypatch.setenv("TUNESMITH_CACHE", str(tmp_path / "cache"))
+
+    def train(name: str, **more: Any) -> bytes:
+        settings = {"model": tiny_bert, "epochs": 2, "batch_size": 12, "max_tokens": 40, "checkpoint_steps": 2, "precision": precision}
+        tunesmith.train(data, out=tmp_path / name, progress="quiet", **settings, **more)
+        return (tmp_path / name / "model.safetensors").read_bytes()
+
+    whole = train("whole")
+    with cut_off_at(5):
+        train("cut")
+    shutil.rmtree(tmp_path / "cache")
+    monkeypatch.setenv("TOKENIZERS_PARALLELISM", "false")
+    monkeypatch.setattr(table, "_CHUNK_ROWS", 7)
+    assert train("cut", resume=True) == whole
+
+
+def test_another_machine_is_said(
+    tiny_bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = tiny.write_csv(tmp_path / "data.csv", tiny.rows(60, seed=5))
+    settings = {"model": tiny_bert, "epochs": 2, "batch_size": 12, "checkpoint_steps": 2, "out": tmp_path / "m", "progress": "lines"}
+    with monkeypatch.context() as elsewhere:
+        elsewhere.setattr(state, "_machine", lambda: "64 threads of another processor")
+        with cut_off_at(5):
+            tunesmith.train(data, **settings)
+    capsys.readouterr()
+    tunesmith.train(data, resume=True, **settings)
+    told = capsys.readouterr().err
+    assert f"note: this run began with 64 threads of another processor, and goes on with {state._machine()}: its model will differ" in told

@@ -57,13 +57,13 @@ def outputs_for(
     """Return the combined outputs for each of `rows`, as the task arranges them."""
     arranged = task.arrange(rows)
     unit, rows = "rows" if arranged is rows else "sequences", arranged
-    pieces: list[np.ndarray] = []
+    parts: list[Ragged] = []
     with progress.track(what, len(rows), unit) as tracker:
         for chunk in chunks(rows.index):
             examples = [rows.table.example(row) for row in chunk.tolist()]
-            pieces += _pieces(model, task, examples, precision, max_tokens, judged=True)
+            parts.append(Ragged.of(_pieces(model, task, examples, precision, max_tokens, judged=True), task.head.outputs))
             tracker.advance(len(chunk))
-    return Ragged.of(pieces, task.head.outputs)
+    return Ragged.joined(parts, parts[0].values.shape[1] if parts else task.head.outputs)
 
 
 def chunks(index: np.ndarray) -> Iterator[np.ndarray]:

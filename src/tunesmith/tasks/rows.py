@@ -103,6 +103,17 @@ class Ragged:
     starts: np.ndarray
 
     @classmethod
+    def joined(cls, parts: list[Ragged], outputs: int) -> Ragged:
+        """Put parts one behind the other, and empty their list meanwhile, so that no more than one is in memory twice."""
+        before = np.cumsum([0, *(len(part.values) for part in parts)])
+        starts = np.concatenate([[0], *(part.starts[1:] + rows for part, rows in zip(parts, before, strict=False))]).astype(np.int64)
+        values = np.empty((int(before[-1]), outputs), np.float32)
+        for rows in before[:-1].tolist():
+            part = parts.pop(0).values
+            values[rows : rows + len(part)] = part
+        return cls(values, starts)
+
+    @classmethod
     def of(cls, pieces: Sequence[np.ndarray], outputs: int) -> Ragged:
         """Put float32[R_i, C] of each example one behind the other; `outputs` is C."""
         starts = np.concatenate([[0], np.cumsum([len(piece) for piece in pieces])]).astype(np.int64)

@@ -18,7 +18,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from tunesmith.errors import StorageError, setting
+from tunesmith.errors import StorageError, counted, setting
+from tunesmith.model.arithmetic import cpu_name
 from tunesmith.storage import LOCK, UNFINISHED, new_directory, sweep, verify, write_manifest
 
 RUN = "run.json"
@@ -97,7 +98,8 @@ class Checkpoints:
             save_file(_optimizer_tensors(model, optimizer), temporary / "optimizer.safetensors")
             if averages:
                 save_file(_for_file(averages), temporary / _AVERAGES)
-            content = {"identity": self.identity, "device": self._device, "precision": self._precision, "state": dataclasses.asdict(state)}
+            told = {"identity": self.identity, "device": self._device, "precision": self._precision, "machine": _machine()}
+            content = {**told, "state": dataclasses.asdict(state)}
             (temporary / "state.json").write_text(json.dumps(content, indent=1), encoding="utf-8")
 
     @contextlib.contextmanager
@@ -216,6 +218,11 @@ class Checkpoints:
             _put_optimizer(model, optimizer, load_file(path / "optimizer.safetensors"))
             for useless in damaged:
                 shutil.rmtree(useless, ignore_errors=True)
+            if (began := content.get("machine", _machine())) != _machine():
+                notes.append(
+                    f"note: this run began with {began}, and goes on with {_machine()}: its model will differ in the last digits from "
+                    "that of a run that was not cut off."
+                )
             return TrainState(**content["state"]), notes
         if notes:
             anew = f"Start anew with {setting('overwrite', True)} or another {setting('out')}."
@@ -251,6 +258,11 @@ class Checkpoints:
         """All checkpoints of a kind, the newest first."""
         found = [path for path in self.directory.glob(f"{kind}-*") if path.name.split("-")[1].isdigit()]
         return sorted(found, key=lambda path: -int(path.name.split("-")[1]))
+
+
+def _machine() -> str:
+    """Return in words what decides the last digits of a sum."""
+    return f"{counted(torch.get_num_threads(), 'thread')} of {cpu_name()}"
 
 
 def _named(content: dict[str, Any]) -> list[str]:
