@@ -1,6 +1,6 @@
 """Labels from descriptions alone: tunesmith's `--tuning none` beside the same encoder in ten lines of sentence-transformers.
 
-    python -m bench.described [--rows trec,sst2,agnews] [--test-rows 1000]
+    python -m bench.described [--rows trec,sst2,agnews] [--test-rows 1000] [--write docs/benchmarks.md]
 
 Nothing is trained and no labelled row is seen. Both programs read the same descriptions, written before any score was known and left as
 they were. The lines by hand are what one writes first: the mean of the vectors of a label's descriptions, the greatest cosine. The names
@@ -18,8 +18,11 @@ from pathlib import Path
 from typing import Any
 
 from bench.data import data_folder, read
-from bench.run import bundled_encoder
+from bench.run import bundled_encoder, machine
+from bench.table import write
 
+BEGIN = "<!-- described: begin (made by `python -m bench.described --write docs/benchmarks.md`) -->"
+END = "<!-- described: end -->"
 DESCRIPTIONS: dict[str, dict[str, list[str]]] = {
     "trec": {
         "ABBR": ["an abbreviation", "what the letters of an abbreviation stand for"],
@@ -73,13 +76,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Classify by descriptions of labels and print the table.")
     parser.add_argument("--rows", default=",".join(DESCRIPTIONS), help="which data sets (default: all)")
     parser.add_argument("--test-rows", type=int, help="only so many of the test rows, for a quick look")
+    parser.add_argument("--write", type=Path, help="a page to put the table into as well, between its markers")
     args = parser.parse_args()
     if unknown := [name for name in args.rows.split(",") if name not in DESCRIPTIONS]:
         parser.error(f"--rows: {', '.join(unknown)} not among {', '.join(DESCRIPTIONS)}")
     from tunesmith.prompts import readable
 
-    print("| data | test rows | descriptions, tunesmith | descriptions, by hand | names alone | tunesmith, s | by hand, s |")
-    print("|---|---|---|---|---|---|---|")
+    lines = [
+        "| data | test rows | descriptions, tunesmith | descriptions, by hand | names alone | tunesmith, s | by hand, s |",
+        "|---|--:|--:|--:|--:|--:|--:|",
+    ]
     for name in args.rows.split(","):
         rows = read(data_folder() / name / "test.csv", ["text", "label"])
         if args.test_rows is not None and args.test_rows < len(rows):
@@ -93,7 +99,12 @@ def main() -> None:
             shares.append(sum(map(str.__eq__, way(texts, told), gold)) / len(gold))
             seconds.append(time.perf_counter() - began)
         cells = " | ".join(f"{share:.3f}" for share in shares)
-        print(f"| {name} | {len(gold):,} | {cells} | {seconds[0]:.0f} | {seconds[1]:.0f} |", flush=True)
+        lines.append(f"| {name} | {len(gold):,} | {cells} | {seconds[0]:.0f} | {seconds[1]:.0f} |")
+        print(lines[-1], flush=True)
+    text = "\n".join([*lines, "", f"machine: {machine()}; {time.strftime('%Y-%m-%d')}"])
+    print("\n" + text)
+    if args.write is not None:
+        write(args.write, text, BEGIN, END)
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ from typing import Any
 
 from bench.data import ROOT, balanced_sample, data_folder, read, written
 from bench.run import PEERS, bundled_encoder, children_cpu_s, commit, machine
+from bench.table import write
 
 SETS = {
     "trec": ("trec", "label"),
@@ -35,6 +36,8 @@ SETS = {
 """Folder and label column of each; the text is in the column `text`."""
 
 PROGRAMS = ("fewshot", "setfit")
+BEGIN = "<!-- fewshot: begin (made by `python -m bench.fewshot --write docs/benchmarks.md`) -->"
+END = "<!-- fewshot: end -->"
 
 
 def arguments() -> argparse.Namespace:
@@ -45,6 +48,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--setfit", default=sys.executable, help="a Python that has SetFit (default: this one)")
     parser.add_argument("--iterations", type=int, default=20, help="pairs of either kind that SetFit makes of each row; 0: all")
     parser.add_argument("--test-rows", type=int, help="only so many of the test rows, for a quick look")
+    parser.add_argument("--write", type=Path, help="a page to put the table into as well, between its markers; of all results so far")
+    parser.add_argument("--nothing-new", action="store_true", help="run nothing, and make the table of the results so far")
     parser.add_argument("--runs", type=Path, default=ROOT / "runs" / "bench" / "fewshot", help="where results and prepared data go")
     args = parser.parse_args()
     args.rows = args.rows.split(",")
@@ -121,13 +126,16 @@ def key_of(program: str, args: argparse.Namespace, name: str, shots: int, seed: 
 
 
 def rendered(records: list[dict[str, Any]]) -> str:
-    """Return a table in Markdown: mean accuracy and spread over the seeds, time of the process, for runs that both programs did."""
+    """Return a table in Markdown, of runs that both programs did.
+
+    Mean accuracy and its spread over the draws, the mean difference and its standard error, processor time from start to end.
+    """
     found: dict[tuple[str, int], dict[str, dict[int, dict[str, Any]]]] = defaultdict(lambda: defaultdict(dict))
     for record in records:
         found[record["row"], record["shots"]][record["program"]][record["seed"]] = record
     lines = [
-        "| data | rows a label | seeds | tunesmith | SetFit | tunesmith, s | SetFit, s | times faster |",
-        "|---|---|---|---|---|---|---|---|",
+        "| data | rows a label | draws | tunesmith | SetFit | tunesmith minus it | tunesmith, s | SetFit, s | times faster |",
+        "|---|--:|--:|--:|--:|--:|--:|--:|--:|",
     ]
     sums: dict[str, list[float]] = defaultdict(list)
     for (name, shots), programs in found.items():
@@ -140,16 +148,21 @@ def rendered(records: list[dict[str, Any]]) -> str:
             spread = f" ± {statistics.stdev(scores):.3f}" if len(scores) > 1 else ""
             cells.append(f"{statistics.mean(scores):.3f}{spread}")
             sums[program] += scores
-        times = [statistics.mean(programs[program][seed]["process_s"] for seed in seeds) for program in PROGRAMS]
+        gaps = [programs["fewshot"][seed]["accuracy"] - programs["setfit"][seed]["accuracy"] for seed in seeds]
+        error = f" ± {statistics.stdev(gaps) / len(gaps) ** 0.5:.3f}" if len(gaps) > 1 else ""
+        # of the processor: other programs may have run beside
+        times = [statistics.mean(programs[program][seed]["cpu_s"] for seed in seeds) for program in PROGRAMS]
         for program, seconds in zip(PROGRAMS, times, strict=True):
             sums[f"{program} s"].append(seconds)
         lines.append(
-            f"| {name} | {shots} | {len(seeds)} | {cells[0]} | {cells[1]} | {times[0]:.0f} | {times[1]:.0f} | {times[1] / times[0]:.1f} |"
+            f"| {name} | {shots} | {len(seeds)} | {cells[0]} | {cells[1]} | {statistics.mean(gaps):+.3f}{error} | {times[0]:.0f} "
+            f"| {times[1]:.0f} | {times[1] / times[0]:.1f} |"
         )
     if len(lines) > 2:
         ours, theirs = (statistics.mean(sums[program]) for program in PROGRAMS)
         seconds = [sum(sums[f"{program} s"]) for program in PROGRAMS]
-        lines.append(f"| mean | | | {ours:.3f} | {theirs:.3f} | {seconds[0]:.0f} | {seconds[1]:.0f} | {seconds[1] / seconds[0]:.1f} |")
+        total = f"{seconds[0]:.0f} | {seconds[1]:.0f} | {seconds[1] / seconds[0]:.1f}"
+        lines.append(f"| mean of all draws, sum of times | | | {ours:.3f} | {theirs:.3f} | {ours - theirs:+.3f} | {total} |")
     return "\n".join(lines)
 
 
@@ -159,7 +172,7 @@ def main() -> None:
     results = args.runs / "results.jsonl"
     records = [json.loads(line) for line in results.read_text().splitlines()] if results.exists() else []
     turn = 0
-    for name in args.rows:
+    for name in args.rows if not args.nothing_new else []:
         for shots in args.shots:
             for seed in args.seeds:
                 train, test = prepared(name, shots, seed, args.test_rows, args.runs)
@@ -181,7 +194,12 @@ def main() -> None:
         for shots in args.shots
         for seed in args.seeds
     }
-    print("\n" + rendered([record for record in records if record["key"] in wanted]))
+    chosen = [record for record in records if record["key"] in wanted]
+    used = sorted({record["machine"] for record in chosen})
+    text = "\n".join([rendered(chosen), "", f"machine: {', '.join(used)}; {', '.join(sorted({record['date'] for record in chosen}))}"])
+    print("\n" + text)
+    if args.write is not None:
+        write(args.write, text, BEGIN, END)
 
 
 if __name__ == "__main__":

@@ -450,9 +450,9 @@ def test_work_counted_for_a_token_is_six_operations_a_weight_and_the_attention()
 def test_the_few_shot_table_compares_seeds_that_both_programs_ran():
     runs = [("fewshot", 0, 0.8, 10), ("fewshot", 1, 0.6, 20), ("fewshot", 2, 0.1, 99), ("setfit", 0, 0.7, 90), ("setfit", 1, 0.5, 110)]
     records = [
-        {"row": "trec", "shots": 8, "program": program, "seed": seed, "accuracy": accuracy, "process_s": seconds}
+        {"row": "trec", "shots": 8, "program": program, "seed": seed, "accuracy": accuracy, "cpu_s": seconds}
         for program, seed, accuracy, seconds in runs
     ]
     lines = fewshot.rendered(records).splitlines()
-    assert lines[2] == "| trec | 8 | 2 | 0.700 ± 0.141 | 0.600 ± 0.141 | 15 | 100 | 6.7 |"
-    assert lines[3] == "| mean | | | 0.700 | 0.600 | 15 | 100 | 6.7 |"
+    assert lines[2] == "| trec | 8 | 2 | 0.700 ± 0.141 | 0.600 ± 0.141 | +0.100 ± 0.000 | 15 | 100 | 6.7 |"
+    assert lines[3] == "| mean of all draws, sum of times | | | 0.700 | 0.600 | +0.100 | 15 | 100 | 6.7 |"
