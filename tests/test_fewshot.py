@@ -197,7 +197,9 @@ def test_one_label_only(tmp_path: Path, tiny_bert: Path) -> None:
 
 def test_other_tasks_are_told_what_to_take(tmp_path: Path, tiny_bert: Path) -> None:
     data = tiny.write_csv(tmp_path / "scores.csv", [{"text": row["text"], "score": i / 7} for i, row in enumerate(tiny.rows(24))])
-    with pytest.raises(UsageError, match=r"the task is regression. With few rows take tuning='head'"):
+    with pytest.raises(
+        UsageError, match=r"the task is regression. With few rows take tuning='last:2', which works for every task, or tuning='head'"
+    ):
         tunesmith.train(data, model=str(tiny_bert), tuning="fewshot", task="regression", out=str(tmp_path / "m"))
 
 

@@ -43,7 +43,7 @@ def test_what_is_said_and_reported(run: Run, reviews: Path, tiny_bert: Path, tmp
 @pytest.mark.parametrize(
     ("kind", "settings", "name", "says"),
     [
-        ("bert", ["--tuning", "lora"], "matrix products", "4 by modules of their own, such as an adapter's"),
+        ("bert", ["--tuning", "lora"], "matrix products", "8 by modules of their own, such as an adapter's"),
         ("bert", ["--engine", "padded", "--max-length", 32], "attention", "eager, the fastest in training up to 256 tokens on a processor"),
         ("mpnet", [], "attention", "as this model adds a learned number for the distance of each pair of tokens"),
         ("albert", [], "attention", "eager, the fastest in training"),

@@ -73,7 +73,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def cross(data: Path, tiny_bert: Path, tmp_path_factory: pytest.TempPathFactory) -> tunesmith.TrainResult:
-    settings = {"epochs": 30, "lr": 3e-3, "dropout": 0.0, "attention_dropout": 0.0, "batch_size": 6, "negatives_per_query": 4, **QUIET}
+    settings = {"epochs": 60, "lr": 3e-3, "dropout": 0.0, "attention_dropout": 0.0, "batch_size": 6, "negatives_per_query": 4, **QUIET}
     return tunesmith.train(data, out=tmp_path_factory.mktemp("cross") / "m", model=tiny_bert, **settings)
 
 

@@ -145,9 +145,10 @@ class Encoder(nn.Module):
     def packed(self) -> Packed | None:
         """The fast forward, None where the architecture has none, and where transformers computes otherwise."""
         found = Packed.of(self.base)
-        if found is not None and self._as_transformers is None:
+        if found is not None and self._as_transformers is None and self.virtual is None:
+            # keys and values of virtual tokens are none that transformers' own forward counts with
             self._as_transformers = self._gives_the_same(found)
-        return found if self._as_transformers else None
+        return None if self._as_transformers is False else found
 
     def _gives_the_same(self, packed: Packed) -> bool:
         """Whether a few tokens get the hidden states that transformers gives them. A later version may compute otherwise."""
