@@ -254,7 +254,9 @@ def report(work: Work, rounds: dict[str, list[Figures]], rates: list[tuple[float
     memory = "peak_device_mb" if work.name.startswith("gpu") else "peak_rss_mb"
     for variant, records in rounds.items():
         median = statistics.median(record[work.figure] for record in records)
-        alike = [_agreement(ours, theirs) for ours, theirs in zip(rounds[OURS], records, strict=True) if "labels" in theirs]
+        alike = [
+            _agreement(ours, theirs) for ours, theirs in zip(rounds[OURS], records, strict=True) if isinstance(theirs.get("labels"), list)
+        ]
         named = f"{variant}, {statistics.median(alike):.1%} of the labels as ours" if alike and variant != OURS else variant
         cells = [work.title, named, f"{median:,.0f}" if work.greater else f"{median:,.2f} s"]
         if variant == OURS:

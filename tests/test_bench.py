@@ -416,7 +416,7 @@ def test_a_table_without_results_leaves_that_of_the_page(tmp_path: Path, monkeyp
 
 def test_the_speed_table_gives_medians_of_ratios_and_says_what_is_missed():
     def figures(speed: float, memory: float) -> dict[str, float]:
-        return {"tokens_per_s": speed, "peak_rss_mb": memory, "train_tokens": 1000, "train_rows": 50}
+        return {"tokens_per_s": speed, "peak_rss_mb": memory, "train_tokens": 1000, "train_rows": 50, "labels": 6}
 
     work = speed.Work("trec", "TREC", "tokens_per_s", True, {"slow": 6.0, "quick": 2.5}, lambda variant, folder: None)
     rounds = {
