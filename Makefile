@@ -47,8 +47,8 @@ install: $(VENV)/.installed-all ## everything, into $(VENV)
 bench: $(VENV)/.installed-bench ## side by side with transformers.Trainer; hours (BENCH_FLAGS="--rows trec --seeds 0" for less)
 	$(BIN)/python -m bench.run $(BENCH_FLAGS)
 
-bench-speed: $(VENV)/.installed-bench ## training, prediction and tokenising beside what people use today; half an hour
-	$(BIN)/python -m bench.speed $(BENCH_FLAGS)
+bench-speed: $(VENV)/.installed-bench ## training, a file's whole road, prediction and tokenising beside what people use today; hours
+	$(BIN)/python -m bench.speed --whole $(BENCH_FLAGS)
 
 bench-gpu: $(VENV)/.installed-bench ## training on a GPU beside transformers.Trainer, with a build of torch for CUDA
 	$(BIN)/python -m bench.speed --gpu $(BENCH_FLAGS)
