@@ -22,7 +22,7 @@ def test_all_bad_rows_are_told_and_the_others_audited(run: Run, tmp_path: Path, 
     done = run("check", "x.jsonl", "--model", str(tiny_bert))
     assert done.code == 0, done.err
     told = " ".join(done.out.split())
-    assert "3 rows of x.jsonl cannot be read (they follow)" in told
+    assert "3 rows of x.jsonl cannot be read (told below)" in told
     assert [f"x.jsonl:{line}: the answer 'a dog' is not in the passage" in told for line in (1, 2, 3)] == [True] * 3
     assert "20 rows" in told
     assert run("check", "x.jsonl", "--strict", "--model", str(tiny_bert)).code == 3
@@ -32,7 +32,7 @@ def test_of_many_bad_rows_the_first_are_told(run: Run, tmp_path: Path, tiny_bert
     questions(tmp_path / "x.jsonl", 15, 5)
     done = run("check", "x.jsonl", "--json", "--model", str(tiny_bert))
     told = [finding["text"] for finding in json.loads(done.out)["findings"] if finding["severity"] == "error"]
-    assert told[0].startswith("15 rows of x.jsonl cannot be read (the first 10 follow)")
+    assert told[0].startswith("15 rows of x.jsonl cannot be read (the first 10 are told below)")
     assert sum("is not in the passage" in text for text in told) == 10
 
 

@@ -50,10 +50,10 @@ class Readable:
         """Yield what is to be said of the rows that the last pass could not read."""
         if not self.unreadable:
             return
-        shown = "they follow" if self.unreadable == len(self.faults) else f"the first {len(self.faults)} follow"
+        shown = "told below" if self.unreadable == len(self.faults) else f"the first {len(self.faults)} are told below"
         yield Finding(
             "error",
-            f"{counted(self.unreadable, 'row')} of {self.name} cannot be read ({shown}), and nothing else that is told here counts them.",
+            f"{counted(self.unreadable, 'row')} of {self.name} cannot be read ({shown}); no other figure here counts such rows.",
             "Training stops at the first.",
         )
         for fault in self.faults:

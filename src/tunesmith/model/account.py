@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 
+from tunesmith.errors import counted
 from tunesmith.model import varlen
 from tunesmith.model.attention import LONG
 from tunesmith.model.encoder import Encoder
@@ -36,19 +35,19 @@ def account(encoder: Encoder, precision: str, max_length: int, max_tokens: int, 
     ):
         told["in memory at once"] += f"; layers of a sequence beyond {encoder.packed.most_kept:,} tokens are computed twice"
     if device.type == "cpu":
-        told["processor"] = f"{torch.get_num_threads()} threads; freed memory is {'kept' if keeps_memory else 'given back to the system'}"
+        memory = "kept" if keeps_memory else "given back to the system"
+        told["processor"] = f"{counted(torch.get_num_threads(), 'thread')}; freed memory is {memory}"
     return told
 
 
 def _attention(encoder: Encoder, dtype: torch.dtype, max_length: int) -> str:
-    base: Any = encoder.base
     if not encoder.runs_in_parts:
         usual = getattr(encoder.config, "_attn_implementation", None) or "its own"
         if usual == "sdpa" and max_length <= 256 and encoder.device.type == "cpu":
             return "eager, the fastest in training up to 256 tokens on a processor"
         return f"{usual}, as transformers takes it for this model"
     size = int(encoder.config.hidden_size) // int(encoder.config.num_attention_heads)
-    if hasattr(getattr(base, "encoder", None), "relative_attention_bias"):
+    if encoder.packed is not None and encoder.packed.learns_distances:
         return "sequences of like length together, as this model adds a learned number for the distance of each pair of tokens"
     why = varlen.why_not(encoder.device, dtype, size)
     if why is None:

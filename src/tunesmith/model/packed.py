@@ -177,16 +177,19 @@ class Packed:
         """Return in words which attention runs on `device` in `dtype`."""
         return "torch's kernel for sequences of any lengths" if self._has_kernel(device, dtype) else "sequences of like length"
 
+    @property
+    def learns_distances(self) -> bool:
+        """Whether a learned number for the distance of each pair of tokens is added to their score, as MPNet does."""
+        return hasattr(getattr(self._base, "encoder", None), "relative_attention_bias")
+
     def _has_kernel(self, device: torch.device, dtype: torch.dtype) -> bool:
-        if hasattr(getattr(self._base, "encoder", None), "relative_attention_bias"):
-            return False
-        return varlen.runs_on(device, dtype, int(self._base.config.hidden_size) // self._heads)
+        return not self.learns_distances and varlen.runs_on(device, dtype, int(self._base.config.hidden_size) // self._heads)
 
     def _attention(self, batch: PackedBatch, device: torch.device, dtype: torch.dtype) -> Attend:
         """Return the attention over the sequences of `batch`."""
         if self._has_kernel(device, dtype):
             return functools.partial(varlen.attend, heads=self._heads, sequences=varlen.Sequences.of(batch.cu_seqlens, device))
-        if hasattr(getattr(self._base, "encoder", None), "relative_attention_bias"):
+        if self.learns_distances:
             groups = plan(batch.cu_seqlens, device)
             biases = self._biases(groups, dtype)
             return lambda qkv, kept, only: Attention.apply(qkv, self._heads, groups, kept, batch.count if only else None, *biases)
