@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -54,14 +55,15 @@ def outputs_for(
     what: str = "evaluating",
     progress: Progress = QUIET,
 ) -> Ragged:
-    """Return the combined outputs for each of `rows`, as the task arranges them."""
+    """Return what judging needs of the combined outputs for each of `rows`, as the task arranges them: see `Task.reduced`."""
     arranged = task.arrange(rows)
     unit, rows = "rows" if arranged is rows else "sequences", arranged
     parts: list[Ragged] = []
     with progress.track(what, len(rows), unit) as tracker:
         for chunk in chunks(rows.index):
             examples = [rows.table.example(row) for row in chunk.tolist()]
-            parts.append(Ragged.of(_pieces(model, task, examples, precision, max_tokens, judged=True), task.head.outputs))
+            pieces = _pieces(model, task, examples, precision, max_tokens, judged=True)
+            parts.append(task.reduced(Ragged.of(pieces, task.head.outputs), replace(rows, index=chunk)))
             tracker.advance(len(chunk))
     return Ragged.joined(parts, parts[0].values.shape[1] if parts else task.head.outputs)
 

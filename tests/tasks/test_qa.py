@@ -8,6 +8,7 @@ import math
 import random
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -21,11 +22,11 @@ from tunesmith.data.batches import PackedBatch, pack
 from tunesmith.data.passages import PassageEncoder
 from tunesmith.data.schema import Example, Source
 from tunesmith.data.tokens import Encoded, Truncation
-from tunesmith.errors import DataError
+from tunesmith.errors import DataError, Diverged
 from tunesmith.tasks.qa import QuestionAnswering, match_of
 from tunesmith.tasks.qa_yardsticks import nearest_sentences, simple_answers
 from tunesmith.tasks.rows import Ragged
-from tunesmith.tasks.spans import places_of, windows_of
+from tunesmith.tasks.spans import Best, places_of, windows_of
 
 SETTINGS: dict[str, Any] = {
     "epochs": 20, "lr": 5e-3, "batch_size": 8, "max_length": 40, "stride": 8, "max_answer_tokens": 4, "precision": "fp32", "seed": 1,
@@ -175,6 +176,31 @@ def test_decoding_equals_brute_force_over_all_spans_of_all_windows(seed: int, un
         assert answer.probability == pytest.approx(shares[-1 if withheld else 0], rel=1e-4)
         assert [one["probability"] for one in answer.nbest] == pytest.approx(sorted(shares, reverse=True), rel=1e-4)
         assert {(one["start"], one["end"]) for one in answer.nbest if one["answer"]} == {span for span, _ in ranked}
+
+
+@pytest.mark.parametrize("unanswerable", [False, True])
+def test_what_is_kept_for_judging_says_what_prediction_says(unanswerable: bool) -> None:
+    given = [*examples(5, 8), Example(("q", ""), [], True, None, Source("t", 1))]
+    found, task = encoded(given), QuestionAnswering(unanswerable, 0.3, 3)
+    values = np.random.default_rng(5).normal(size=(sum(len(ids) for one in found for ids in one.sequences), 2)).astype(np.float32)
+    outputs = combined(found, values, task)
+    table = SimpleNamespace(
+        points=lambda row: found[row].points,
+        sequences=np.array([len(one.sequences) for one in found]),
+        offsets=lambda row: np.concatenate(found[row].offsets),
+        text=lambda row: given[row].texts[1],
+    )
+    rows: Any = SimpleNamespace(table=table, index=np.arange(len(given)))
+    kept = task.reduced(outputs, rows)
+    assert kept.values.shape == (len(given), 5) and len(kept) == len(given)
+    best = Best.of(kept.finite())
+    for i, answer in enumerate(task.decode(outputs, given, found)):
+        withheld = bool(best.start[i] < 0 or (unanswerable and best.margin[i] > 0.3))
+        assert answer.answer == ("" if withheld else best.text(i, given[i].texts[1]))
+    assert best.start[-1] == -1 and np.isinf(best.margin[-1])
+    outputs.values[0, 0] = np.nan
+    with pytest.raises(Diverged, match="not finite"):
+        task.reduced(outputs, rows).finite()
 
 
 def test_two_thousand_questions_are_decoded_in_seconds() -> None:

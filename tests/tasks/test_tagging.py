@@ -16,8 +16,12 @@ from hypothesis import strategies as st
 
 import tiny
 import tunesmith
+from tunesmith.data.memory import open_data
 from tunesmith.data.schemes import LETTERS, convert, faults
-from tunesmith.errors import DataError, UsageError
+from tunesmith.data.table import open_table
+from tunesmith.errors import DataError, Diverged, UsageError
+from tunesmith.evaluate import outputs_for, outputs_of
+from tunesmith.tasks.rows import Part, Ragged, Rows
 from tunesmith.tasks.tagging import Span, Tagging
 from tunesmith.tasks.viterbi import best_path, transitions
 
@@ -85,8 +89,6 @@ def test_the_directory_says_the_same_in_transformers(trained: tunesmith.TrainRes
     tokenizer = AutoTokenizer.from_pretrained(trained.directory)
     model = AutoModelForTokenClassification.from_pretrained(trained.directory).eval()
     assert [model.config.id2label[i] for i in range(3)] == trained.bundle.labels
-    from tunesmith.evaluate import outputs_of
-
     examples = [trained.bundle.schema.parse(row, tunesmith.data.schema.Source("x", 1)) for row in rows]
     ours = outputs_of(trained.bundle.model, trained.bundle.task, trained.bundle.encoder.encode_examples(examples))
     for i, row in enumerate(rows):
@@ -100,6 +102,22 @@ def test_the_directory_says_the_same_in_transformers(trained: tunesmith.TrainRes
     text = "the red cat and the old dog"
     spans = [(one["start"], one["end"], one["entity_group"]) for one in tag(text)]
     assert spans == [(span.start, span.end, span.label) for span in trained.bundle.predict(text).spans]
+
+
+def test_of_a_word_its_tag_is_kept_for_judging(trained: tunesmith.TrainResult, data: Path) -> None:
+    """One number a word, whatever the number of tags, and the very tags that prediction gives."""
+    bundle, task = trained.bundle, trained.bundle.task
+    source = open_data(data)
+    table = open_table(source, bundle.schema, bundle.encoder)
+    rows = Rows(table, np.arange(len(table)), task.targets(table))
+    kept = outputs_for(bundle.model, task, rows)
+    predicted = [one.tags for one in bundle.predict(data)]
+    assert kept.values.shape == (sum(map(len, predicted)), 1)
+    assert [[task.labels[int(code)] for code in kept[i][:, 0]] for i in range(len(kept))] == predicted
+    broken = Ragged(np.array([[0, 1, 2], [0, np.nan, 2]], np.float32), np.array([0, 2]))
+    assert np.isnan(task.reduced(broken, rows).values[:, 0]).tolist() == [False, True]
+    with pytest.raises(Diverged, match="not finite"):
+        task.score(task.reduced(broken, rows), Part(rows, source, bundle.schema))
 
 
 def test_the_loss_of_a_step_is_transformers(trained: tunesmith.TrainResult, data: Path, tiny_bert: Path) -> None:

@@ -224,6 +224,13 @@ class Task(ABC):
 
     # --- judging -----------------------------------------------------------------------------------------------------------
 
+    def reduced(self, outputs: Ragged, rows: Rows) -> Ragged:
+        """Return what judging needs of the combined outputs of some arranged rows; which are given up.
+
+        That is all, one row of values for a text, unless the task says otherwise. Where outputs are no finite numbers some of it is none.
+        """
+        return outputs
+
     @property
     @abstractmethod
     def default_metric(self) -> str:
@@ -243,16 +250,16 @@ class Task(ABC):
         return False
 
     def tune(self, outputs: Ragged, part: Part) -> Self:
-        """Return the task with what is chosen by the validation rows, such as thresholds."""
+        """Return the task with what is chosen by the validation rows, such as thresholds; outputs as `reduced` leaves them."""
         return self
 
     @abstractmethod
     def score(self, outputs: Ragged, part: Part, progress: Progress = QUIET) -> dict[str, float]:
-        """Return the metrics of `outputs` for the rows of `part`, by name."""
+        """Return the metrics of `outputs`, as `reduced` leaves them, for the rows of `part`, by name."""
 
     @abstractmethod
     def evaluation(self, outputs: Ragged, part: Part, progress: Progress = QUIET) -> dict[str, Any]:
-        """Return everything that the report says of `outputs` for the rows of `part`, as plain values.
+        """Return everything that the report says of `outputs`, as `reduced` leaves them, for the rows of `part`, as plain values.
 
         rows, metrics, intervals, per_label, confusion, calibration, mistakes as `metrics.evaluation` gives them; empty lists
         and None for what the task does not have.

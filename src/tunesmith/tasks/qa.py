@@ -19,7 +19,7 @@ from tunesmith.data.passages import PassageEncoder
 from tunesmith.data.schema import Example, RowSource, Schema
 from tunesmith.data.table import TokenTable
 from tunesmith.data.tokens import Encoded, Truncation
-from tunesmith.errors import DataError, Diverged, setting
+from tunesmith.errors import DataError, setting
 from tunesmith.metrics import calibration_bins, expected_calibration_error
 from tunesmith.model.devices import indices, to_device
 from tunesmith.model.spec import HeadSpec
@@ -32,13 +32,12 @@ from tunesmith.tasks.divergences import of_choices
 from tunesmith.tasks.mistakes import worst
 from tunesmith.tasks.qa_yardsticks import simple_answers
 from tunesmith.tasks.rows import Part, Ragged, Rows
-from tunesmith.tasks.spans import AnswerTargets, Found, batch_answers, batch_windows, best_spans, places_of, windows_of
+from tunesmith.tasks.spans import AnswerTargets, Best, Found, batch_answers, batch_windows, best_spans, places_of, windows_of
 
 if TYPE_CHECKING:
     from tunesmith.model.pretrained import Pretrained
 
 _NBEST = 20
-_CHUNK = 1024
 _SAMPLE = 200
 
 
@@ -207,37 +206,33 @@ class QuestionAnswering(Task):
         """Whether there is a threshold, which only matters where "no answer" can be predicted."""
         return self.unanswerable
 
+    def reduced(self, outputs: Ragged, rows: Rows) -> Ragged:
+        """Return one row of `Best.values` for each question; NaN as the score of "no answer" where outputs are no finite numbers."""
+        table, index = rows.table, rows.index.tolist()
+        windows = [windows_of(table.points(row), int(table.sequences[row])) for row in index]
+        offsets, texts = [table.offsets(row) for row in index], [table.text(row) for row in index]
+        values = Best.values(best_spans(outputs, windows, offsets, texts, max_tokens=self.max_answer_tokens, most=_NBEST))
+        for row in range(len(outputs)):
+            if not np.isfinite(outputs[row]).all():
+                values[row, 3] = np.nan
+        return Ragged(values, np.arange(len(values) + 1))
+
     def tune(self, outputs: Ragged, part: Part) -> QuestionAnswering:
         """Choose the threshold of "no answer" by F1 on these rows, where there are questions of both kinds."""
-        found = list(self._found(outputs, part))
-        return self._tuned(found, self._best(found, part), part)
+        best = Best.of(outputs.finite())
+        return self._tuned(best, self._each(best, part), part)
 
-    def _tuned(self, found: Sequence[Found], best: np.ndarray, part: Part) -> QuestionAnswering:
+    def _tuned(self, best: Best, each: np.ndarray, part: Part) -> QuestionAnswering:
         has = part.rows.gold()
         if not self.unanswerable or has.all() or not has.any():
             return self
-        return replace(self, null_threshold=best_threshold(best[:, 1], _margins(found), has)[1])
+        return replace(self, null_threshold=best_threshold(each[:, 1], best.margin, has)[1])
 
     def score(self, outputs: Ragged, part: Part, progress: Progress = QUIET) -> dict[str, float]:
         """Return the metrics on validation rows, with the threshold of "no answer" that is best for these rows."""
-        found = list(self._found(outputs, part))
-        best = self._best(found, part)
-        return self._tuned(found, best, part)._scored(found, best, part)[0]
-
-    def _found(self, outputs: Ragged, part: Part, progress: Progress = QUIET) -> Iterator[Found]:
-        """Yield what is found for each row, reading a piece of the table at a time."""
-        table, index = part.rows.table, part.rows.index
-        if not np.isfinite(outputs.values).all():
-            raise Diverged("some scores of the model are not finite numbers, so training diverged. Use a lower learning rate.")
-        with progress.track("reading answers", len(index), "rows") as tracker:
-            for start in range(0, len(index), _CHUNK):
-                rows = index[start : start + _CHUNK].tolist()
-                starts = outputs.starts[start : start + len(rows) + 1]
-                piece = Ragged(outputs.values[starts[0] : starts[-1]], starts - starts[0])
-                windows = [windows_of(table.points(row), int(table.sequences[row])) for row in rows]
-                offsets, texts = [table.offsets(row) for row in rows], [table.text(row) for row in rows]
-                yield from best_spans(piece, windows, offsets, texts, max_tokens=self.max_answer_tokens, most=_NBEST)
-                tracker.advance(len(rows))
+        best = Best.of(outputs.finite())
+        each = self._each(best, part)
+        return self._tuned(best, each, part)._scored(best, each, part)[0]
 
     def _golds(self, part: Part) -> list[list[str]]:
         targets = part.rows.targets
@@ -250,21 +245,19 @@ class QuestionAnswering(Task):
             return "characters" if self.answer_match == "characters" else "words"
         return match_of([part.rows.table.text(row) for row in part.rows.index[:_SAMPLE].tolist()])
 
-    def _best(self, found: Sequence[Found], part: Part) -> np.ndarray:
+    def _each(self, best: Best, part: Part) -> np.ndarray:
         """Return float64[E, 2], exact match and F1 of the best span of each row, whether it is given or withheld."""
-        texts = [part.rows.table.text(row) for row in part.rows.index.tolist()]
-        predicted = [text[one.spans[0][0] : one.spans[0][1]] if one.spans else "" for text, one in zip(texts, found, strict=True)]
+        predicted = [best.text(i, part.rows.table.text(row)) for i, row in enumerate(part.rows.index.tolist())]
         return scores(predicted, self._golds(part), self._match(part))
 
-    def _scored(self, found: Sequence[Found], each: np.ndarray, part: Part) -> tuple[dict[str, float], np.ndarray]:
-        """Return the metrics, and float64[E, 2] of each row; each: of the best spans, as `_best` gives them."""
-        has, margins = part.rows.gold(), _margins(found)
-        best: dict[str, float] = {}
+    def _scored(self, best: Best, each: np.ndarray, part: Part) -> tuple[dict[str, float], np.ndarray]:
+        """Return the metrics, and float64[E, 2] of each row; each: of the best spans, as `_each` gives them."""
+        has = part.rows.gold()
+        values: dict[str, float] = {}
         if self.unanswerable and not has.all():
-            best = {"best_exact_match": best_threshold(each[:, 0], margins, has)[0], "best_f1": best_threshold(each[:, 1], margins, has)[0]}
-        withheld = np.array([self._withheld(one) for one in found], np.bool_)
-        given = np.where(withheld[:, None], (~has)[:, None].astype(np.float64), each)
-        return averages(given, has) | best, given
+            values = {f"best_{name}": best_threshold(each[:, i], best.margin, has)[0] for i, name in enumerate(("exact_match", "f1"))}
+        given = np.where(self._withheld(best.margin)[:, None], (~has)[:, None].astype(np.float64), each)
+        return averages(given, has) | values, given
 
     def extended(self, table: TokenTable, config: Config) -> QuestionAnswering:
         """Take in whether the new rows have questions without an answer."""
@@ -274,21 +267,22 @@ class QuestionAnswering(Task):
 
     def measured(self, outputs: Ragged, part: Part, metric: str) -> Measured | None:
         """Return exact match and F1."""
-        found = list(self._found(outputs, part))
-        each = self._scored(found, self._best(found, part), part)[1]
+        best = Best.of(outputs.finite())
+        each = self._scored(best, self._each(best, part), part)[1]
         column = {"exact_match": 0, "f1": 1}.get(metric)
         return None if column is None else (len(each), lambda drawn: drawn @ each[:, column] / drawn.sum(1))
 
     def evaluation(self, outputs: Ragged, part: Part, progress: Progress = QUIET) -> dict[str, Any]:
         """Return metrics with intervals, how far probabilities can be believed, and the most confident mistakes."""
-        found = list(self._found(outputs, part, progress))
-        metrics, each = self._scored(found, self._best(found, part), part)
+        best = Best.of(outputs.finite())
+        metrics, each = self._scored(best, self._each(best, part), part)
         golds, index, table = self._golds(part), part.rows.index, part.rows.table
-        answers = [self._answer(one, table.text(row)) for one, row in zip(found, index.tolist(), strict=True)]
-        sure = np.array([answer.probability for answer in answers])
+        withheld = self._withheld(best.margin)
+        total = np.where(best.start < 0, best.null, np.logaddexp(best.total, best.null) if self.unanswerable else best.total)
+        sure = np.exp(np.where(withheld, best.null, best.score) - total)
         bins = calibration_bins(np.where(each[:, 0] > 0, 0, 1), np.stack([sure, np.zeros(len(sure))], 1))
         return {
-            "rows": len(found),
+            "rows": len(best),
             "metrics": {**metrics, "ece": expected_calibration_error(bins)},
             "intervals": score_intervals(each, part.rows.gold(), seed=seed_for(0, "bootstrap")),
             "per_label": [],
@@ -299,7 +293,7 @@ class QuestionAnswering(Task):
                 part,
                 np.where(each[:, 1] == 0, sure, 0),
                 lambda row: " / ".join(golds[row]) or "no answer",
-                lambda row: answers[row].answer or "no answer",
+                lambda row: ("" if withheld[row] else best.text(row, table.text(int(index[row])))) or "no answer",
                 progress,
             ),
         }
@@ -313,9 +307,9 @@ class QuestionAnswering(Task):
 
     # --- predicting --------------------------------------------------------------------------------------------------------
 
-    def _withheld(self, found: Found) -> bool:
-        """Whether "no answer" is predicted."""
-        return not found.spans or (self.unanswerable and found.margin > self.null_threshold)
+    def _withheld(self, margin: np.ndarray) -> np.ndarray:
+        """Return bool[E], whether "no answer" is predicted, by its margins; an infinite one is that of a passage without any span."""
+        return np.isinf(margin) | (self.unanswerable & (margin > self.null_threshold))
 
     def _answer(self, found: Found, text: str) -> Answer:
         options: list[tuple[int | None, int | None, float]] = [*found.spans]
@@ -328,7 +322,7 @@ class QuestionAnswering(Task):
             {"answer": text[start:end] if start is not None else "", "start": start, "end": end, "probability": share}
             for (start, end, _), share in zip(options, shares.tolist(), strict=True)
         ]
-        best = nbest[-1] if self._withheld(found) else nbest[0]
+        best = nbest[-1] if self._withheld(np.array(found.margin)) else nbest[0]
         nbest.sort(key=lambda one: -one["probability"])
         return Answer(best["answer"], best["start"], best["end"], best["probability"], nbest)
 
@@ -388,10 +382,6 @@ class QuestionAnswering(Task):
         return cls(
             bool(values["unanswerable"]), float(values["null_threshold"]), int(values["max_answer_tokens"]), str(values["answer_match"])
         )
-
-
-def _margins(found: Sequence[Found]) -> np.ndarray:
-    return np.array([one.margin for one in found], np.float64)
 
 
 def _by_window(outputs: Tensor, windows: np.ndarray) -> tuple[Tensor, Tensor]:

@@ -11,7 +11,7 @@ import numpy as np
 
 from tunesmith.data.schema import Example, RowSource, Schema
 from tunesmith.data.table import TokenTable, examples_in
-from tunesmith.errors import counted
+from tunesmith.errors import Diverged, counted
 from tunesmith.progress import QUIET, Progress
 
 
@@ -97,7 +97,7 @@ def without_text(rows: Rows) -> list[str]:
 
 @dataclass(frozen=True)
 class Ragged:
-    """What a model put out for E examples: those of example i are `values[starts[i]:starts[i+1]]`, float32[R, C]."""
+    """What a model put out for E examples, or what is kept of it: that of example i is `values[starts[i]:starts[i+1]]`, float32[R, C]."""
 
     values: np.ndarray
     starts: np.ndarray
@@ -119,6 +119,12 @@ class Ragged:
         starts = np.concatenate([[0], np.cumsum([len(piece) for piece in pieces])]).astype(np.int64)
         values = np.concatenate(pieces) if len(pieces) else np.zeros((0, outputs), np.float32)
         return cls(values, starts)
+
+    def finite(self) -> np.ndarray:
+        """Return the values. Raises `Diverged` where some are no finite numbers."""
+        if not np.isfinite(self.values).all():
+            raise Diverged("some scores of the model are not finite numbers, so training diverged. Use a lower learning rate.")
+        return self.values
 
     def __len__(self) -> int:
         return len(self.starts) - 1

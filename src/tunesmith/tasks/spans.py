@@ -6,7 +6,7 @@ E examples, W windows of one, R rows of combined outputs: of each window first t
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -34,6 +34,49 @@ class Found:
     def margin(self) -> float:
         """By how much "no answer" scores above the best span; infinite where there is none."""
         return self.null - self.spans[0][2] if self.spans else float("inf")
+
+
+@dataclass(frozen=True)
+class Best:
+    """What judging needs of E `Found`.
+
+    start, end: int64[E], characters of the best span, -1 where there is none; score, null: float64[E], its score and that of "no answer"
+    total: float64[E], the logarithm of the sum of the exponentials of all spans' scores
+    """
+
+    start: np.ndarray
+    end: np.ndarray
+    score: np.ndarray
+    null: np.ndarray
+    total: np.ndarray
+
+    @staticmethod
+    def values(found: Iterable[Found]) -> np.ndarray:
+        """Return float32[E, 5], which `of` reads. Places beyond 2^24 characters would be rounded; a passage is cut long before."""
+        rows = []
+        for one in found:
+            scores = np.array([score for *_, score in one.spans] or [0.0])
+            best = one.spans[0] if one.spans else (-1, -1, 0.0)
+            rows.append((*best, one.null, scores.max() + np.log(np.exp(scores - scores.max()).sum())))
+        return np.array(rows, np.float32).reshape(-1, 5)
+
+    @classmethod
+    def of(cls, values: np.ndarray) -> Best:
+        """Read float32[E, 5]."""
+        start, end = values[:, :2].astype(np.int64).T
+        return cls(start, end, *values[:, 2:].astype(np.float64).T)
+
+    def __len__(self) -> int:
+        return len(self.start)
+
+    @property
+    def margin(self) -> np.ndarray:
+        """float64[E], by how much "no answer" scores above the best span; infinite where there is none."""
+        return np.where(self.start < 0, np.inf, self.null - self.score)
+
+    def text(self, row: int, passage: str) -> str:
+        """Return the best span in its passage, empty where there is none."""
+        return passage[self.start[row] : self.end[row]] if self.start[row] >= 0 else ""
 
 
 @dataclass(frozen=True)

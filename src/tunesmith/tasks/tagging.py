@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -203,6 +204,15 @@ class Tagging(Task):
 
     # --- judging -----------------------------------------------------------------------------------------------------------
 
+    def reduced(self, outputs: Ragged, rows: Rows) -> Ragged:
+        """Return float32[W, 1] of each example, the numbers of its words' tags; NaN for a word whose outputs are no finite numbers."""
+        values = np.full((len(outputs.values), 1), np.nan, np.float32)
+        if len(values):
+            codes = np.concatenate(list(self._tags(outputs)))
+            finite = np.isfinite(outputs.values).all(1)
+            values[finite, 0] = codes[finite]
+        return Ragged(values, outputs.starts)
+
     @property
     def default_metric(self) -> str:
         """Strict F1 of entities; accuracy of plain tags."""
@@ -214,11 +224,11 @@ class Tagging(Task):
 
     def score(self, outputs: Ragged, part: Part, progress: Progress = QUIET) -> dict[str, float]:
         """Return the metrics."""
-        return self._scores(self._gold(part), self._tags(outputs))[0]
+        return self._scores(self._gold(part), self._predicted(outputs))[0]
 
     def evaluation(self, outputs: Ragged, part: Part, progress: Progress = QUIET) -> dict[str, Any]:
         """Return metrics with intervals, scores of each type of entity (or tag), confusion of tags, and the worst sentences."""
-        gold, predicted = self._gold(part), self._tags(outputs)
+        gold, predicted = self._gold(part), self._predicted(outputs)
         scores, bounds = self._scores(gold, predicted, with_intervals=True)
         targets = _targets(part.rows)
         number = {name: i for i, name in enumerate(targets.names)}
@@ -244,15 +254,16 @@ class Tagging(Task):
         targets = _targets(part.rows)
         return [[targets.names[code] for code in targets.of(row)] for row in part.rows.index.tolist()]
 
-    def _tags(self, outputs: Ragged) -> list[list[str]]:
-        """Return the predicted tags of each example."""
+    def _tags(self, outputs: Ragged) -> Iterator[np.ndarray]:
+        """Yield int[W], the numbers of the predicted tags, for each example's outputs float32[W, C]."""
         may_follow = transitions(self.labels, self.scheme) if self.scheme is not None and self.constrain else None
-        found = []
         for i in range(len(outputs)):
             scores = outputs[i]
-            path = best_path(scores, may_follow) if may_follow is not None and len(scores) else scores.argmax(1)
-            found.append([self.labels[code] for code in path])
-        return found
+            yield best_path(scores, may_follow) if may_follow is not None and len(scores) else scores.argmax(1)
+
+    def _predicted(self, reduced: Ragged) -> list[list[str]]:
+        names = [self.labels[code] for code in reduced.finite()[:, 0].astype(np.int64).tolist()]
+        return [names[start:end] for start, end in pairwise(reduced.starts.tolist())]
 
     def _scores(
         self, gold: Sentences, predicted: Sentences, *, with_intervals: bool = False
@@ -287,7 +298,7 @@ class Tagging(Task):
 
     def measured(self, outputs: Ragged, part: Part, metric: str) -> Measured | None:
         """Return the scores of entities, and the share of words that are right."""
-        gold, predicted = self._gold(part), self._tags(outputs)
+        gold, predicted = self._gold(part), self._predicted(outputs)
         count = resampled(gold, predicted, self.scheme, metric)
         return None if count is None else (len(gold), count)
 
@@ -321,7 +332,8 @@ class Tagging(Task):
 
     def decode(self, outputs: Ragged, examples: Sequence[Example], encoded: Sequence[Encoded]) -> Iterator[Tagged]:
         """Yield a `Tagged` for each example."""
-        for example, tags in zip(examples, self._tags(outputs), strict=True):
+        for example, codes in zip(examples, self._tags(outputs), strict=True):
+            tags = [self.labels[code] for code in codes.tolist()]
             words, ranges = words_of(example)
             text = example.texts[-1]
             if self.scheme is None:
