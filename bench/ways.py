@@ -1,9 +1,11 @@
 """Every way to tune on the same rows: quality, what is trained, seconds, memory, size on disk.
 
-    python -m bench.ways [--data trec,stsb,ewt] [--ways full,head,last:2] [--seeds 0] [--write docs/benchmarks.md]
+    python -m bench.ways [--data trec,stsb,ewt,banking77] [--ways full,head,last:2] [--seeds 0] [--write docs/benchmarks.md]
 
 Each run is `tunesmith train` in a process of its own, with the way's usual settings, a tenth of the training rows for validation and
-the data set's own test rows. A finished run is on disk at once; the same command again does only what is missing.
+the data set's own test rows. Two ways are there for other rows: `fewshot` gets 16 of each label, `none` descriptions of the labels and no
+rows; they stand in the table where the data set has them. A finished run is on disk at once; the same command again does only what is
+missing.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import random
 import statistics
 import subprocess
 import sys
@@ -20,7 +23,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from bench.data import ROOT, data_folder, prepare
+from bench.data import ROOT, data_folder, prepare, written
+from bench.data import read as read_rows
+from bench.described import DESCRIPTIONS
 from bench.run import bundled_encoder, commit, machine
 from bench.settings import ROWS
 from bench.table import read, write
@@ -38,10 +43,12 @@ class Data:
     metric: str
     flags: tuple[str, ...]
     first: int | None = None
+    few: bool = False
+    """Whether `fewshot` and `none` are run, too: there are labels of texts, and descriptions of them."""
 
 
 DATA = {
-    "trec": Data("trec", "TREC, 6 classes", "accuracy", ("--text=text", "--label=label", "--batch-size=16")),
+    "trec": Data("trec", "TREC, 6 classes", "accuracy", ("--text=text", "--label=label", "--batch-size=16"), few=True),
     "stsb": Data(
         "stsb", "STS-B", "pearson",
         ("--task=regression", "--text=text", "--text-pair=text_pair", "--label=label", "--batch-size=16"),
@@ -50,10 +57,15 @@ DATA = {
         "ewt-upos", "UD English-EWT, 5,000 sentences", "accuracy",
         ("--task=tagging", "--text=tokens", "--label=tags", "--batch-size=16"), first=5_000,
     ),
+    "banking77": Data("banking77", "BANKING77", "accuracy", ("--text=text", "--label=label")),
 }  # fmt: skip
 WAYS = (
     "full", "head", "last:1", "last:2", "last:4", "layerwise", "bitfit", "lora", "dora", "ia3", "adapter", "prompt", "prefix", "ptuning",
+    "auto", "fewshot", "none",
 )  # fmt: skip
+FEW = ("fewshot", "none")
+SHOTS = 16
+BUDGET = "5m"
 
 
 def size_mb(directory: Path) -> float:
@@ -65,8 +77,8 @@ def execute(data: Data, way: str, seed: int, train: Path, test: Path) -> dict[st
     """Train and test in a process of its own; return its record, or None when it failed."""
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "model"
-        line = [sys.executable, "-m", "tunesmith", "train", str(train), f"--test={test}", f"--tuning={way}", f"--seed={seed}"]
-        line += [*data.flags, f"--model={bundled_encoder()}", f"--out={out}", "--json", "--quiet"]
+        line = [sys.executable, "-m", "tunesmith", "train", f"--test={test}", f"--tuning={way}", f"--seed={seed}"]
+        line += [f"--model={bundled_encoder()}", f"--out={out}", "--json", "--quiet", *flags_of(data, way, train, seed, Path(folder))]
         began = time.perf_counter()
         # nothing of a former run may help: outputs of frozen layers, too, are this run's own
         environment = {**os.environ, "TUNESMITH_CACHE": str(Path(folder) / "cache")}
@@ -84,7 +96,31 @@ def execute(data: Data, way: str, seed: int, train: Path, test: Path) -> dict[st
             "whole_s": whole,
             "memory_mb": training["peak_memory_mb"],
             "disk_mb": size_mb(out),
+            "chosen": json.loads((out / "tunesmith.json").read_text(encoding="utf-8"))["result"]["recipe"]["tuning"],
         }
+
+
+def flags_of(data: Data, way: str, train: Path, seed: int, folder: Path) -> list[str]:
+    """Return the flags of a data set and a way, and the file of training rows where there is one."""
+    flags = [flag for flag in data.flags if way not in FEW or not flag.startswith("--batch-size")]
+    if way == "none":
+        prompts = folder / "prompts.toml"
+        described = DESCRIPTIONS[data.row].items()
+        prompts.write_text("".join(f"{json.dumps(label)} = {json.dumps(said)}\n" for label, said in described), encoding="utf-8")
+        return [f"--prompts={prompts}", *flags]
+    if way == "fewshot":
+        return [str(few_rows(train, folder / "few.csv", seed)), *flags]
+    return [str(train), *flags, *([f"--budget={BUDGET}"] if way == "auto" else [])]
+
+
+def few_rows(train: Path, target: Path, seed: int) -> Path:
+    """Write a file of `SHOTS` random rows of each label."""
+    rows = read_rows(train, ["text", "label"])
+    labels = sorted({label for _, label in rows})
+    draw = random.Random(f"few {seed}")
+    few = [row for label in labels for row in draw.sample([row for row in rows if row[1] == label], SHOTS)]
+    written(target, ["text", "label"], few)
+    return target
 
 
 def prepared(data: Data, target: Path) -> tuple[Path, Path]:
@@ -124,9 +160,11 @@ def render(records: list[dict[str, Any]]) -> str:
             faster = f"{statistics.mean(full) / mean('whole_s'):.2f}" if full and all(record["timed"] for record in of_data) else ""
             times = [f"{mean(key):,.0f}" if all(record["timed"] for record in found) else "" for key in ("train_s", "whole_s")]
             title = data.title + (f", {len(found)} seeds" if len(found) > 1 else "")
+            chosen = ", ".join(sorted({f"`{record['chosen']}`" for record in found})) if way == "auto" else ""
+            note = f", {SHOTS} rows a label" if way == "fewshot" else ", descriptions alone" if way == "none" else ""
             cells = [
                 title,
-                f"`{way}`",
+                f"`{way}`{note}{f', which took {chosen}' if chosen else ''}",
                 quality,
                 f"{mean('trained'):,.0f}",
                 *times,
@@ -141,7 +179,7 @@ def render(records: list[dict[str, Any]]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Compare the ways to tune.")
-    parser.add_argument("--data", default=",".join(DATA), help="which data sets, with commas")
+    parser.add_argument("--data", default="trec,stsb,ewt", help=f"which of {', '.join(DATA)}, with commas")
     parser.add_argument("--ways", default=",".join(WAYS), help="which ways, with commas")
     parser.add_argument("--seeds", default="0", help="which seeds, with commas")
     parser.add_argument("--runs", type=Path, default=ROOT / "runs" / "ways", help="where results and prepared data go")
@@ -160,6 +198,8 @@ def main() -> None:
         for name in args.data.split(","):
             train, test = prepared(DATA[name], args.runs / "data")
             for way in args.ways.split(","):
+                if way in FEW and not DATA[name].few:
+                    continue
                 key = f"{name} {way} {seed}"
                 print(f"{key}: ", end="", flush=True)
                 if key in done:
