@@ -11,6 +11,7 @@ import torch
 from tunesmith.data.batches import by_length
 from tunesmith.data.tokens import Encoded
 from tunesmith.model.arithmetic import arithmetic
+from tunesmith.model.chance import without_dropout
 from tunesmith.model.heads import TextModel
 from tunesmith.progress import QUIET, Progress
 from tunesmith.tasks.base import Task
@@ -34,14 +35,11 @@ def _pieces(
     longest = np.array([max(map(len, example.sequences)) for example in examples])
     number = np.array([len(example.sequences) for example in examples])
     result: dict[int, np.ndarray] = {}
-    was_training = model.training
-    model.eval()
-    with torch.inference_mode(), arithmetic(precision, model.encoder.device):
+    with torch.inference_mode(), without_dropout(model), arithmetic(precision, model.encoder.device):
         for rows in by_length(longest, number, max_tokens):
             batch = task.gather([examples[row] for row in rows], judged=judged)
             values = task.combine(model(batch), batch).float().cpu().numpy()
             result.update(zip(rows.tolist(), np.split(values, np.cumsum(task.sizes(batch))[:-1]), strict=True))
-    model.train(was_training)
     return [result[row] for row in range(len(examples))]
 
 

@@ -23,6 +23,7 @@ from tunesmith.data.batches import pack
 from tunesmith.data.tokens import Encoded
 from tunesmith.errors import ModelError, UsageError
 from tunesmith.model import features
+from tunesmith.model.chance import seed_everything, without_dropout
 from tunesmith.model.heads import TextModel
 from tunesmith.model.tuning import choose_strategy, depths, layers_of
 from tunesmith.progress import Progress
@@ -226,6 +227,24 @@ def test_dropout_is_in_the_trained_layers_only(four_layers: Path) -> None:
     strategy.train_mode(model, 0)
     assert [layer.training for layer in layers_of(model)] == [False, False, True, True]
     assert not model.encoder.base.embeddings.training and model.head.training
+
+
+def test_an_evaluation_leaves_every_part_in_the_mode_that_it_was_in(four_layers: Path) -> None:
+    """The loop sets modes at the beginning of an epoch alone; a validation comes between its steps."""
+    model, strategy = model_of(four_layers, tuning="last:2")
+    strategy.train_mode(model, 0)
+    before = [part.training for part in model.modules()]
+    with pytest.raises(RuntimeError, match="in it"), without_dropout(model):
+        assert not any(part.training for part in model.modules())
+        raise RuntimeError("in it")
+    assert [part.training for part in model.modules()] == before and any(before) and not all(before)
+
+
+def test_a_seed_draws_what_torch_draws_by_it() -> None:
+    torch.manual_seed(2**63 + 5)
+    wanted = torch.rand(5)
+    seed_everything(2**63 + 5, torch.device("cpu"))
+    assert torch.equal(torch.rand(5), wanted)
 
 
 @pytest.mark.parametrize("engine", ["packed", "padded"])

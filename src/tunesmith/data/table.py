@@ -11,6 +11,7 @@ import os
 import re
 import shutil
 import time
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -82,7 +83,7 @@ class TokenTable:
         self._borders = [_ragged(batch.column("borders"))[0] for batch in batches if "borders" in batch.schema.names]
         self._points = [_ragged(batch.column("points")) for batch in batches if "points" in batch.schema.names]
         self._offsets = [_ragged(batch.column("offsets")) for batch in batches if "offsets" in batch.schema.names]
-        self._first = np.cumsum([0] + [batch.num_rows for batch in batches])
+        self._first: list[int] = np.cumsum([0, *(batch.num_rows for batch in batches)]).tolist()
         self._batches = batches
 
         def column(name: str, kind: type) -> np.ndarray:
@@ -106,17 +107,17 @@ class TokenTable:
     def example(self, index: int) -> Encoded:
         """Return one example without offsets; its sequences are views into the file."""
         batch, row = self._place(index)
-        lengths, length_starts = self._lengths[batch]
-        sizes = lengths[length_starts[row] : length_starts[row + 1]]
-        sequences = np.split(self.ids(index), np.cumsum(sizes)[:-1])
-        borders = self._borders[batch][length_starts[row] : length_starts[row + 1]].tolist() if self._borders else []
-        points = self.points(index)
-        return Encoded(sequences, [], int(self.tokens[index]), int(self.lost[index]), borders, points)
+        lengths, starts = self._lengths[batch]
+        own = slice(int(starts[row]), int(starts[row + 1]))
+        ids = self.ids(index)
+        # most are of a single sequence, and steps of a head alone take no longer than a general cut would
+        sequences = [ids] if own.stop - own.start == 1 else np.split(ids, np.cumsum(lengths[own])[:-1])
+        borders = self._borders[batch][own].tolist() if self._borders else []
+        return Encoded(sequences, [], int(self.tokens[index]), int(self.lost[index]), borders, self.points(index))
 
     def ids(self, index: int) -> np.ndarray:
         """Return the tokens of all sequences of one example, int32[kept], a view into the file."""
-        batch = int(np.searchsorted(self._first, index, side="right")) - 1
-        row = index - int(self._first[batch])
+        batch, row = self._place(index)
         ids, starts = self._ids[batch]
         return ids[starts[row] : starts[row + 1]]
 
@@ -143,7 +144,7 @@ class TokenTable:
     def mended(self) -> dict[str, list[int]]:
         """Return what was put right when the rows were read, and in which rows; only of a table whose encoder `keeps_text`."""
         found: dict[str, list[int]] = {}
-        for first, batch in zip(self._first.tolist(), self._batches, strict=False):
+        for first, batch in zip(self._first, self._batches, strict=False):
             for row, sentences in enumerate(batch.column("mended").to_pylist(), first):
                 for sentence in sentences:
                     found.setdefault(sentence, []).append(row)
@@ -151,8 +152,8 @@ class TokenTable:
 
     def _place(self, index: int) -> tuple[int, int]:
         """Return the batch that an example is in, and its row there."""
-        batch = int(np.searchsorted(self._first, index, side="right")) - 1
-        return batch, index - int(self._first[batch])
+        batch = bisect_right(self._first, index) - 1
+        return batch, index - self._first[batch]
 
     def labels(self) -> Labels:
         """Read all labels as codes into the list of distinct ones, in order of first appearance."""

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from tunesmith.data.batches import PackedBatch, collate
 from tunesmith.errors import ModelError, setting
+from tunesmith.model.chance import without_dropout
 from tunesmith.model.devices import CPU, indices, to_device
 from tunesmith.model.hub import quiet
 from tunesmith.model.packed import LAYERS, Packed
@@ -84,19 +85,15 @@ class Encoder(nn.Module):
         Found by trying: a first token that does not notice its successor. Raises `ModelError` when the model runs on
         no token ids alone (an encoder-decoder such as T5).
         """
-        training = self.training
-        self.eval()
         try:
             first, second, third = self.probe_tokens(3)
-            with torch.no_grad():
+            with torch.no_grad(), without_dropout(self):
                 hidden = self(collate([np.array(ids, np.int32) for ids in ([first, second], [first, third])], np.arange(2)))
         except Exception as error:
             raise ModelError(
                 f"a model of type {self.config.model_type!r} cannot be run as a text encoder: {str(error).strip()[:200]}. "
                 "Choose an encoder (BERT, RoBERTa, DeBERTa, ModernBERT, ...) or a decoder (GPT-2, Llama, ...)."
             ) from error
-        finally:
-            self.train(training)
         return bool(torch.allclose(hidden[0], hidden[2], atol=1e-5))
 
     def probe_tokens(self, count: int) -> list[int]:
@@ -155,14 +152,8 @@ class Encoder(nn.Module):
         tokens = np.array(self.probe_tokens(5), np.int32)
         borders = np.array([3, 1, 1], np.int32) if self.tells_segments_apart else None
         batch = collate([tokens, tokens[:2], tokens[:1]], np.arange(3), borders=borders)
-        modes = {module: module.training for module in self.modules()}
-        self.eval()
-        try:
-            with torch.no_grad(), torch.autocast(self.device.type, enabled=False):
-                right, found = self.padded(batch), packed(batch, self.token_segments(batch))
-        finally:
-            for module, mode in modes.items():
-                module.training = mode
+        with torch.no_grad(), without_dropout(self), torch.autocast(self.device.type, enabled=False):
+            right, found = self.padded(batch), packed(batch, self.token_segments(batch))
         return not float((found - right).norm()) > _ROUNDING * float(right.norm())  # weights that are no numbers tell nothing
 
     def choose_engine(self, wanted: str, device: torch.device = CPU, precision: str = "fp32") -> str:

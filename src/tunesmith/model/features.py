@@ -22,6 +22,7 @@ from torch import Tensor
 from tunesmith.data.batches import PackedBatch, by_length, pack
 from tunesmith.data.table import TokenTable, evict
 from tunesmith.model.arithmetic import arithmetic
+from tunesmith.model.chance import without_dropout
 from tunesmith.model.devices import to_device
 from tunesmith.model.heads import TextModel
 from tunesmith.progress import Progress
@@ -64,7 +65,7 @@ class Features:
             self.checksum = int(index["checksum"])
         kind = np.float32 if frozen.kept == "fp32" else np.int16  # numpy has no bf16; its bits are kept as whole numbers
         raw = np.memmap(path / "rows.bin", kind, "r") if len(self._keys) else np.zeros(0, kind)
-        self._rows = raw.reshape(-1, width)
+        self._rows = np.asarray(raw).reshape(-1, width)  # plain views: each of a memory map's own kind costs microseconds
         if len(self._keys) and int((self._starts + self._counts).max()) > len(self._rows):
             raise ValueError(f"{path} is shorter than its index says")
 
@@ -174,11 +175,13 @@ def _compute(
 ) -> None:
     keys: list[np.ndarray] = []
     counts: list[np.ndarray] = []
-    training = model.training
     checksum = 0
-    model.eval()
     total = sum(len(index) for _, index in tables)
-    with open(directory / "rows.bin", "wb") as file, progress.track("running the frozen layers", total, "rows") as tracker:
+    with (
+        open(directory / "rows.bin", "wb") as file,
+        without_dropout(model),
+        progress.track("running the frozen layers", total, "rows") as tracker,
+    ):
         for table, index in tables:
             for start in range(0, len(index), _CHUNK):
                 rows = index[start : start + _CHUNK]
@@ -192,7 +195,6 @@ def _compute(
                     keys.append(np.fromiter(_keys(batch), np.uint64, len(batch.lengths)))
                     counts.append(batch.lengths if len(values) == len(batch.ids) else np.ones(len(batch.lengths), np.int32))
                     tracker.advance(len(chosen))
-    model.train(training)
     all_keys, all_counts = np.concatenate([np.zeros(0, np.uint64), *keys]), np.concatenate([np.zeros(0, np.int32), *counts])
     unique, first = np.unique(all_keys, return_index=True)
     starts = np.cumsum(all_counts, dtype=np.int64) - all_counts

@@ -17,6 +17,7 @@ from tunesmith.data.batches import PackedBatch, by_length, collate, pack
 from tunesmith.data.tokens import Encoded
 from tunesmith.errors import ModelError
 from tunesmith.model.arithmetic import arithmetic
+from tunesmith.model.chance import without_dropout
 from tunesmith.model.devices import indices
 from tunesmith.model.encoder import Encoder
 from tunesmith.model.masked_head import CheckpointMaskedHead
@@ -345,16 +346,12 @@ def _same_as_transformers(model: TextModel) -> bool:
     sequences = [tokens, tokens[:2]]
     ids = torch.tensor([tokens, tokens[:2] + [encoder.pad_id] * 3])
     mask = torch.tensor([[1] * 5, [1] * 2 + [0] * 3])
-    training = model.training
-    model.eval()
     try:
-        with torch.no_grad():
+        with torch.no_grad(), without_dropout(model):
             packed = model(collate([np.array(sequence, np.int32) for sequence in sequences], np.arange(2)))
             original = _outputs_of(hf(input_ids=ids, attention_mask=mask), mask)
     except Exception:  # whatever an unknown head lacks or cannot do, a head of our own takes its place
         return False
-    finally:
-        model.train(training)
     return packed.shape == original.shape and bool(torch.allclose(packed, original, atol=1e-4))
 
 

@@ -9,6 +9,7 @@ from tunesmith.data.batches import collate
 from tunesmith.errors import ModelError, setting
 from tunesmith.model.adapted import own_base, share_base
 from tunesmith.model.arithmetic import arithmetic
+from tunesmith.model.chance import without_dropout
 from tunesmith.model.encoder import Encoder
 from tunesmith.model.heads import TextModel
 
@@ -26,24 +27,21 @@ def move(model: Encoder | TextModel, device: torch.device, precision: str) -> No
         return
     tokens = np.array(encoder.probe_tokens(5), np.int32)
     batch = collate([tokens, tokens[:2], tokens[:1]], np.arange(3))
-    training, shared = model.training, encoder.shared
+    shared = encoder.shared
     names = own_base(encoder)
-    model.eval()
-    try:
-        with torch.no_grad(), arithmetic("fp32", encoder.device):
+    with torch.no_grad(), without_dropout(model):
+        with arithmetic("fp32", encoder.device):
             right = encoder(batch).float().cpu()
         try:
             model.to(device)
-            with torch.no_grad(), arithmetic(precision, device):
+            with arithmetic(precision, device):
                 found = encoder(batch).float().cpu()
         except RuntimeError as error:  # no kernel for this card, no memory left on it, a driver too old
             raise ModelError(
                 f"this encoder does not run on {device}: {str(error).strip().splitlines()[0][:200]}. Take {setting('device', 'cpu')}."
             ) from error
-        if shared is not None:
-            share_base(encoder, shared.digest, names)
-    finally:
-        model.train(training)
+    if shared is not None:
+        share_base(encoder, shared.digest, names)
     off = float((found - right).norm() / right.norm())
     if not off <= _TOLERANCE[precision]:
         raise ModelError(

@@ -24,7 +24,7 @@ from tunesmith.seeds import seed_for
 
 
 class Strategy(ABC):
-    """One way to tune. `prepare` is called once before training, `train_mode` before each step, `finish` behind the last one."""
+    """One way to tune. `prepare` is called once before training, `train_mode` before each epoch, `finish` behind the last one."""
 
     name: ClassVar[str]
     frozen_layers: int | None = None
@@ -42,7 +42,7 @@ class Strategy(ABC):
         return lambda name: 1.0
 
     def train_mode(self, model: TextModel, epoch: int) -> None:
-        """Put the model into the mode of training for a step of `epoch`, counted from 0: a pure function of that."""
+        """Put the model into the mode of training for `epoch`, counted from 0: a pure function of that."""
         model.train()
 
     def network(self, model: TextModel) -> TextModel:

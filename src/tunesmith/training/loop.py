@@ -20,6 +20,7 @@ from tunesmith.config import Config
 from tunesmith.data.batches import plan_batches
 from tunesmith.errors import Diverged, Interrupted, ModelError, setting
 from tunesmith.metrics import greater_is_better
+from tunesmith.model.chance import seed_everything
 from tunesmith.model.heads import TextModel
 from tunesmith.model.tuning import Strategy
 from tunesmith.progress import Progress
@@ -80,8 +81,9 @@ def train_steps(
         if position == 0 or not plan:
             plan = plan_batches(rows.table.kept[rows.index], batch_size=config.batch_size, seed=config.seed, epoch=epoch)
         chosen = rows.index[plan[position]]
-        torch.manual_seed(seed_for(config.seed, "dropout", epoch, step))
-        strategy.train_mode(model, epoch)
+        if position == 0 or step == start:
+            strategy.train_mode(model, epoch)
+        seed_everything(seed_for(config.seed, "dropout", epoch, step), model.encoder.device)
         optimizer.zero_grad(set_to_none=True)
         batches = task.batches(rows, chosen, seed_for(config.seed, "batch", epoch, step), gradients.max_tokens)
         units = max(sum(batch.parts for batch in batches), 1)
