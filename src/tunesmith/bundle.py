@@ -8,7 +8,7 @@ import json
 import shutil
 import tempfile
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence, Sized
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -143,12 +143,8 @@ class Bundle:
         source = open_data(data)
         schema = self.schema_for(source, text, text_pair=text_pair)
         examples = schema.examples(source)
-        with progress.track("predicting", None, "rows") as tracker:
-            result = []
-            for prediction in self.stream(examples, precision=precision):
-                result.append(prediction)
-                tracker.advance()
-        return result
+        with progress.track("predicting", len(data) if isinstance(data, list | tuple) else None, "rows") as tracker:
+            return list(self.stream(examples, precision=precision, advance=tracker.advance))
 
     def stream(
         self,
@@ -157,11 +153,15 @@ class Bundle:
         precision: str = "fp32",
         chunk: int = CHUNK,
         tally: Tally | None = None,
+        advance: Callable[[int], None] | None = None,
     ) -> Iterator[Any]:
-        """Yield a prediction for each text, pair or example, in order, at most `chunk` in memory; `tally` counts what was cut."""
+        """Yield a prediction for each text, pair or example, in order, at most `chunk` in memory.
+
+        tally: counts what was cut; advance: is told how many went through the model, after each batch
+        """
         read = map(_example, examples)
         while part := list(islice(read, chunk)):
-            encoded, outputs = self._outputs(part, precision)
+            encoded, outputs = self._outputs(part, precision, advance)
             if tally is not None:
                 tally.add(part, encoded)
             yield from self.task.decode(outputs, part, encoded)
@@ -171,10 +171,12 @@ class Bundle:
         self.task.probabilities(np.zeros((0, self.task.head.outputs), np.float32))  # which a task without labels refuses
         return self.task.probabilities(self._outputs([_example(text) for text in texts], precision)[1].values)
 
-    def _outputs(self, examples: Sequence[Example], precision: str) -> tuple[list[Encoded], Ragged]:
+    def _outputs(
+        self, examples: Sequence[Example], precision: str, advance: Callable[[int], None] | None = None
+    ) -> tuple[list[Encoded], Ragged]:
         encoded = self.encoder.encode_examples(examples, offsets=self.task.needs_offsets)
         precision, _ = choose_precision(precision, self.model.encoder.device)
-        return encoded, outputs_of(self.model, self.task, encoded, precision=precision, max_tokens=self.max_tokens)
+        return encoded, outputs_of(self.model, self.task, encoded, precision=precision, max_tokens=self.max_tokens, advance=advance)
 
     def schema_for(
         self,
@@ -361,9 +363,16 @@ def _backend(model: TextModel) -> Any:
 
 
 def stream_rows(
-    bundle: Bundle, source: RowSource, schema: Schema, tally: Tally, *, precision: str = "fp32", chunk: int = CHUNK
+    bundle: Bundle,
+    source: RowSource,
+    schema: Schema,
+    tally: Tally,
+    *,
+    precision: str = "fp32",
+    chunk: int = CHUNK,
+    advance: Callable[[int], None] | None = None,
 ) -> Iterator[tuple[Row, Source, Any]]:
-    """Yield each row of `source` with its prediction, in order, holding no more than `chunk` rows at a time; `tally` counts losses."""
+    """Yield each row of `source` with its prediction, in order, holding no more than `chunk` rows at a time; see `Bundle.stream`."""
     read: deque[tuple[Row, Source]] = deque()
 
     def remembered() -> Iterator[tuple[Row, Source]]:
@@ -371,6 +380,6 @@ def stream_rows(
             read.append((row, place))
             yield row, place
 
-    for prediction in bundle.stream(schema.examples(remembered()), precision=precision, chunk=chunk, tally=tally):
+    for prediction in bundle.stream(schema.examples(remembered()), precision=precision, chunk=chunk, tally=tally, advance=advance):
         row, place = read.popleft()
         yield row, place, prediction

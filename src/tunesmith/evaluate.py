@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -21,16 +21,32 @@ CHUNK = 2048
 """Examples that are sorted by length together. Evaluation and prediction share it, so that they agree to the last bit."""
 
 
-def outputs_of(model: TextModel, task: Task, examples: Sequence[Encoded], *, precision: str = "fp32", max_tokens: int = 16384) -> Ragged:
+def outputs_of(
+    model: TextModel,
+    task: Task,
+    examples: Sequence[Encoded],
+    *,
+    precision: str = "fp32",
+    max_tokens: int = 16384,
+    advance: Callable[[int], None] | None = None,
+) -> Ragged:
     """Return the combined outputs of `examples`, in their order.
 
     max_tokens: most padded tokens in memory at once; a larger example runs alone
+    advance: is told how many examples are done, after each batch
     """
-    return Ragged.of(_pieces(model, task, examples, precision, max_tokens, judged=False), task.head.outputs)
+    return Ragged.of(_pieces(model, task, examples, precision, max_tokens, advance, judged=False), task.head.outputs)
 
 
 def _pieces(
-    model: TextModel, task: Task, examples: Sequence[Encoded], precision: str, max_tokens: int, *, judged: bool
+    model: TextModel,
+    task: Task,
+    examples: Sequence[Encoded],
+    precision: str,
+    max_tokens: int,
+    advance: Callable[[int], None] | None,
+    *,
+    judged: bool,
 ) -> list[np.ndarray]:
     longest = np.array([max(map(len, example.sequences)) for example in examples])
     number = np.array([len(example.sequences) for example in examples])
@@ -40,6 +56,8 @@ def _pieces(
             batch = task.gather([examples[row] for row in rows], judged=judged)
             values = task.combine(model(batch), batch).float().cpu().numpy()
             result.update(zip(rows.tolist(), np.split(values, np.cumsum(task.sizes(batch))[:-1]), strict=True))
+            if advance is not None:
+                advance(len(rows))
     return [result[row] for row in range(len(examples))]
 
 
@@ -60,9 +78,8 @@ def outputs_for(
     with progress.track(what, len(rows), unit) as tracker:
         for chunk in chunks(rows.index):
             examples = [rows.table.example(row) for row in chunk.tolist()]
-            pieces = _pieces(model, task, examples, precision, max_tokens, judged=True)
+            pieces = _pieces(model, task, examples, precision, max_tokens, tracker.advance, judged=True)
             parts.append(task.reduced(Ragged.of(pieces, task.head.outputs), replace(rows, index=chunk)))
-            tracker.advance(len(chunk))
     return Ragged.joined(parts, parts[0].values.shape[1] if parts else task.head.outputs)
 
 

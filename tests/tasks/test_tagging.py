@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 import tiny
 import tunesmith
 from tunesmith.data.memory import open_data
+from tunesmith.data.schema import Source
 from tunesmith.data.schemes import LETTERS, convert, faults
 from tunesmith.data.table import open_table
 from tunesmith.errors import DataError, Diverged, UsageError
@@ -118,6 +119,16 @@ def test_of_a_word_its_tag_is_kept_for_judging(trained: tunesmith.TrainResult, d
     assert np.isnan(task.reduced(broken, rows).values[:, 0]).tolist() == [False, True]
     with pytest.raises(Diverged, match="not finite"):
         task.score(task.reduced(broken, rows), Part(rows, source, bundle.schema))
+
+
+def test_progress_is_told_batch_by_batch(trained: tunesmith.TrainResult) -> None:
+    """A chunk of long texts takes minutes; who waits sees more of it than its end."""
+    bundle, told = trained.bundle, list[int]()
+    examples = bundle.encoder.encode_examples([bundle.schema.parse(row, Source("x", 1)) for row in sentences(40, seed=8)])
+    outputs_of(bundle.model, bundle.task, examples, max_tokens=64, advance=told.append)
+    assert len(told) > 4 and sum(told) == 40
+    told.clear()
+    assert len(list(bundle.stream(["a red cat", "the dog", "a cow"], chunk=2, advance=told.append))) == sum(told) == 3
 
 
 def test_the_loss_of_a_step_is_transformers(trained: tunesmith.TrainResult, data: Path, tiny_bert: Path) -> None:

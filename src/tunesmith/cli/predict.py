@@ -104,12 +104,12 @@ def predict(
         open_writer(target, [*source.columns, *added], None if output is not None else out_format, other_keys=True) as writer,
         progress.track("predicting", None, "rows") as tracker,
     ):
-        for row, _, prediction in bundles.stream_rows(bundle, source, schema, tally, precision=precision, chunk=chunk):
+        rows = bundles.stream_rows(bundle, source, schema, tally, precision=precision, chunk=chunk, advance=tracker.advance)
+        for row, _, prediction in rows:
             if out_format != "jsonl":
                 late.update(row.keys() - columns)
             values = task.columns(prediction, flat=flat)
             writer.write({**row, **{name: values[key] for key, name in names.items()}})
-            tracker.advance()
     for sentence in tally.sentences():
         print(f"note: {sentence}", file=sys.stderr)  # what is lost is said even where progress is not wanted
     if late:
