@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from tunesmith.cli.options import Device, check_device, check_is_no_pipe
 from tunesmith.errors import DataError, ModelError, UsageError, counted, listing, setting
 from tunesmith.progress import Progress
+
+if TYPE_CHECKING:
+    from tunesmith.data.schema import RowSource
 
 _STDIN_CHUNK = 64  # rows answered together when they come through a pipe, whose writer may wait for answers
 
@@ -102,7 +106,7 @@ def predict(
         progress = Progress("quiet")  # the rows themselves show how far it is
     with (
         open_writer(target, [*source.columns, *added], None if output is not None else out_format, other_keys=True) as writer,
-        progress.track("predicting", None, "rows") as tracker,
+        progress.track("predicting", _rows_in(source, progress) if Path(data).is_file() else None, "rows") as tracker,
     ):
         rows = bundles.stream_rows(bundle, source, schema, tally, precision=precision, chunk=chunk, advance=tracker.advance)
         for row, _, prediction in rows:
@@ -179,6 +183,15 @@ def _stdout_format(source: Any, data: str) -> str:
     """Standard output has the format of the input where that is text by lines, else JSONL."""
     chosen = getattr(source, "file_format", "jsonl")
     return chosen if chosen in ("csv", "tsv", "jsonl") else "jsonl"
+
+
+def _rows_in(source: RowSource, progress: Progress) -> int | None:
+    """Return how many rows a file has, a hundredth of the work of predicting them; None where nobody looks, or where some are no rows."""
+    if progress.mode == "quiet":
+        return None
+    with contextlib.suppress(DataError):  # a row that cannot be read is told when its turn comes, behind those that can
+        return sum(1 for _ in source)
+    return None
 
 
 def _added_names(columns: tuple[str, ...], added: tuple[str, ...], progress: Progress) -> dict[str, str]:
