@@ -70,8 +70,8 @@ def run(command: list[str], out: Path) -> Result:
 
 
 def trial_files(source: Path, target: Path) -> tuple[Path, Path]:
-    """Write two balanced parts of the training reviews without a review in common, to learn from and to judge by, and return them."""
-    paths = (target / "trial-train.csv", target / "trial-valid.csv")
+    """Write two random parts of a balanced sample of the training reviews, to learn from and to judge by, and return them."""
+    paths = (target / f"trial-{TRIAL_ROWS}-train.csv", target / f"trial-{JUDGED_ROWS}-valid.csv")
     if not all(path.exists() for path in paths):
         rows = list({row[0]: row for row in read(source, ["text", "label"])}.values())
         chosen = balanced_sample(rows, TRIAL_ROWS + JUDGED_ROWS, random.Random("textbook"))
@@ -85,7 +85,7 @@ def trial(flags: list[str], files: tuple[Path, Path], out: Path) -> np.ndarray:
     train, valid = files
     run(["train", str(train), *TRIAL_FLAGS, *COMMON, *flags], out)
     predicted = out.with_suffix(".csv")
-    if not predicted.exists():
+    if not predicted.exists() or predicted.stat().st_mtime < (out / "tunesmith.json").stat().st_mtime:
         partial = predicted.with_suffix(".partial.csv")
         command = ["predict", str(out), str(valid), f"--output={partial}", "--precision=auto"]
         subprocess.run([sys.executable, "-m", "tunesmith", *command], check=True)
@@ -131,7 +131,8 @@ def render(trials: dict[str, np.ndarray], runs: dict[str, Result], *, timed: boo
     lines = []
     if trials:
         lines += [
-            f"{TRIAL_ROWS:,} training reviews, in batches of 16, judged by {JUDGED_ROWS:,} others of the training file:\n",
+            f"{TRIAL_ROWS:,} training reviews, in batches of 16, judged by {JUDGED_ROWS:,} others of the training file. One seed: the "
+            "interval is over the judged reviews alone, and another seed would move each line, too.\n",
             "| ingredient | flags | accuracy | minus plain (95% interval) |",
             "|---|---|--:|--:|",
         ]

@@ -4,13 +4,14 @@
 
 Each run is `tunesmith train` in a process of its own, with the way's usual settings, a tenth of the training rows for validation and
 the data set's own test rows. Two ways are there for other rows: `fewshot` gets 16 of each label, `none` descriptions of the labels and no
-rows; they stand in the table where the data set has them. A finished run is on disk at once; the same command again does only what is
+rows; a data set whose labels nobody described has no such line. A finished run is on disk at once; the same command again does only what is
 missing.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import random
@@ -43,12 +44,10 @@ class Data:
     metric: str
     flags: tuple[str, ...]
     first: int | None = None
-    few: bool = False
-    """Whether `fewshot` and `none` are run, too: there are labels of texts, and descriptions of them."""
 
 
 DATA = {
-    "trec": Data("trec", "TREC, 6 classes", "accuracy", ("--text=text", "--label=label", "--batch-size=16"), few=True),
+    "trec": Data("trec", "TREC, 6 classes", "accuracy", ("--text=text", "--label=label", "--batch-size=16")),
     "stsb": Data(
         "stsb", "STS-B", "pearson",
         ("--task=regression", "--text=text", "--text-pair=text_pair", "--label=label", "--batch-size=16"),
@@ -63,7 +62,8 @@ WAYS = (
     "full", "head", "last:1", "last:2", "last:4", "layerwise", "bitfit", "lora", "dora", "ia3", "adapter", "prompt", "prefix", "ptuning",
     "auto", "fewshot", "none",
 )  # fmt: skip
-FEW = ("fewshot", "none")
+FEW = ("fewshot", "none")  # which see other rows than the others, so that their times compare with nothing here
+LABELS = ("trec", "banking77")  # the data sets with labels of texts
 SHOTS = 16
 BUDGET = "5m"
 
@@ -144,10 +144,11 @@ def render(records: list[dict[str, Any]]) -> str:
         "|---|---|--:|--:|--:|--:|--:|--:|--:|",
     ]
     for name, data in DATA.items():
-        of_data = [record for record in records if record["data"] == name]
-        full = [record["whole_s"] for record in of_data if record["way"] == "full"]
-        for way in WAYS:
-            found = [record for record in of_data if record["way"] == way]
+        machines = sorted({record["machine"] for record in records if record["data"] == name})
+        for host, way in itertools.product(machines, WAYS):  # times compare within a machine
+            here = [record for record in records if (record["data"], record["machine"]) == (name, host)]
+            full = [record["whole_s"] for record in here if record["way"] == "full"]
+            found = [record for record in here if record["way"] == way]
             if not found:
                 continue
 
@@ -157,9 +158,13 @@ def render(records: list[dict[str, Any]]) -> str:
             quality = f"{data.metric} {mean('quality'):.4f}"
             if len(found) > 1:
                 quality += f" ± {statistics.stdev(record['quality'] for record in found):.4f}"
-            faster = f"{statistics.mean(full) / mean('whole_s'):.2f}" if full and all(record["timed"] for record in of_data) else ""
+            faster = (
+                f"{statistics.mean(full) / mean('whole_s'):.2f}"
+                if full and way not in FEW and all(record["timed"] for record in here)
+                else ""
+            )
             times = [f"{mean(key):,.0f}" if all(record["timed"] for record in found) else "" for key in ("train_s", "whole_s")]
-            title = data.title + (f", {len(found)} seeds" if len(found) > 1 else "")
+            title = data.title + (f", {len(found)} seeds" if len(found) > 1 else "") + (f", {host}" if len(machines) > 1 else "")
             chosen = ", ".join(sorted({f"`{record['chosen']}`" for record in found})) if way == "auto" else ""
             note = f", {SHOTS} rows a label" if way == "fewshot" else ", descriptions alone" if way == "none" else ""
             cells = [
@@ -198,7 +203,8 @@ def main() -> None:
         for name in args.data.split(","):
             train, test = prepared(DATA[name], args.runs / "data")
             for way in args.ways.split(","):
-                if way in FEW and not DATA[name].few:
+                if (way == "none" and DATA[name].row not in DESCRIPTIONS) or (way == "fewshot" and name not in LABELS):
+                    print(f"{name} {way}: left out, it is not for these rows", flush=True)
                     continue
                 key = f"{name} {way} {seed}"
                 print(f"{key}: ", end="", flush=True)

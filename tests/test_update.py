@@ -478,6 +478,18 @@ def test_every_task_is_updated(name: str, settings: dict[str, Any], tiny_bert: P
     assert run("predict", "m", "-", stdin=json.dumps(case.rows(3, 5)[0]).encode() + b"\n").code == 0
 
 
+def test_a_tagger_that_knows_little_learns_new_tags_of_its_scheme(tiny_bert: Path, tmp_path: Path) -> None:
+    """Judged with the new tags, which it has no outputs for, its sequences that break the scheme are put right as ever."""
+    settings = {"epochs": 1, "lr": 1e-6, "batch_size": 8, "max_length": 48, "precision": "fp32", "progress": "quiet", "seed": 3}
+    trained = tunesmith.train(_more_tags(40, 0), model=tiny_bert, out=tmp_path / "m", test_size=0.4, scheme="bioes", **settings)
+    new = [{**row, "tags": [tag.replace("PET", "WORD") for tag in row["tags"]]} for row in _more_tags(20, 5)]
+    done = tunesmith.update(tmp_path / "m", new, epochs=1, force=True, progress="quiet")
+    found = done.record["scores"]["test"]
+    assert found["before"] == pytest.approx(trained.metrics[done.record["metric"]], abs=1e-6)
+    assert found["metrics_before"]["accuracy"] == pytest.approx(trained.metrics["accuracy"], abs=1e-6)
+    assert {"B-WORD", "S-WORD"} & set(done.record["new_labels"]) and done.bundle.task.labels[:-1] != trained.bundle.task.labels
+
+
 def test_thresholds_that_were_chosen_stay(tiny_bert: Path, tmp_path: Path) -> None:
     def several(count: int, seed: int, third: str) -> list[dict[str, Any]]:
         pairs = zip(tiny.rows(count, seed=seed), tiny.rows(count, seed=seed + 1, labels=("animal", "colour", "neither")), strict=True)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ from tunesmith.bundle import DESCRIPTION
 from tunesmith.config import Config
 from tunesmith.data.given import NOTHING, Given
 from tunesmith.errors import Interrupted, ModelError, UsageError, setting
-from tunesmith.evaluate import outputs_for
+from tunesmith.evaluate import outputs_of
 from tunesmith.fitting import new_model
 from tunesmith.folds import cross_validate
 from tunesmith.metrics import greater_is_better
@@ -236,10 +235,10 @@ class _Trials:
         precision, _ = choose_precision(config.precision, device)
         model.encoder.choose_engine(config.engine)
         move(model, device, precision)
-        few = replace(rows, index=rows.index[:_SAMPLE])
+        examples = [rows.table.example(row) for row in rows.index[:_SAMPLE].tolist()]
         began = time.monotonic()
-        outputs_for(model, self._data_seen.task, few, precision=precision, max_tokens=config.tokens_at_once)
-        return int(few.table.kept[few.index].sum()) / (time.monotonic() - began)
+        outputs_of(model, self._data_seen.task, examples, precision=precision, max_tokens=config.tokens_at_once)
+        return sum(len(ids) for example in examples for ids in example.sequences) / (time.monotonic() - began)
 
 
 def _folder(way: str) -> str:

@@ -143,7 +143,7 @@ class Bundle:
         source = open_data(data)
         schema = self.schema_for(source, text, text_pair=text_pair)
         examples = schema.examples(source)
-        with progress.track("predicting", len(data) if isinstance(data, list | tuple) else None, "rows") as tracker:
+        with progress.track("predicting", getattr(source, "length", None), "rows") as tracker:
             return list(self.stream(examples, precision=precision, advance=tracker.advance))
 
     def stream(

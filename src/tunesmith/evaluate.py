@@ -19,6 +19,7 @@ from tunesmith.tasks.rows import Ragged, Rows
 
 CHUNK = 2048
 """Examples that are sorted by length together. Evaluation and prediction share it, so that they agree to the last bit."""
+_NEVER = -1e9  # the output of a label that a model does not know
 
 
 def outputs_of(
@@ -70,8 +71,12 @@ def outputs_for(
     max_tokens: int = 16384,
     what: str = "evaluating",
     progress: Progress = QUIET,
+    grown: bool = False,
 ) -> Ragged:
-    """Return what judging needs of the combined outputs for each of `rows`, as the task arranges them: see `Task.reduced`."""
+    """Return what judging needs of the combined outputs for each of `rows`, as the task arranges them: see `Task.reduced`.
+
+    grown: the task may have labels behind those that the model has outputs for, which say no to them
+    """
     arranged = task.arrange(rows)
     unit, rows = "rows" if arranged is rows else "sequences", arranged
     parts: list[Ragged] = []
@@ -79,8 +84,18 @@ def outputs_for(
         for chunk in chunks(rows.index):
             examples = [rows.table.example(row) for row in chunk.tolist()]
             pieces = _pieces(model, task, examples, precision, max_tokens, tracker.advance, judged=True)
-            parts.append(task.reduced(Ragged.of(pieces, task.head.outputs), replace(rows, index=chunk)))
-    return Ragged.joined(parts, parts[0].values.shape[1] if parts else task.head.outputs)
+            outputs = Ragged.of(pieces, task.head.outputs)
+            parts.append(task.reduced(_widened(outputs, task) if grown else outputs, replace(rows, index=chunk)))
+    if not parts:
+        parts.append(task.reduced(Ragged.of([], task.head.outputs), rows))
+    return Ragged.joined(parts, parts[0].values.shape[1])
+
+
+def _widened(outputs: Ragged, task: Task) -> Ragged:
+    missing = len(task.labels) - outputs.values.shape[1]
+    if missing <= 0:
+        return outputs
+    return Ragged(np.pad(outputs.values, ((0, 0), (0, missing)), constant_values=_NEVER), outputs.starts)
 
 
 def chunks(index: np.ndarray) -> Iterator[np.ndarray]:

@@ -21,10 +21,9 @@ from tunesmith.model.heads import TextModel
 from tunesmith.progress import Progress
 from tunesmith.seeds import seed_for
 from tunesmith.tasks.base import Measured, Task
-from tunesmith.tasks.rows import Part, Ragged
+from tunesmith.tasks.rows import Part
 
 _CHUNK = 100
-_NEVER = -1e9  # an output that means no
 _ROUNDING = 1e-9
 
 
@@ -87,20 +86,12 @@ class Gate:
     def _score(self, model: TextModel, task: Task, name: str, when: str) -> Scored:
         part = task.judged(self.parts[name])
         what = f"{'old test' if name == 'test' else 'new rows held out'}, {when} the update"
-        outputs = outputs_for(model, task, part.rows, max_tokens=self.config.tokens_at_once, what=what, progress=self.progress)
-        outputs = padded(outputs, task)
+        grown = when == "before"  # labels that only the new rows have are not among this model's outputs yet
+        outputs = outputs_for(model, task, part.rows, max_tokens=self.config.tokens_at_once, what=what, progress=self.progress, grown=grown)
         metrics = task.evaluation(outputs, part, self.progress)["metrics"]
         if self.metric not in task.computable(part.rows):
             return Scored(metrics, None, None)
         return Scored(metrics, metrics.get(self.metric), task.measured(outputs, part, self.metric))
-
-
-def padded(outputs: Ragged, task: Task) -> Ragged:
-    """Return outputs with a column for each label of the task: those that are missing say no."""
-    missing = task.head.outputs - outputs.values.shape[1]
-    if not task.labels or missing <= 0:
-        return outputs
-    return Ragged(np.pad(outputs.values, ((0, 0), (0, missing)), constant_values=_NEVER), outputs.starts)
 
 
 def paired_interval(before: Measured | None, after: Measured | None, *, seed: int) -> list[float] | None:

@@ -240,6 +240,17 @@ def test_an_evaluation_leaves_every_part_in_the_mode_that_it_was_in(four_layers:
     assert [part.training for part in model.modules()] == before and any(before) and not all(before)
 
 
+@pytest.mark.parametrize("tuning", ["head", "last:2", "full"])
+def test_validations_within_an_epoch_change_nothing(four_layers: Path, tmp_path: Path, tuning: str) -> None:
+    """Dropout stays out of frozen layers, and in the trained ones, whenever the weights are looked at."""
+    kept = {} if tuning == "full" else {"features": "off"}  # which would hide it
+    same = {"tuning": tuning, **kept, "dropout": 0.3, "attention_dropout": 0.3, "lr": 1e-3}
+    often, seldom = (train(four_layers, tmp_path / str(steps), eval_steps=steps, **same) for steps in (1, 1000))
+    losses = [[entry["loss"] for entry in one.result["training"]["history"]] for one in (often, seldom)]
+    assert losses[0] == losses[1]
+    assert len(often.result["training"]["evaluations"]) > len(seldom.result["training"]["evaluations"])
+
+
 def test_a_seed_draws_what_torch_draws_by_it() -> None:
     torch.manual_seed(2**63 + 5)
     wanted = torch.rand(5)

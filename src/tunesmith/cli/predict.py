@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import sys
 from pathlib import Path
@@ -186,12 +185,17 @@ def _stdout_format(source: Any, data: str) -> str:
 
 
 def _rows_in(source: RowSource, progress: Progress) -> int | None:
-    """Return how many rows a file has, a hundredth of the work of predicting them; None where nobody looks, or where some are no rows."""
+    """Return how many rows a file has, which takes little beside predicting them; None where nobody looks, or one cannot be read."""
     if progress.mode == "quiet":
         return None
-    with contextlib.suppress(DataError):  # a row that cannot be read is told when its turn comes, behind those that can
-        return sum(1 for _ in source)
-    return None
+    rows = 0
+    with progress.track("counting rows", None, "rows") as tracker:
+        try:
+            for rows, _ in enumerate(source, 1):  # noqa: B007 - the last one is how many there are
+                tracker.advance()
+        except DataError:  # is told when its turn comes, behind the rows that can be read
+            return None
+    return rows
 
 
 def _added_names(columns: tuple[str, ...], added: tuple[str, ...], progress: Progress) -> dict[str, str]:

@@ -110,7 +110,7 @@ class TokenTable:
         lengths, starts = self._lengths[batch]
         own = slice(int(starts[row]), int(starts[row + 1]))
         ids = self.ids(index)
-        # most are of a single sequence, and steps of a head alone take no longer than a general cut would
+        # most are of a single sequence, and cutting a batch of them in general takes as long as a whole step of a head
         sequences = [ids] if own.stop - own.start == 1 else np.split(ids, np.cumsum(lengths[own])[:-1])
         borders = self._borders[batch][own].tolist() if self._borders else []
         return Encoded(sequences, [], int(self.tokens[index]), int(self.lost[index]), borders, self.points(index))

@@ -1,4 +1,4 @@
-"""Dropout masks: drawn cheaply, and by a seed alone. And where there are none.
+"""Dropout: masks drawn cheaply and by a seed alone, and blocks without any.
 
 `torch.bernoulli` draws one number at a time on one core, which takes a fifth of a training step of a small encoder. Here one byte
 decides on each value, eight bytes to a draw.
@@ -19,7 +19,7 @@ from tunesmith.model.devices import to_device
 
 @contextmanager
 def without_dropout(module: nn.Module) -> Iterator[None]:
-    """Within the block `module` is in evaluation mode; behind it each of its parts is in the mode that it was in, frozen ones as others."""
+    """Within the block `module` is in evaluation mode; behind it each of its parts is in the mode that it was in."""
     modes = [(part, part.training) for part in module.modules()]
     module.eval()
     try:

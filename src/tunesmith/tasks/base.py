@@ -225,9 +225,9 @@ class Task(ABC):
     # --- judging -----------------------------------------------------------------------------------------------------------
 
     def reduced(self, outputs: Ragged, rows: Rows) -> Ragged:
-        """Return what judging needs of the combined outputs of some arranged rows; which are given up.
+        """Return what judging needs of the combined outputs of some arranged rows; the outputs themselves are not kept.
 
-        That is all, one row of values for a text, unless the task says otherwise. Where outputs are no finite numbers some of it is none.
+        Everything unless the task says otherwise. Where outputs are not finite, part of what is returned is not either.
         """
         return outputs
 

@@ -211,10 +211,10 @@ class QuestionAnswering(Task):
         table, index = rows.table, rows.index.tolist()
         windows = [windows_of(table.points(row), int(table.sequences[row])) for row in index]
         offsets, texts = [table.offsets(row) for row in index], [table.text(row) for row in index]
-        values = Best.values(best_spans(outputs, windows, offsets, texts, max_tokens=self.max_answer_tokens, most=_NBEST))
-        for row in range(len(outputs)):
-            if not np.isfinite(outputs[row]).all():
-                values[row, 3] = np.nan
+        bad = ~np.isfinite(outputs.values).all(1)
+        finite = Ragged(np.where(bad[:, None], 0, outputs.values), outputs.starts) if bad.any() else outputs
+        values = Best.values(best_spans(finite, windows, offsets, texts, max_tokens=self.max_answer_tokens, most=_NBEST))
+        values[np.searchsorted(outputs.starts, np.flatnonzero(bad), side="right") - 1, 3] = np.nan
         return Ragged(values, np.arange(len(values) + 1))
 
     def tune(self, outputs: Ragged, part: Part) -> QuestionAnswering:
@@ -256,7 +256,7 @@ class QuestionAnswering(Task):
         values: dict[str, float] = {}
         if self.unanswerable and not has.all():
             values = {f"best_{name}": best_threshold(each[:, i], best.margin, has)[0] for i, name in enumerate(("exact_match", "f1"))}
-        given = np.where(self._withheld(best.margin)[:, None], (~has)[:, None].astype(np.float64), each)
+        given = np.where(self._withheld(best)[:, None], (~has)[:, None].astype(np.float64), each)
         return averages(given, has) | values, given
 
     def extended(self, table: TokenTable, config: Config) -> QuestionAnswering:
@@ -277,7 +277,7 @@ class QuestionAnswering(Task):
         best = Best.of(outputs.finite())
         metrics, each = self._scored(best, self._each(best, part), part)
         golds, index, table = self._golds(part), part.rows.index, part.rows.table
-        withheld = self._withheld(best.margin)
+        withheld = self._withheld(best)
         total = np.where(best.start < 0, best.null, np.logaddexp(best.total, best.null) if self.unanswerable else best.total)
         sure = np.exp(np.where(withheld, best.null, best.score) - total)
         bins = calibration_bins(np.where(each[:, 0] > 0, 0, 1), np.stack([sure, np.zeros(len(sure))], 1))
@@ -307,9 +307,9 @@ class QuestionAnswering(Task):
 
     # --- predicting --------------------------------------------------------------------------------------------------------
 
-    def _withheld(self, margin: np.ndarray) -> np.ndarray:
-        """Return bool[E], whether "no answer" is predicted, by its margins; an infinite one is that of a passage without any span."""
-        return np.isinf(margin) | (self.unanswerable & (margin > self.null_threshold))
+    def _withheld(self, best: Best) -> np.ndarray:
+        """Return bool[E], whether "no answer" is predicted."""
+        return (best.start < 0) | (self.unanswerable & (best.margin > self.null_threshold))
 
     def _answer(self, found: Found, text: str) -> Answer:
         options: list[tuple[int | None, int | None, float]] = [*found.spans]
@@ -322,7 +322,8 @@ class QuestionAnswering(Task):
             {"answer": text[start:end] if start is not None else "", "start": start, "end": end, "probability": share}
             for (start, end, _), share in zip(options, shares.tolist(), strict=True)
         ]
-        best = nbest[-1] if self._withheld(np.array(found.margin)) else nbest[0]
+        withheld = not found.spans or (self.unanswerable and found.margin > self.null_threshold)
+        best = nbest[-1] if withheld else nbest[0]
         nbest.sort(key=lambda one: -one["probability"])
         return Answer(best["answer"], best["start"], best["end"], best["probability"], nbest)
 

@@ -41,7 +41,7 @@ class Best:
     """What judging needs of E `Found`.
 
     start, end: int64[E], characters of the best span, -1 where there is none; score, null: float64[E], its score and that of "no answer"
-    total: float64[E], the logarithm of the sum of the exponentials of all spans' scores
+    total: float64[E], the logarithm of the sum of the exponentials of the scores of all spans that were found
     """
 
     start: np.ndarray
@@ -52,7 +52,7 @@ class Best:
 
     @staticmethod
     def values(found: Iterable[Found]) -> np.ndarray:
-        """Return float32[E, 5], which `of` reads. Places beyond 2^24 characters would be rounded; a passage is cut long before."""
+        """Return float32[E, 5], which `of` reads. Places beyond 2^24 characters, behind 16 MB of one text, would be rounded."""
         rows = []
         for one in found:
             scores = np.array([score for *_, score in one.spans] or [0.0])
