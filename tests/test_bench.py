@@ -3,7 +3,9 @@
 import csv
 import dataclasses
 import json
+import tomllib
 from pathlib import Path
+from typing import Any
 
 import ir_measures
 import numpy as np
@@ -405,6 +407,31 @@ def test_the_page_of_benchmarks_has_a_command_for_every_row():
 
 def test_the_figures_of_the_ways_are_metrics_that_a_training_prints():
     assert {data.metric for data in ways.DATA.values()} <= {name for metrics in METRICS.values() for name in metrics}
+
+
+def test_ways_compare_with_full_on_the_same_machine_and_the_same_rows() -> None:
+    def record(way: str, host: str, whole: float) -> dict[str, Any]:
+        figures = {"quality": 0.5, "trained": 7, "train_s": 1.0, "whole_s": whole, "memory_mb": 9.0, "disk_mb": 1.0}
+        told = {"data": "trec", "way": way, "machine": host, "timed": True, "date": "2020-01-01", "commit": "c", "chosen": "last:2"}
+        return {**figures, **told}
+
+    records = [record("full", "one", 100), record("auto", "one", 200), record("none", "one", 5), record("head", "two", 10)]
+    lines = ways.render(records).splitlines()
+    assert [line.split("|")[7].strip() for line in lines[2:6]] == ["1.00", "0.50", "", ""]
+    assert "`auto`, which took `last:2`" in lines[3] and "`none`, descriptions alone" in lines[4]
+    assert [("one" in line, "two" in line) for line in lines[2:6]] == [(True, False)] * 3 + [(False, True)]
+
+
+def test_few_rows_and_descriptions_are_what_two_ways_are_given(tmp_path: Path) -> None:
+    train = tmp_path / "train.csv"
+    written(train, ["text", "label"], [(f"{label} {i}", label) for label in "ab" for i in range(40)])
+    first, *flags = ways.flags_of(ways.DATA["trec"], "fewshot", train, 0, tmp_path)
+    rows = read(Path(first), ["text", "label"])
+    assert [sum(label == name for _, label in rows) for name in "ab"] == [ways.SHOTS] * 2 and len(set(rows)) == len(rows)
+    assert not any(flag.startswith("--batch-size") for flag in flags)
+    prompts, *_ = ways.flags_of(ways.DATA["trec"], "none", train, 0, tmp_path)
+    assert set(tomllib.loads(Path(prompts.removeprefix("--prompts=")).read_text(encoding="utf-8"))) == set(ways.DESCRIPTIONS["trec"])
+    assert ways.flags_of(ways.DATA["trec"], "auto", train, 0, tmp_path)[-1] == f"--budget={ways.BUDGET}"
 
 
 def test_a_table_without_results_leaves_that_of_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
