@@ -1,6 +1,6 @@
 """The textbook task: all IMDB training reviews, 512 tokens, three epochs, all test reviews; and what could make it better.
 
-    python -m bench.textbook [--trials plain,mean,pretrained] [--with mean,pretrained] [--whole] [--write docs/benchmarks.md]
+    python -m bench.textbook [--trials plain,mean,rate+mean] [--with rate,mean] [--whole] [--write docs/benchmarks.md]
 
 Trials train on a part of the training reviews, as the whole run does, without choosing among epochs, and are judged by another part of
 them: ingredients are chosen there, and the test file is not opened. `--whole` then trains on all reviews, plain and with the ingredients
@@ -143,7 +143,8 @@ def render(trials: dict[str, np.ndarray], runs: dict[str, Result], *, timed: boo
                 all_right = np.ones((len(right), 1))
                 pair = (all_right, right[:, None].astype(float), plain[:, None].astype(float))
                 against = "{:+.4f} ({:+.4f} to {:+.4f})".format(*paired_difference([pair], "accuracy"))
-            lines.append(f"| {name} | `{' '.join(INGREDIENTS[name])}` | {right.mean():.4f} | {against} |".replace("| `` |", "| |"))
+            flags = " ".join(flag for part in name.split("+") for flag in INGREDIENTS[part])
+            lines.append(f"| {name} | `{flags}` | {right.mean():.4f} | {against} |".replace("| `` |", "| |"))
         lines.append("")
     if runs:
         lines += [
@@ -163,7 +164,9 @@ def render(trials: dict[str, np.ndarray], runs: dict[str, Result], *, timed: boo
 def main() -> None:
     """Run what is missing, print the tables, and write them where that is asked for."""
     parser = argparse.ArgumentParser(description="The textbook task, whole, and what could make it better.")
-    parser.add_argument("--trials", default=",".join(INGREDIENTS), help="which ingredients to try, with commas; '' for none")
+    parser.add_argument(
+        "--trials", default=",".join(INGREDIENTS), help="which ingredients to try, with commas, several at once with +; '' for none"
+    )
     parser.add_argument("--with", dest="chosen", default="", help="the ingredients of a second whole run, with commas")
     parser.add_argument("--whole", action="store_true", help="train on all reviews and test: plain, and with the chosen ingredients")
     parser.add_argument("--busy", action="store_true", help="other programs run beside: leave rates out of the tables")
@@ -171,7 +174,7 @@ def main() -> None:
     parser.add_argument("--write", type=Path, help="a page to put the tables into as well, between its markers")
     args = parser.parse_args()
     asked, chosen = ([name for name in text.split(",") if name] for text in (args.trials, args.chosen))
-    for name in [*asked, *chosen]:
+    for name in [*(part for name in asked for part in name.split("+")), *chosen]:
         if name not in INGREDIENTS:
             parser.error(f"{name!r} is not one of {', '.join(INGREDIENTS)}")
     folder = data_folder() / "imdb"
@@ -184,7 +187,7 @@ def main() -> None:
     trials = {}
     for name in asked:
         files = trial_files(source, args.runs / "data")
-        trials[name] = trial(flags_of([name], source, args.runs), files, args.runs / f"trial-{name}")
+        trials[name] = trial(flags_of(name.split("+"), source, args.runs), files, args.runs / f"trial-{name}")
     runs = {}
     if args.whole:
         for names in [[], *([chosen] if chosen else [])]:

@@ -387,10 +387,11 @@ def test_ingredients_are_chosen_by_reviews_that_are_in_neither_other_part(tmp_pa
 
 
 def test_the_textbook_tables_compare_with_the_plain_run():
-    trials = {name: np.arange(200) < count for name, count in (("plain", 174), ("mean", 177))}
+    trials = {name: np.arange(200) < count for name, count in (("plain", 174), ("mean", 177), ("rate+mean", 180))}
     runs = {"plain": {"test": {"accuracy": 0.91}, "training": {"tokens": 123456, "tokens_per_s": 6543.2}, "share": 0.512}}
     timed, busy = (textbook.render(trials, runs, timed=timed) for timed in (True, False))
     assert "| mean | `--pooling=mean` | 0.8850 | +0.0150 (+0.0000 to +0.0350) |" in timed and "| plain | | 0.8700 |  |" in timed
+    assert "| rate+mean | `--lr=1e-4 --pooling=mean` | 0.9000 |" in timed
     assert "| plain | 0.9100 | 123,456 | 6,543 | 0.51 |" in timed and "| plain | 0.9100 | 123,456 |  |  |" in busy
 
 
