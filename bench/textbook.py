@@ -174,7 +174,7 @@ def main() -> None:
     parser.add_argument("--write", type=Path, help="a page to put the tables into as well, between its markers")
     args = parser.parse_args()
     asked, chosen = ([name for name in text.split(",") if name] for text in (args.trials, args.chosen))
-    for name in [*(part for name in asked for part in name.split("+")), *chosen]:
+    for name in [*(part for several in asked for part in several.split("+")), *chosen]:
         if name not in INGREDIENTS:
             parser.error(f"{name!r} is not one of {', '.join(INGREDIENTS)}")
     folder = data_folder() / "imdb"
