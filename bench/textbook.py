@@ -1,11 +1,11 @@
 """The textbook task: all IMDB training reviews, 512 tokens, three epochs, all test reviews; and what could make it better.
 
-    python -m bench.textbook [--trials plain,mean,rate+mean] [--with rate,mean] [--whole] [--write docs/benchmarks.md]
+    python -m bench.textbook [--trials plain,mean,rate+mean] [--whole plain,rate+mean] [--write docs/benchmarks.md]
 
 Trials train on a part of the training reviews, as the whole run does, without choosing among epochs, and are judged by another part of
-them: ingredients are chosen there, and the test file is not opened. `--whole` then trains on all reviews, plain and with the ingredients
-named by `--with`, and tests. Each training is one command of tunesmith in a process of its own, which the page shows; it is resumed where
-it was cut off, and a finished one is not run again.
+them: ingredients are chosen there, and the test file is not opened. `--whole` then names what is trained on all reviews and tested. Each
+training is one command of tunesmith in a process of its own, which the page shows; it is resumed where it was cut off, and a finished one
+is not run again.
 """
 
 from __future__ import annotations
@@ -103,18 +103,18 @@ def pretrained(source: Path, out: Path) -> Path:
     return out
 
 
-def flags_of(names: list[str], source: Path, runs: Path) -> list[str]:
-    """Return the flags of ingredients, after the encoder that they need was made."""
-    flags = [flag for name in names for flag in INGREDIENTS[name]]
+def flags_of(name: str, source: Path, runs: Path) -> list[str]:
+    """Return the flags of one or several ingredients, after the encoder that they need was made."""
+    flags = [flag for part in name.split("+") for flag in INGREDIENTS[part]]
     if f"--model={ENCODER}" in flags:
         flags[flags.index(f"--model={ENCODER}")] = f"--model={pretrained(source, runs / ENCODER)}"
     return flags
 
 
-def whole(names: list[str], folder: Path, runs: Path) -> Result:
+def whole(name: str, folder: Path, runs: Path) -> Result:
     """Train on all reviews with ingredients, test on all, and return what it told, with the share of the matrix rate before it."""
-    source, out = folder / "train.csv", runs / ("whole-" + "-".join(names or [PLAIN]))
-    flags = flags_of(names, source, runs)
+    source, out = folder / "train.csv", runs / f"whole-{name}"
+    flags = flags_of(name, source, runs)
     measured = out.with_suffix(".rate")
     if not measured.exists():
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -167,14 +167,13 @@ def main() -> None:
     parser.add_argument(
         "--trials", default=",".join(INGREDIENTS), help="which ingredients to try, with commas, several at once with +; '' for none"
     )
-    parser.add_argument("--with", dest="chosen", default="", help="the ingredients of a second whole run, with commas")
-    parser.add_argument("--whole", action="store_true", help="train on all reviews and test: plain, and with the chosen ingredients")
+    parser.add_argument("--whole", default="", help="which to train on all reviews and test, likewise")
     parser.add_argument("--busy", action="store_true", help="other programs run beside: leave rates out of the tables")
     parser.add_argument("--runs", type=Path, default=ROOT / "runs" / "textbook", help="where models and prepared data go")
     parser.add_argument("--write", type=Path, help="a page to put the tables into as well, between its markers")
     args = parser.parse_args()
-    asked, chosen = ([name for name in text.split(",") if name] for text in (args.trials, args.chosen))
-    for name in [*(part for several in asked for part in several.split("+")), *chosen]:
+    asked, finals = ([name for name in text.split(",") if name] for text in (args.trials, args.whole))
+    for name in (part for several in (*asked, *finals) for part in several.split("+")):
         if name not in INGREDIENTS:
             parser.error(f"{name!r} is not one of {', '.join(INGREDIENTS)}")
     folder = data_folder() / "imdb"
@@ -187,11 +186,8 @@ def main() -> None:
     trials = {}
     for name in asked:
         files = trial_files(source, args.runs / "data")
-        trials[name] = trial(flags_of(name.split("+"), source, args.runs), files, args.runs / f"trial-{name}")
-    runs = {}
-    if args.whole:
-        for names in [[], *([chosen] if chosen else [])]:
-            runs[" + ".join(names) or PLAIN] = whole(names, folder, args.runs)
+        trials[name] = trial(flags_of(name, source, args.runs), files, args.runs / f"trial-{name}")
+    runs = {name: whole(name, folder, args.runs) for name in finals}
     text = render(trials, runs, timed=not args.busy)
     print(text)
     if args.write is not None:

@@ -395,6 +395,14 @@ def test_the_textbook_tables_compare_with_the_plain_run():
     assert "| plain | 0.9100 | 123,456 | 6,543 | 0.51 |" in timed and "| plain | 0.9100 | 123,456 |  |  |" in busy
 
 
+@pytest.mark.parametrize("flag", ["--trials", "--whole"])
+def test_an_unknown_ingredient_ends_before_anything_is_trained(flag, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["bench.textbook", "--trials=", f"{flag}=mean,rate+meen"])
+    with pytest.raises(SystemExit, match="2"):
+        textbook.main()
+    assert "'meen' is not one of plain, rate, mean" in capsys.readouterr().err
+
+
 def test_the_page_of_benchmarks_has_the_markers_of_both_tables():
     page = (Path(__file__).parent.parent / "docs" / "benchmarks.md").read_text(encoding="utf-8")
     for marker in (table.BEGIN, table.END, domain.BEGIN, domain.END, textbook.BEGIN, textbook.END):
