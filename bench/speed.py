@@ -209,20 +209,23 @@ def works_on_gpu(prepared: Path) -> list[Work]:
 
 
 def matrix_rate(device: str = "cpu", precision: str = "bfloat16") -> float:
-    """Return the rate of a matrix product, of the sizes of a large batch through the bundled encoder, in GFLOP/s."""
+    """Return the rate of a product of a large batch's sizes in the bundled encoder, by training's kernels, in GFLOP/s."""
     import torch
+
+    from tunesmith.model.arithmetic import float32_products
 
     # on a GPU so much at once that starting and waiting do not count
     rows, width, inner, times_over = (4096, 384, 1536, 1) if device == "cpu" else (262_144, 384, 1536, 10)
     left, right = (torch.randn(size, width).to(device, getattr(torch, precision)) for size in (rows, inner))
     times = []
-    for _ in range(60):
-        began = time.perf_counter()
-        for _ in range(times_over):
-            torch.nn.functional.linear(left, right)
-        if device != "cpu":
-            torch.cuda.synchronize()
-        times.append(time.perf_counter() - began)
+    with float32_products("bf16" if precision == "bfloat16" else "fp32", torch.device(device)):
+        for _ in range(60):
+            began = time.perf_counter()
+            for _ in range(times_over):
+                torch.nn.functional.linear(left, right)
+            if device != "cpu":
+                torch.cuda.synchronize()
+            times.append(time.perf_counter() - began)
     return times_over * 2 * rows * width * inner / statistics.median(times[10:]) / 1e9
 
 

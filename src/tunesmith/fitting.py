@@ -32,7 +32,7 @@ from tunesmith.training.averaging import check_evaluations
 from tunesmith.training.fewshot import Stage, remarks, stage_of
 from tunesmith.training.frozen import keep_outputs
 from tunesmith.training.loop import Watch, run, steps_per_epoch
-from tunesmith.training.optim import build_optimizer
+from tunesmith.training.optim import build_optimizer, update_of_table
 from tunesmith.training.regularise import refuse_without_dropout
 from tunesmith.training.state import Checkpoints, TrainState
 
@@ -85,7 +85,8 @@ def fit(
     speed = passed / taken if model.features is not None and model.features.fresh else None
     max_length = prepared.encoder.truncation.max_length
     budget = bound_memory(model.encoder, max_length, precision, config.max_tokens)
-    road = account(model.encoder, precision, max_length, budget, keeps_memory=keeps_memory)
+    table = update_of_table(model, config)
+    road = account(model.encoder, precision, max_length, budget, table=table, keeps_memory=keeps_memory)
     for name_of, words in road.items():
         progress.detail(f"{name_of}: {words}")
 

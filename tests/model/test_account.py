@@ -25,7 +25,7 @@ def test_what_is_said_and_reported(run: Run, reviews: Path, tiny_bert: Path, tmp
     ended = run("train", reviews, "--model", tiny_bert, "--out", "m", "-v", *FEW)
     assert ended.code == 0, ended.err
     road = road_of(tmp_path / "m")
-    assert list(road) == ["attention", "matrix products", "in memory at once", "processor"]
+    assert list(road) == ["attention", "matrix products", "table of words", "in memory at once", "processor"]
     page = html.unescape((tmp_path / "m" / "report.html").read_text(encoding="utf-8"))
     for name, words in road.items():
         assert f"{name}: {words}" in ended.err.splitlines()
@@ -47,6 +47,9 @@ def test_what_is_said_and_reported(run: Run, reviews: Path, tiny_bert: Path, tmp
         ("bert", ["--engine", "padded", "--max-length", 32], "attention", "eager, the fastest in training up to 256 tokens on a processor"),
         ("mpnet", [], "attention", "as this model adds a learned number for the distance of each pair of tokens"),
         ("albert", [], "attention", "eager, the fastest in training"),
+        ("bert", [], "table of words", "updated by the rows that a step used"),
+        ("bert", ["--optimizer", "sgd"], "table of words", "updated whole, as sgd has it"),
+        ("bert", ["--tuning", "last:1"], "table of words", "not updated"),
         ("bert", ["--max-tokens", 300], "in memory at once", "300 tokens of a step, or one sequence; more are worked off in parts"),
     ],
 )

@@ -10,10 +10,10 @@ from tunesmith.model.attention import LONG
 from tunesmith.model.encoder import Encoder
 
 
-def account(encoder: Encoder, precision: str, max_length: int, max_tokens: int, *, keeps_memory: bool) -> dict[str, str]:
+def account(encoder: Encoder, precision: str, max_length: int, max_tokens: int, *, table: str, keeps_memory: bool) -> dict[str, str]:
     """Return in words, each by its name, what computes the hidden states of `encoder` where it is now.
 
-    max_tokens: of a step, or a part of one; keeps_memory: whether the C library keeps what is freed
+    max_tokens: of a step, or a part of one; table: how that of words is updated; keeps_memory: whether the C library keeps what is freed
     """
     device = encoder.device
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
@@ -26,6 +26,7 @@ def account(encoder: Encoder, precision: str, max_length: int, max_tokens: int, 
             if not apart
             else f"{total - apart:,} on packed tokens, {apart:,} by modules of their own, such as an adapter's"
         )
+    told["table of words"] = table
     told["in memory at once"] = f"{max_tokens:,} tokens of a step, or one sequence; more are worked off in parts"
     if (
         encoder.runs_in_parts

@@ -39,31 +39,28 @@ def keep_freed_memory() -> bool:
 def bound_memory(encoder: Encoder, max_length: int, precision: str, told: int | None) -> int:
     """Have `encoder` compute very long sequences within bounds, and return how many tokens a training step may hold at once.
 
-    told: the setting `max_tokens`, which says so itself
+    told: the setting `max_tokens`, which says so itself; else as many as fit, and at least one sequence
     """
-    device = encoder.device.type
-    budget = told if told is not None else token_budget(encoder.config, max_length, precision, device)
+    blockwise = encoder.runs_in_parts and encoder.packed is not None and not encoder.packed.learns_distances
+    reach = min(max_length, LONG) if blockwise else max_length
+    fitting = fitting_tokens(encoder.config, reach, precision, encoder.device.type)
     if encoder.packed is not None:
-        encoder.packed.most_kept = max(_TWICE_BEYOND * fitting_tokens(encoder.config, max_length, precision, device), budget)
-    return budget
+        # not more for a long `max_length`: its sequences are those that the bound is for
+        encoder.packed.most_kept = max(_TWICE_BEYOND * fitting, told or 0)
+    return told if told is not None else max(max_length, fitting)
 
 
-def token_budget(config: Any, max_length: int, precision: str, device: str) -> int:
+def fitting_tokens(config: Any, reach: int, precision: str, device: str) -> int:
     """Return how many tokens a training step may hold at once so that what it keeps for its backward pass stays near 1 GB, on a GPU 4 GB.
 
-    config: the encoder's transformers configuration; max_length: of a sequence, which the attention's weights grow with; device: its type
-    A function of nothing but its arguments, so that a run resumed on another machine cuts its steps alike. At least one sequence.
+    config: the encoder's transformers configuration; reach: how many weights of attention are kept for a token; device: its type
+    A function of nothing but its arguments, so that a run resumed on another machine cuts its steps alike.
     """
-    return max(max_length, fitting_tokens(config, max_length, precision, device))
-
-
-def fitting_tokens(config: Any, max_length: int, precision: str, device: str) -> int:
-    """Return what `token_budget` does where that is less than one sequence, too."""
     width = int(config.hidden_size)
     layers = int(getattr(config, "num_hidden_layers", 12))
     inner = int(getattr(config, "intermediate_size", None) or getattr(config, "hidden_dim", None) or 4 * width)
     heads = int(getattr(config, "num_attention_heads", width // 64))
     number = 2 if precision == "bf16" else 4
     # inputs of the products, the activation's both sides and dropout's masks; the two sums that the norms read, in float32
-    a_token = layers * (number * (8 * width + 2 * inner + heads * min(max_length, LONG)) + 8 * width)
+    a_token = layers * (number * (8 * width + 2 * inner + heads * reach) + 8 * width)
     return (_STEP_BYTES if device == "cpu" else 4 * _STEP_BYTES) // a_token

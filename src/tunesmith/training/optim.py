@@ -15,6 +15,8 @@ from tunesmith.data.batches import PackedBatch
 from tunesmith.model.heads import TextModel
 from tunesmith.training.rows import RowwiseAdamW
 
+BY_ROWS = "updated by the rows that a step used"
+
 
 def build_optimizer(model: TextModel, config: Config, share: Callable[[str], float] = lambda name: 1.0) -> torch.optim.Optimizer:
     """Return AdamW or SGD over the parameters of `model` that require gradients.
@@ -39,11 +41,26 @@ def build_optimizer(model: TextModel, config: Config, share: Callable[[str], flo
     if config.optimizer == "sgd":
         return torch.optim.SGD(groups, lr=config.peak_lr, momentum=config.momentum)
     settings: dict[str, Any] = {"lr": config.peak_lr, "betas": (0.9, 0.999), "eps": 1e-8}
-    words = model.encoder.words
-    if words is None or not words.weight.requires_grad or words.weight.device.type != "cpu":  # a GPU updates the whole table as fast
+    if update_of_table(model, config) != BY_ROWS:
         return torch.optim.AdamW(groups, fused=True, **settings)
+    words = model.encoder.words
+    assert words is not None
     words.sparse = True
     return RowwiseAdamW(groups, words.weight, **settings)
+
+
+def update_of_table(model: TextModel, config: Config) -> str:
+    """Return in words how the table of words is updated, and why it is not by rows."""
+    words = model.encoder.words
+    if words is None:
+        return "updated whole, as another module shares its weights or it is no plain table"
+    if not words.weight.requires_grad:
+        return "not updated"
+    if config.optimizer == "sgd":
+        return "updated whole, as sgd has it"
+    if words.weight.device.type != "cpu":
+        return "updated whole, which a GPU does as fast"
+    return BY_ROWS
 
 
 def bring_up(optimizer: torch.optim.Optimizer, batches: Iterable[PackedBatch]) -> None:
