@@ -46,7 +46,7 @@ def test_a_gpu_that_is_not_there_is_told(run: Run, reviews: Path, tiny_bert: Pat
     found = run("train", reviews, "--model", tiny_bert, "--out", tmp_path / "model", "--device", "cuda")
     assert found.code == 2 and "--device cuda: this build of torch has no CUDA" in found.err and not (tmp_path / "model").exists()
     found = run("train", reviews, "--model", tiny_bert, "--out", tmp_path / "model", "--device", "gpu")
-    assert found.code == 2 and "--device" in found.err and "'gpu'" in found.err
+    assert found.code == 2 and "--device" in found.err and "'gpu'" in found.err and "Did you mean 'cuda'?" in found.err
     found = run("predict", tmp_path / "model", reviews, "--device", "gpu")
     assert found.code == 2 and "it must be auto, cpu, cuda, or cuda:N" in found.err
 

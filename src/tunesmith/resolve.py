@@ -15,6 +15,8 @@ from tunesmith import prompts, strategies
 from tunesmith.config import FILES, Config
 from tunesmith.errors import UsageError, did_you_mean, listing, setting
 
+_ELSEWHERE = {"gpu": "cuda"}  # words of other programs, by what they mean here
+
 
 class Recipe(dict[str, Any]):
     """The settings of a recipe file, which knows its `path` for messages; `search` is its table of that name, the ranges of `tune`."""
@@ -220,7 +222,7 @@ def _sentence(fault: Any, recipes: Mapping[str, Path]) -> str:
     if len(fault["loc"]) > 2:  # one of the class_weights
         label = fault["loc"][2]
         return f"{where}: the weight of {label!r} is {found!r:.80}; labels must be text and weights numbers."
-    hint = did_you_mean(found, _options(name)) if isinstance(found, str) else ""
+    hint = did_you_mean(_ELSEWHERE.get(found.casefold(), found), _options(name)) if isinstance(found, str) else ""
     return f"{where} is {found!r:.80}; it must be {_allowed(name)}.{hint}"
 
 

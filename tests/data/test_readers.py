@@ -377,6 +377,8 @@ def test_parquet_with_two_columns_of_a_name(tmp_path):
         ("sep=;\ntext;label\n", 1, ["'sep=;', which only Excel reads", "column names come first"]),
         ("text,label,\n", 1, ["column 3 of 3 has no name"]),
         ("text,label\na,b\nc, d,e\n", 3, ["3 cells", "header names 2 (text, label)", "found 'c', ' d', 'e'", "in double quotes"]),
+        ("text,label\na,b\nc,d,\n", 3, ["3 cells", "found 'c', 'd', ''", "ends in 1 ',' too many: remove it."]),
+        ("text,label\na,b\n,,,\n", 3, ["4 cells", "ends in 2 ',' too many: remove them."]),
         ("text,label\na\n", 2, ["1 cell where the header names 2", "Add what is missing"]),
         ("text,label\na;b\n", 2, ["1 cell where", "semicolons", "commas"]),
         ("text\na, b\n", 2, ["2 cells where the header names 1", ".txt"]),

@@ -146,7 +146,10 @@ class _CsvRows:
         width = len(columns)
         shown = "tab" if self.delimiter == "\t" else f"'{self.delimiter}'"
         found = listing([repr(cell if len(cell) <= 30 else cell[:29] + "…") for cell in cells], 6)
-        if len(cells) > width:
+        if len(cells) > width and not any(cell.strip() for cell in cells[width:]):
+            extra = len(cells) - width
+            advice = f"The line ends in {extra} {shown} too many: remove {'it' if extra == 1 else 'them'}."
+        elif len(cells) > width:
             advice = f"A cell that holds a {shown} must stand in double quotes."
         else:
             advice = f"Add what is missing (an empty cell still needs its {shown}), or look for a stray quote or line break above it."
