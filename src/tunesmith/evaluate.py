@@ -13,6 +13,7 @@ from tunesmith.data.tokens import Encoded
 from tunesmith.model.arithmetic import arithmetic
 from tunesmith.model.chance import without_dropout
 from tunesmith.model.heads import TextModel
+from tunesmith.model.step_memory import most_judged
 from tunesmith.progress import QUIET, Progress
 from tunesmith.tasks.base import Task
 from tunesmith.tasks.rows import Ragged, Rows
@@ -75,8 +76,10 @@ def outputs_for(
 ) -> Ragged:
     """Return what judging needs of the combined outputs for each of `rows`, as the task arranges them: see `Task.reduced`.
 
+    max_tokens: as `outputs_of` takes it; fewer where the head's outputs for so many would take too much memory
     grown: the task may have labels behind those that the model has outputs for, which say no to them
     """
+    max_tokens = most_judged(task.outputs_a_token, max_tokens)
     arranged = task.arrange(rows)
     unit, rows = "rows" if arranged is rows else "sequences", arranged
     parts: list[Ragged] = []

@@ -12,12 +12,13 @@ from tunesmith.config import Config
 from tunesmith.errors import DataError, Diverged, counted, listing, setting
 from tunesmith.evaluate import outputs_for
 from tunesmith.model.account import account
-from tunesmith.model.allocator import bound_memory, keep_freed_memory
+from tunesmith.model.allocator import keep_freed_memory
 from tunesmith.model.arithmetic import choose_precision
 from tunesmith.model.devices import choose_device
 from tunesmith.model.features import digest_of
 from tunesmith.model.heads import TextModel, build_model, set_output_bias
 from tunesmith.model.moving import move
+from tunesmith.model.step_memory import bound_memory
 from tunesmith.model.tuning import Strategy, choose_strategy, trained_parameters
 from tunesmith.prepare import Prepared
 from tunesmith.progress import Progress
@@ -84,7 +85,7 @@ def fit(
     passed = sum(int(table.kept[index].sum()) for table, index in tables)
     speed = passed / taken if model.features is not None and model.features.fresh else None
     max_length = prepared.encoder.truncation.max_length
-    budget = bound_memory(model.encoder, max_length, precision, config.max_tokens)
+    budget = bound_memory(model, task.outputs_a_token, max_length, precision, config.max_tokens)
     table = update_of_table(model, config)
     road = account(model.encoder, precision, max_length, budget, table=table, keeps_memory=keeps_memory)
     for name_of, words in road.items():

@@ -26,11 +26,11 @@ from tunesmith.config import Config
 from tunesmith.errors import Diverged, UsageError, counted, setting
 from tunesmith.evaluate import outputs_for
 from tunesmith.metrics import greater_is_better
-from tunesmith.model.allocator import bound_memory
 from tunesmith.model.arithmetic import choose_precision
 from tunesmith.model.devices import choose_device
 from tunesmith.model.heads import TextModel
 from tunesmith.model.moving import move
+from tunesmith.model.step_memory import bound_memory
 from tunesmith.model.tuning import choose_strategy
 from tunesmith.prepare import Prepared
 from tunesmith.progress import Progress
@@ -195,7 +195,8 @@ class _Probe:
         strategy = choose_strategy(config)
         strategy.prepare(model)
         move(model, self.device, self.precision)
-        budget = bound_memory(model.encoder, self.prepared.encoder.truncation.max_length, self.precision, config.max_tokens)
+        max_length = self.prepared.encoder.truncation.max_length
+        budget = bound_memory(model, self.task.outputs_a_token, max_length, self.precision, config.max_tokens)
         config = config.model_copy(update={"max_tokens": budget})
         self.optimizer = build_optimizer(model, config, strategy.rate(model))
         tables = [(part.table, part.index) for part in (self.planned, self.valid.rows)]

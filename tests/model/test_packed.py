@@ -231,27 +231,25 @@ def states_and_gradient(encoder: Encoder, batch: PackedBatch, only_first: bool, 
 
 
 @pytest.mark.parametrize("only_first", [False, True], ids=["", "first"])
-@pytest.mark.parametrize("most_kept", [None, 100], ids=["", "computed again"])
+@pytest.mark.parametrize("again", [False, True], ids=["", "computed again"])
 @pytest.mark.parametrize("lengths", [[200, 900, 30, 181, 182], [2000, 50, 1025, 1024]], ids=str)
-def test_long_sequences_too(far_sighted: Encoder, lengths: list[int], most_kept: int | None, only_first: bool) -> None:
+def test_long_sequences_too(far_sighted: Encoder, lengths: list[int], again: bool, only_first: bool) -> None:
     batch, packed = batch_of(lengths), far_sighted.packed
     assert packed is not None
-    packed.most_kept = most_kept
     far_sighted.eval()
     right = states_and_gradient(far_sighted, batch, only_first, lambda: far_sighted.padded(batch))
-    found = states_and_gradient(far_sighted, batch, only_first, lambda: packed(batch, None, only_first=only_first))
+    found = states_and_gradient(far_sighted, batch, only_first, lambda: packed(batch, None, only_first=only_first, again=again))
     torch.testing.assert_close(found[0], right[0], atol=1e-5, rtol=1e-5)
     assert float((found[1] - right[1]).norm()) <= 1e-5 * float(right[1].norm())
 
 
 def test_what_is_computed_again_has_the_same_dropout(far_sighted: Encoder) -> None:
-    batch, packed = batch_of([1100, 300]), far_sighted.packed
-    assert packed is not None
+    batch = batch_of([1100, 300])
     far_sighted.train()
     found = []
-    for packed.most_kept in (None, 100):
-        found.append(states_and_gradient(far_sighted, batch, False, lambda: packed(batch, None)))
-    packed.most_kept = None
+    for far_sighted.most_kept in (None, 100):
+        found.append(states_and_gradient(far_sighted, batch, False, lambda: far_sighted(batch)))
+    far_sighted.most_kept = None
     assert found[0][0].equal(found[1][0]) and found[0][1].equal(found[1][1])
 
 
@@ -261,17 +259,16 @@ def noted(kept: list[torch.Tensor], tensor: torch.Tensor) -> torch.Tensor:
 
 
 def test_of_a_long_sequence_no_weights_of_all_pairs_are_kept(far_sighted: Encoder) -> None:
-    batch, packed = batch_of([2500]), far_sighted.packed
-    assert packed is not None
+    batch = batch_of([2500])
     far_sighted.train()
     sizes: dict[int | None, int] = {}
-    for packed.most_kept in (None, 100):
+    for far_sighted.most_kept in (None, 100):
         kept: list[torch.Tensor] = []
         with torch.autograd.graph.saved_tensors_hooks(functools.partial(noted, kept), lambda tensor: tensor):
-            packed(batch, None)
-        sizes[packed.most_kept] = sum(tensor.numel() for tensor in kept)
+            far_sighted(batch)
+        sizes[far_sighted.most_kept] = sum(tensor.numel() for tensor in kept)
         assert max(tensor.numel() for tensor in kept) < 2500 * 2500
-    packed.most_kept = None
+    far_sighted.most_kept = None
     assert sizes[100] < sizes[None] / 3
 
 

@@ -143,13 +143,10 @@ def split_by_tokens(longest: np.ndarray, sequences: np.ndarray, max_tokens: int)
     longest: int[E], the longest sequence of each example; sequences: int[E], how many it has.
     One example that is larger than `max_tokens` by itself gets a run of its own.
     """
-    runs, start, width, count = [], 0, 0, 0
-    for i, (length, number) in enumerate(zip(longest.tolist(), sequences.tolist(), strict=True)):
-        wider = max(width, length)
-        if i > start and wider * (count + number) > max_tokens:
-            runs.append(slice(start, i))
-            start, width, count = i, length, number
-        else:
-            width, count = wider, count + number
-    runs.append(slice(start, len(longest)))
+    runs, start = [], 0
+    while start < len(longest):
+        padded = np.maximum.accumulate(longest[start:]) * np.cumsum(sequences[start:], dtype=np.int64)
+        end = start + max(int(np.searchsorted(padded, max_tokens, side="right")), 1)
+        runs.append(slice(start, end))
+        start = end
     return runs

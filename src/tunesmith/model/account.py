@@ -28,13 +28,12 @@ def account(encoder: Encoder, precision: str, max_length: int, max_tokens: int, 
         )
     told["table of words"] = table
     told["in memory at once"] = f"{max_tokens:,} tokens of a step, or one sequence; more are worked off in parts"
-    if (
-        encoder.runs_in_parts
-        and encoder.packed is not None
-        and encoder.packed.most_kept is not None
-        and max_length > encoder.packed.most_kept
-    ):
-        told["in memory at once"] += f"; layers of a sequence beyond {encoder.packed.most_kept:,} tokens are computed twice"
+    if encoder.most_kept is not None and max_length > encoder.most_kept:
+        told["in memory at once"] += (
+            f"; layers of a sequence beyond {encoder.most_kept:,} tokens are computed twice"
+            if encoder.can_compute_again
+            else f"; a sequence beyond {encoder.most_kept:,} tokens takes more, as transformers cannot compute this model's layers twice"
+        )
     if device.type == "cpu":
         memory = "kept" if keeps_memory else "given back to the system"
         told["processor"] = f"{counted(torch.get_num_threads(), 'thread')}; freed memory is {memory}"

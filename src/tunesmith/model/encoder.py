@@ -36,11 +36,13 @@ class Encoder(nn.Module):
     hf: the transformers module; its parameters are the ones that are trained and saved
     has_head: `hf` carries transformers' own head for the task
     engine: `packed`, `padded`, or `auto`: packed where the architecture allows it
+    most_kept: beyond so many tokens at once a layer's inner values are not kept for the backward pass but computed again; None for never
     fresh_head: whether a head of `hf` has weights that are none of the checkpoint's; one that guesses words may come with it
     """
 
     fresh_head = True
     engine = "auto"
+    most_kept: int | None = None
     shared: Any = None
     _as_transformers: bool | None = None
 
@@ -111,7 +113,7 @@ class Encoder(nn.Module):
     def _run(self, batch: PackedBatch, tokens: Tokens = "all") -> Tensor:
         if self.runs_in_parts and tokens != "last":
             assert self.packed is not None
-            return self.packed(batch, self.token_segments(batch), only_first=tokens == "first")
+            return self.packed(batch, self.token_segments(batch), only_first=tokens == "first", again=self._again(len(batch.ids)))
         hidden = self.padded(batch)
         if tokens == "all":
             return hidden
@@ -136,7 +138,11 @@ class Encoder(nn.Module):
     def above(self, hidden: Tensor, batch: PackedBatch, layers: int, tokens: Tokens = "all") -> Tensor:
         """Return what `forward` would with `hidden`, float[T, H] from `below`: the other layers run."""
         assert self.packed is not None and tokens != "last"
-        return self.packed(batch, None, only_first=tokens == "first", start=hidden, layers=slice(layers, None))
+        again = self._again(len(batch.ids))
+        return self.packed(batch, None, only_first=tokens == "first", start=hidden, layers=slice(layers, None), again=again)
+
+    def _again(self, tokens: int) -> bool:
+        return torch.is_grad_enabled() and self.most_kept is not None and tokens > self.most_kept
 
     @functools.cached_property
     def packed(self) -> Packed | None:
@@ -181,8 +187,31 @@ class Encoder(nn.Module):
         padded = np.full(inside.shape, self.pad_id, np.int64)
         padded[inside] = batch.ids
         ids, mask = to_device(padded, self.device), indices(inside, self.device)
-        hidden = self.base(input_ids=ids, attention_mask=mask, **self.segments(batch, inside))[0]
+        with self._layers_computed_again() if self._again(padded.size) else contextlib.nullcontext():
+            hidden = self.base(input_ids=ids, attention_mask=mask, **self.segments(batch, inside))[0]
         return hidden.flatten(0, 1).index_select(0, indices(np.flatnonzero(inside), self.device))
+
+    @property
+    def can_compute_again(self) -> bool:
+        """Whether what is beyond `most_kept` can be computed again: transformers knows how for most architectures."""
+        return self.runs_in_parts or bool(getattr(self.base, "supports_gradient_checkpointing", False))
+
+    @contextlib.contextmanager
+    def _layers_computed_again(self) -> Iterator[None]:
+        if not self.can_compute_again:
+            yield
+            return
+        cached = getattr(self.base.config, "use_cache", None)  # what a decoder would keep for tokens to come
+        self.base.activation_checkpointing_enable({"use_reentrant": False})
+        self.base.config.use_cache = False
+        try:
+            yield
+        finally:
+            self.base.activation_checkpointing_disable()
+            if cached is None:
+                del self.base.config.use_cache
+            else:
+                self.base.config.use_cache = cached
 
     def segments(self, batch: PackedBatch, inside: np.ndarray) -> dict[str, Tensor]:
         """Return `token_type_ids`, int64[S, L], for a batch of pairs and an encoder that tells segments apart; else nothing.

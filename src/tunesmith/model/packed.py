@@ -98,8 +98,6 @@ class Packed:
     def __init__(self, base: Any, layers: list[Layer]) -> None:
         self._base, self._layers = base, layers
         self._heads = int(base.config.num_attention_heads)
-        self.most_kept: int | None = None
-        """Beyond so many tokens at once a layer's inner values are computed again in the backward pass, and not kept: None for never."""
         self._kept: dict[int, tuple[Any, tuple[Tensor, ...]]] = {}
 
     @classmethod
@@ -116,7 +114,14 @@ class Packed:
             return None
 
     def __call__(
-        self, batch: PackedBatch, segments: Tensor | None, only_first: bool = False, *, start: Tensor | None = None, layers: slice = _ALL
+        self,
+        batch: PackedBatch,
+        segments: Tensor | None,
+        only_first: bool = False,
+        *,
+        start: Tensor | None = None,
+        layers: slice = _ALL,
+        again: bool = False,
     ) -> Tensor:
         """Return hidden states float32[T, H]; float32[S, H] with `only_first`, those of the first token of each sequence.
 
@@ -124,6 +129,7 @@ class Packed:
         segments: int64[T], the segment of each token; None where all are 0
         start: float32[T, H], what goes into the first of `layers`; None: the embeddings
         layers: those that run
+        again: a layer's inner values are not kept, and computed again in the backward pass
         """
         run = self._layers[layers]
         device = self._device
@@ -136,7 +142,6 @@ class Packed:
             first = indices(batch.cu_seqlens[:-1], device) if only_first else None
             tokens = len(hidden)
             hidden = F.pad(hidden, (0, 0, 0, -tokens % _ROWS)) if device.type == "cpu" else hidden
-            again = torch.is_grad_enabled() and self.most_kept is not None and tokens > self.most_kept
             for layer in run:
                 only = first if layer is self._layers[-1] else None
                 step = functools.partial(self._layer, layer, self._products(dtype, layer), dtype, attend, drop, only)

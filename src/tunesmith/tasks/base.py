@@ -160,6 +160,11 @@ class Task(ABC):
     @abstractmethod
     def head(self) -> HeadSpec: ...
 
+    @property
+    def outputs_a_token(self) -> float:
+        """How many outputs of the head a token has on average in training; 0 where only whole texts have some."""
+        return float(self.head.outputs) if self.head.per_token else 0.0
+
     def arrange(self, rows: Rows) -> Rows:
         """Return the rows as training and evaluation go through them: themselves, or sequences made of them."""
         return rows

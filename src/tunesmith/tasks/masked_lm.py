@@ -153,6 +153,11 @@ class MaskedLM(Task):
         """Transformers' head that gives each token of the vocabulary a score."""
         return HeadSpec("masked-lm", len(self.tokenizer) if self.tokenizer is not None else 0)
 
+    @property
+    def outputs_a_token(self) -> float:
+        """The vocabulary, for each hidden token."""
+        return self.share * self.head.outputs
+
     @cached_property
     def masking(self) -> Masking:
         """How words are hidden."""

@@ -1,0 +1,137 @@
+"""A training step's memory stays under a limit, whatever the encoder and however long the texts."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from transformers import BertConfig
+
+import growing
+import tiny
+from tunesmith.data.batches import collate
+from tunesmith.model import step_memory
+from tunesmith.model.account import account
+from tunesmith.model.encoder import Encoder
+from tunesmith.model.heads import TextModel
+from tunesmith.model.pretrained import open_pretrained
+from tunesmith.model.step_memory import bound_memory, kept_when_packed, most_judged
+
+
+def model_of(directory: Path, kind: str) -> TextModel:
+    return TextModel(open_pretrained(str(tiny.save_encoder(directory / kind, kind))).load(), torch.nn.Identity()).train()
+
+
+@pytest.fixture(scope="module")
+def grown() -> dict[str, dict[str, Any]]:
+    line = [sys.executable, growing.__file__, "128"]
+    run = subprocess.run(line, capture_output=True, text=True, env={**os.environ, "TUNESMITH_KEEP_MEMORY": "1"})
+    assert run.returncode == 0, run.stderr
+    return {found["name"]: found for found in map(json.loads, run.stdout.splitlines())}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc")
+@pytest.mark.parametrize("name", [name for name in growing.CASES if "long" not in name])
+def test_a_process_grows_by_no_more_than_was_said(grown: dict[str, dict[str, Any]], name: str) -> None:
+    found = grown[name]
+    assert 0.4 * found["limit"] < found["grown"] < 1.67 * found["limit"], found
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc")
+@pytest.mark.parametrize("name", [name for name in growing.CASES if "long" in name])
+def test_nor_for_a_text_that_is_larger_by_itself(grown: dict[str, dict[str, Any]], name: str) -> None:
+    found = grown[name]
+    assert found["tokens"] > found["most_kept"] and found["grown"] < 4 * found["limit"], found
+
+
+def test_a_step_holds_as_many_tokens_as_fit() -> None:
+    small = BertConfig(hidden_size=384, num_hidden_layers=6, num_attention_heads=12, intermediate_size=1536)
+    large = BertConfig(hidden_size=1024, num_hidden_layers=24, num_attention_heads=16, intermediate_size=4096)
+    limit = step_memory.STEP_BYTES
+    assert limit / kept_when_packed(small, 256, "bf16") > 4096 > limit / kept_when_packed(large, 512, "bf16") > 512
+    assert kept_when_packed(small, 256, "fp32") > 1.5 * kept_when_packed(small, 256, "bf16")
+
+
+@pytest.mark.parametrize(("told", "budget", "kept"), [(None, 32, 4), (7, 7, 7), (3, 3, 4)])
+def test_a_sequence_that_takes_four_times_the_memory_of_a_step_is_computed_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, told: int | None, budget: int, kept: int
+) -> None:
+    model = model_of(tmp_path, "bert")
+    encoder = model.encoder
+    monkeypatch.setattr(step_memory, "STEP_BYTES", kept_when_packed(encoder.config, 32, "fp32"))
+    assert bound_memory(model, 0, 32, "fp32", told) == budget
+    assert encoder.most_kept == kept
+    road = account(encoder, "fp32", 32, budget, table="", keeps_memory=True)
+    assert road["in memory at once"].endswith(f"layers of a sequence beyond {kept} tokens are computed twice")
+
+
+def test_outputs_of_tokens_count(tmp_path: Path) -> None:
+    model = model_of(tmp_path, "bert")
+    without, many = (bound_memory(model, outputs, 32, "fp32", None) for outputs in (0, 1000))
+    assert without > 1.3 * many
+    assert most_judged(0, 16384) == most_judged(4500, 16384) == 16384
+    assert 3000 < most_judged(37_500, 16384) < 4000  # a sixth of the tokens of a vocabulary of 250,000
+
+
+@pytest.mark.parametrize("kind", ["mpnet", "deberta-v2"])
+def test_all_weights_of_attention_count_where_they_are_kept(tmp_path: Path, kind: str) -> None:
+    model, blockwise = model_of(tmp_path, kind), model_of(tmp_path, "bert")
+    found = [[bound_memory(one, 0, length, "fp32", None) for length in (1024, 2048)] for one in (model, blockwise)]
+    assert found[0][0] > 1.5 * found[0][1]
+    assert found[1][0] == found[1][1]
+
+
+def test_trying_what_is_kept_leaves_the_model_as_it_was(tmp_path: Path) -> None:
+    model = model_of(tmp_path, "albert")
+    waiting = next(iter(model.parameters())).requires_grad_(False)
+    before, state = [mode.training for mode in model.modules()], torch.random.get_rng_state()
+    bound_memory(model, 0, 300, "fp32", None)
+    assert not waiting.requires_grad and [mode.training for mode in model.modules()] == before
+    assert torch.random.get_rng_state().equal(state) and all(parameter.grad is None for parameter in model.parameters())
+
+
+def gradients(encoder: Encoder, most_kept: int | None) -> tuple[torch.Tensor, int]:
+    """Return the gradient of a long text under dropout, and how many numbers were kept for it."""
+    encoder.zero_grad()
+    encoder.most_kept, kept = most_kept, 0
+
+    def note(tensor: torch.Tensor) -> torch.Tensor:
+        nonlocal kept
+        kept += tensor.numel()
+        return tensor
+
+    torch.manual_seed(3)
+    batch = collate([np.resize(np.arange(5, 40, dtype=np.int32), 50), np.arange(5, 25, dtype=np.int32)], np.arange(2))
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        hidden = encoder(batch)
+    hidden.square().mean().backward()
+    return torch.cat([parameter.grad.flatten() for parameter in encoder.parameters() if parameter.grad is not None]), kept
+
+
+@pytest.mark.parametrize("kind", ["deberta-v2", "modernbert", "gpt2"])
+def test_layers_that_run_padded_are_computed_twice_too(tmp_path: Path, kind: str, capfd: pytest.CaptureFixture[str]) -> None:
+    encoder = model_of(tmp_path, kind).encoder
+    capfd.readouterr()
+    caching = getattr(encoder.config, "use_cache", None)
+    (right, kept), (found, fewer) = (gradients(encoder, most) for most in (None, 60))
+    assert found.equal(right) and right.abs().max() > 0
+    assert fewer < kept / 2
+    assert getattr(encoder.config, "use_cache", None) == caching
+    assert gradients(encoder, 101)[1] == kept  # 100 padded tokens
+    assert not capfd.readouterr().err
+
+
+def test_an_architecture_whose_layers_cannot_be_computed_twice_says_so(tmp_path: Path) -> None:
+    encoder = model_of(tmp_path, "albert").encoder
+    encoder.most_kept = 20
+    if encoder.can_compute_again:
+        pytest.skip("this transformers can")
+    road = account(encoder, "fp32", 32, 32, table="", keeps_memory=True)
+    assert "takes more, as transformers cannot compute this model's layers twice" in road["in memory at once"]
