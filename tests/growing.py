@@ -33,7 +33,8 @@ CASES: dict[str, tuple[str, str, int, int, dict[str, Any]]] = {
     "packed, guessing words": ("bert", "fp32", 64, 60_000, {}),
     "packed, one long text": ("bert", "fp32", 4096, 1000, {}),
     "padded": ("deberta-v2", "fp32", 256, 1000, {"relative_attention": True, "pos_att_type": ["p2c", "c2p"], "position_buckets": 64}),
-    "padded, one long text": ("gpt2", "fp32", 1200, 1000, {"bos_token_id": 1, "eos_token_id": 1}),
+    "padded, bf16": ("modernbert", "bf16", 64, 1000, {"bos_token_id": 1, "eos_token_id": 2, "cls_token_id": 1, "sep_token_id": 2}),
+    "padded, one long text": ("gpt2", "fp32", 1000, 1000, {"bos_token_id": 1, "eos_token_id": 1}),
 }
 """Architecture, precision, length of the texts, size of the vocabulary."""
 
@@ -79,7 +80,14 @@ def grown(name: str) -> dict[str, Any]:
         step(model, 16, 64, precision, masked)
         before = peak()
         step(model, length, tokens, precision, masked)
-    return {"name": name, "grown": peak() - before, "limit": step_memory.STEP_BYTES, "tokens": tokens, "most_kept": encoder.most_kept}
+    return {
+        "name": name,
+        "length": length,
+        "grown": peak() - before,
+        "limit": step_memory.STEP_BYTES,
+        "tokens": tokens,
+        "most_kept": encoder.most_kept,
+    }
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,6 +13,7 @@ import tiny
 import tunesmith
 from tunesmith.accounting import seen_before, sketch_of
 from tunesmith.cli.app import main
+from tunesmith.config import Config
 from tunesmith.data.memory import open_data
 from tunesmith.data.schema import Schema
 from tunesmith.errors import UsageError
@@ -50,6 +52,44 @@ def test_the_sketch_of_many_texts_estimates() -> None:
     said = seen_before(sketch_of(keys), half)
     assert said.startswith("about ") and abs(int(said.split()[1].rstrip("%")) - 50) <= 8
     assert seen_before(sketch_of(keys), half[10_000:]) == ""
+
+
+def test_predict_says_how_many_lines_of_a_text_file_were_blank(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lines = tmp_path / "x.txt"
+    lines.write_text("a red cat\n\n  \nold road\n", encoding="utf-8")
+    assert run("predict", model, lines, "-o", tmp_path / "o.csv", "-q") == 0
+    assert f"note: 2 blank lines between the texts of {lines} have no row in what was written." in capsys.readouterr().err
+    lines.write_text("a red cat\nold road\n", encoding="utf-8")
+    assert run("predict", model, lines, "-o", tmp_path / "o.csv", "-q") == 0
+    assert "blank" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("ending", ["csv", "tsv", "jsonl", "parquet"])
+def test_predict_replaces_predictions_and_nothing_else(
+    model: Path, reviews: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], ending: str
+) -> None:
+    table, out = tiny.write_csv(tmp_path / "x.csv", [{"text": "a red cat"}]), tmp_path / f"o.{ending}"
+    assert run("predict", model, table, "-o", out, "-q") == 0
+    before = out.read_bytes()
+    assert run("predict", model, table, "-o", out, "-q") == 0
+    assert out.read_bytes() == before
+    shutil.copy(reviews, out)
+    kept = out.read_bytes()
+    assert run("predict", model, table, "-o", out, "-q") == 2
+    said = capsys.readouterr().err
+    assert f"{out}, which is there already and may hold something else than predictions. Name another file" in said
+    assert out.read_bytes() == kept
+    out.write_bytes(b"")
+    assert run("predict", model, table, "-o", out, "-q") == 0 and out.stat().st_size
+
+
+def test_a_longest_length_that_the_encoder_cannot_take_is_a_note_of_the_report(tiny_bert: Path, reviews: Path, tmp_path: Path) -> None:
+    settings = {"model": tiny_bert, "epochs": 1, "progress": "quiet"}
+    told = tunesmith.train(reviews, out=tmp_path / "a", max_length=100, **settings)
+    assert "max_length 100 was lowered to 64, the longest sequence that the encoder takes." in told.result["data"]["notes"]
+    assert "was lowered to 64" in (tmp_path / "a" / "report.html").read_text(encoding="utf-8")
+    usual = tunesmith.train(reviews, out=tmp_path / "b", **settings)
+    assert not any("lowered" in note for note in usual.result["data"]["notes"])
 
 
 def test_predict_says_what_was_cut_and_what_was_empty(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -153,7 +193,7 @@ def test_plain_text_on_standard_input_is_not_taken_for_a_header(
 @pytest.mark.parametrize(("foreign", "said"), [(4, True), (1, False)])
 def test_texts_in_a_script_that_an_english_encoder_does_not_know_are_told(foreign: int, said: bool) -> None:
     texts = ["кошка спит", "красный дом", "猫在睡觉", "红色的房子"][:foreign] + ["a cat sleeps"] * (10 - foreign)
-    english = SimpleNamespace(located=SimpleNamespace(kind="bundled", name="all-minilm-l6-v2"))
-    notes = remarks(english, open_data([{"text": text, "label": "a"} for text in texts]), Schema(("text",), "label"))  # type: ignore[arg-type]
+    english = SimpleNamespace(max_length=512, located=SimpleNamespace(kind="bundled", name="all-minilm-l6-v2"))
+    notes = remarks(english, open_data([{"text": text, "label": "a"} for text in texts]), Schema(("text",), "label"), Config())  # type: ignore[arg-type]
     assert (notes != []) == said
     assert not said or "40% of the first 10 texts are in Cyrillic and Han script, but all-minilm-l6-v2 knows English" in notes[0]

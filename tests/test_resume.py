@@ -472,16 +472,19 @@ def test_a_limit_of_file_size_met_by_the_library_that_writes_weights(plain: Run,
     plain.check(out)  # no checkpoint was written, so it starts from the first step
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize(
+    ("precision", "budget", "parallel", "chunk"),
+    [("fp32", 40, "false", 7), ("bf16", 40, "false", 7), ("fp32", 16, "true", 13), ("bf16", 4096, "false", 1)],
+)
 def test_steps_in_parts_tokenised_by_other_workers(
-    tiny_bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, precision: str
+    tiny_bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, precision: str, budget: int, parallel: str, chunk: int
 ) -> None:
-    """AdamW by rows, steps cut by a budget, and after the cut the tokens made anew by one thread in other chunks."""
+    """AdamW by rows, steps cut by a budget, and after the cut the tokens made anew by one thread or several, in other chunks."""
     data = tiny.write_csv(tmp_path / "data.csv", tiny.rows(60, seed=5))
     monkeypatch.setenv("TUNESMITH_CACHE", str(tmp_path / "cache"))
 
     def train(name: str, **more: Any) -> bytes:
-        settings = {"model": tiny_bert, "epochs": 2, "batch_size": 12, "max_tokens": 40, "checkpoint_steps": 2, "precision": precision}
+        settings = {"model": tiny_bert, "epochs": 2, "batch_size": 12, "max_tokens": budget, "checkpoint_steps": 2, "precision": precision}
         tunesmith.train(data, out=tmp_path / name, progress="quiet", **settings, **more)
         return (tmp_path / name / "model.safetensors").read_bytes()
 
@@ -489,8 +492,8 @@ def test_steps_in_parts_tokenised_by_other_workers(
     with cut_off_at(5):
         train("cut")
     shutil.rmtree(tmp_path / "cache")
-    monkeypatch.setenv("TOKENIZERS_PARALLELISM", "false")
-    monkeypatch.setattr(table, "_CHUNK_ROWS", 7)
+    monkeypatch.setenv("TOKENIZERS_PARALLELISM", parallel)
+    monkeypatch.setattr(table, "_CHUNK_ROWS", chunk)
     assert train("cut", resume=True) == whole
 
 

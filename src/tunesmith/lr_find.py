@@ -31,7 +31,7 @@ from tunesmith.model.devices import choose_device
 from tunesmith.model.heads import TextModel
 from tunesmith.model.moving import move
 from tunesmith.model.step_memory import bound_memory
-from tunesmith.model.tuning import choose_strategy
+from tunesmith.model.tuning import choose_strategy, trained_parameters
 from tunesmith.prepare import Prepared
 from tunesmith.progress import Progress
 from tunesmith.report.lr_find import lr_find_lines
@@ -195,10 +195,13 @@ class _Probe:
         strategy = choose_strategy(config)
         strategy.prepare(model)
         move(model, self.device, self.precision)
+        trained = trained_parameters(model)
+        model.frozen = frozenset(name for name, _ in model.named_parameters() if name not in trained)
+        self.optimizer = build_optimizer(model, config, strategy.rate(model))  # before layers wait that are trained later
+        strategy.train_mode(model, 0)
         max_length = self.prepared.encoder.truncation.max_length
         budget = bound_memory(model, self.task.outputs_a_token, max_length, self.precision, config.max_tokens)
         config = config.model_copy(update={"max_tokens": budget})
-        self.optimizer = build_optimizer(model, config, strategy.rate(model))
         tables = [(part.table, part.index) for part in (self.planned, self.valid.rows)]
         keep_outputs(model, self.task, strategy.frozen_layers, tables, config, self.precision, self.progress)
         further = {} if rates is None else {"rate": rates}

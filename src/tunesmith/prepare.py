@@ -82,7 +82,7 @@ def prepare(config: Config, sources: dict[str, RowSource], progress: Progress, *
     blank, unlabelled = train.rows.table.blank, missing["train"]
     dropped = {"dropped_empty": int(blank.sum()), "dropped_unlabelled": int((unlabelled & ~blank).sum()), "dropped_duplicates": 0}
     parts["train"] = train.with_index(train.rows.index[~blank[train.rows.index]])
-    notes = task.remarks(parts["train"].rows) + remarks(pretrained, sources["train"], schema)
+    notes = task.remarks(parts["train"].rows) + remarks(pretrained, sources["train"], schema, config)
     split_parts(parts, config, task, notes, fold)
     _dedupe(parts, config, dropped, notes)
     _note_shared_groups(parts, config, notes)
@@ -116,10 +116,13 @@ def _check_parts(parts: dict[str, Part], dropped: dict[str, int]) -> None:
             )
 
 
-def remarks(pretrained: Pretrained, source: RowSource, schema: Schema) -> list[str]:
-    """What the first rows show to make a good model unlikely, whatever the task; `tunesmith check` says much more."""
+def remarks(pretrained: Pretrained, source: RowSource, schema: Schema, config: Config) -> list[str]:
+    """What settings and the first rows show to make a good model unlikely, whatever the task; `tunesmith check` says much more."""
     sample = [" ".join(schema.parse(row, place).texts) for row, place in islice(source, 200)]
     notes = []
+    if pretrained.max_length is not None and config.is_told("max_length") and config.max_length > pretrained.max_length:
+        lowered = f"{setting('max_length')} {config.max_length} was lowered to {pretrained.max_length}"
+        notes.append(f"{lowered}, the longest sequence that the encoder takes.")
     if any("control" in faults(text) for text in sample):
         notes.append(
             f"some texts hold control characters; if the file is of Windows, read it with {setting('encoding', 'cp1252')}. "
@@ -267,7 +270,8 @@ def truncation_of(config: Config, pretrained: Pretrained, progress: Progress) ->
     """Return the truncation of `config`, its length lowered to what the encoder can take (and said)."""
     limit, length = pretrained.max_length, config.max_length
     if limit is not None and length > limit:
-        progress.say(f"{setting('max_length')} {length} is lowered to {limit}, the longest sequence this encoder takes.")
+        if not config.is_told("max_length"):  # which is a note of the report
+            progress.say(f"{setting('max_length')} {length} is lowered to {limit}, the longest sequence this encoder takes.")
         length = limit
     return Truncation(config.truncation, length, config.stride, config.max_windows)
 

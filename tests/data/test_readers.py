@@ -366,6 +366,13 @@ def test_parquet_with_two_columns_of_a_name(tmp_path):
     contains(fault(tmp_path / "x.parquet"), "more than one column is named 'text'")
 
 
+@pytest.mark.parametrize("rows", ["a,b,,\nc,d,,\n", "a,b\nc,d\n", "a,b,, \nc,d\n"])
+def test_separators_behind_the_last_column_are_no_columns(write, rows):
+    source = open_file(write("text,label,,\n" + rows))
+    assert source.columns == ("text", "label")
+    assert [row for row, _ in source] == [{"text": "a", "label": "b"}, {"text": "c", "label": "d"}]
+
+
 # ---- faults of lines
 
 
@@ -375,7 +382,7 @@ def test_parquet_with_two_columns_of_a_name(tmp_path):
         ("text,text,a\n", 1, ["more than one column is named 'text'", "text, text, a", "rename one"]),
         ("\ntext,,label\n", 2, ["column 2 of 3 has no name", "Name it or remove it"]),
         ("sep=;\ntext;label\n", 1, ["'sep=;', which only Excel reads", "column names come first"]),
-        ("text,label,\n", 1, ["column 3 of 3 has no name"]),
+        ("text,label,\na,b,\na,b,c\n", 3, ["'c' in column 3 of 3, which has no name in the header", "Name the column, or remove it"]),
         ("text,label\na,b\nc, d,e\n", 3, ["3 cells", "header names 2 (text, label)", "found 'c', ' d', 'e'", "in double quotes"]),
         ("text,label\na,b\nc,d,\n", 3, ["3 cells", "found 'c', 'd', ''", "ends in 1 ',' too many: remove it."]),
         ("text,label\na,b\n,,,\n", 3, ["4 cells", "ends in 2 ',' too many: remove them."]),

@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 
+from tunesmith import registry
 from tunesmith.data.memory import open_data
 from tunesmith.data.schema import Schema, Source, examples_of, guess_schema
 from tunesmith.errors import DataError
@@ -28,6 +29,9 @@ LONG, SHORT = ["a long text of many words", "another long text, quite as long"],
         (("text", "label"), ("text", "label")),
         (("label", "text"), ("text", "label")),
         (("id", "text", "label", "date"), ("text", "label")),
+        (("id", "Kommentar", "label"), ("Kommentar", "label")),
+        (("text", "index"), ("text", "index")),
+        (("ID", "text", "Thema"), ("text", "Thema")),
         (("Text", " LABEL "), ("Text", " LABEL ")),
         (("review", "sentiment"), ("review", "sentiment")),
         (("sentence", "y"), ("sentence", "y")),
@@ -90,8 +94,22 @@ def test_without_a_label() -> None:
     assert guess({"id": SHORT, "text": LONG}, need_label=False) == ("text", None)
     assert guess({"id": SHORT, "text": LONG}, label="nowhere", need_label=False) == ("text", None)
     assert guess({"id": SHORT, "what": LONG}, need_label=False) == ("what", None)
+    assert guess({"id": SHORT, "what": SHORT}, need_label=False) == ("what", None)
     with pytest.raises(DataError, match="cannot tell which column is the text"):
-        guess({"id": SHORT, "what": SHORT}, need_label=False)
+        guess({"where": SHORT, "what": SHORT}, need_label=False)
+    with pytest.raises(DataError, match="'id' was passed over, as the name is that of a row's number"):
+        guess({"id": LONG, "label": SHORT}, label="label")
+
+
+def test_a_number_is_no_second_text() -> None:
+    pair = registry.family("pair")
+    columns = {"id": SHORT, "premise": LONG, "claim": LONG, "label": SHORT}
+    told = {"text": "premise", "label": "label", "group": None, "family": pair}
+    assert guess_schema(open_data(columns), **told).texts == ("premise", "claim")
+    with pytest.raises(DataError, match="cannot tell which column is the second text"):
+        guess_schema(open_data({name: values for name, values in columns.items() if name != "claim"}), **told)
+    with pytest.raises(DataError, match="cannot tell which column is the text"):
+        guess_schema(open_data({"id": SHORT, "claim": LONG, "label": SHORT}), text=None, text_pair="claim", label="label", group=None)
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from tunesmith.model.account import account
 from tunesmith.model.encoder import Encoder
 from tunesmith.model.heads import TextModel
 from tunesmith.model.pretrained import open_pretrained
-from tunesmith.model.step_memory import bound_memory, kept_when_packed, most_judged
+from tunesmith.model.step_memory import bound_memory, kept_when_packed, kept_when_padded, most_judged
 
 
 def model_of(directory: Path, kind: str) -> TextModel:
@@ -41,14 +41,15 @@ def grown() -> dict[str, dict[str, Any]]:
 @pytest.mark.parametrize("name", [name for name in growing.CASES if "long" not in name])
 def test_a_process_grows_by_no_more_than_was_said(grown: dict[str, dict[str, Any]], name: str) -> None:
     found = grown[name]
-    assert 0.4 * found["limit"] < found["grown"] < 1.67 * found["limit"], found
+    # beside what grows with the tokens: gradients of all weights, and a kernel for each size of a product
+    assert 0.35 * found["limit"] < found["grown"] < 1.67 * found["limit"] + 2**25, found
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="/proc")
 @pytest.mark.parametrize("name", [name for name in growing.CASES if "long" in name])
 def test_nor_for_a_text_that_is_larger_by_itself(grown: dict[str, dict[str, Any]], name: str) -> None:
     found = grown[name]
-    assert found["tokens"] > found["most_kept"] and found["grown"] < 4 * found["limit"], found
+    assert found["length"] > found["most_kept"] and found["grown"] < 4 * found["limit"], found
 
 
 def test_a_step_holds_as_many_tokens_as_fit() -> None:
@@ -59,7 +60,7 @@ def test_a_step_holds_as_many_tokens_as_fit() -> None:
     assert kept_when_packed(small, 256, "fp32") > 1.5 * kept_when_packed(small, 256, "bf16")
 
 
-@pytest.mark.parametrize(("told", "budget", "kept"), [(None, 32, 4), (7, 7, 7), (3, 3, 4)])
+@pytest.mark.parametrize(("told", "budget", "kept"), [(None, 4, 4), (7, 7, 7), (3, 3, 4)])
 def test_a_sequence_that_takes_four_times_the_memory_of_a_step_is_computed_twice(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, told: int | None, budget: int, kept: int
 ) -> None:
@@ -72,18 +73,55 @@ def test_a_sequence_that_takes_four_times_the_memory_of_a_step_is_computed_twice
     assert road["in memory at once"].endswith(f"layers of a sequence beyond {kept} tokens are computed twice")
 
 
-def test_outputs_of_tokens_count(tmp_path: Path) -> None:
+def test_a_gpu_may_keep_four_times_as_much(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = model_of(tmp_path, "bert")
+    monkeypatch.setattr(step_memory, "STEP_BYTES", 2**20)
+    found = [bound_memory(model, 0, 32, "fp32", None)]
+    monkeypatch.setattr(Encoder, "device", torch.device("cuda"))
+    found.append(bound_memory(model, 0, 32, "fp32", None))
+    assert 3.9 * found[0] < found[1] < 4.1 * found[0]
+
+
+def test_no_more_tokens_at_once_than_without_training_where_nothing_is_kept(tmp_path: Path) -> None:
+    model = model_of(tmp_path, "deberta-v2")
+    model.requires_grad_(False)
+    model.frozen = frozenset(name for name, _ in model.named_parameters())
+    assert bound_memory(model, 0, 60, "fp32", None) == 16_384
+
+
+def test_models_that_pad_to_a_window_are_tried_with_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = model_of(tmp_path, "albert")
+    tried: list[int] = []
+
+    def kept(model: TextModel, length: int, sequences: int, precision: str) -> int:
+        tried.append(length)
+        return 7000 + sequences * 1000 * -(-length // 512) * 512
+
+    monkeypatch.setattr(step_memory, "_kept", kept)
+    assert kept_when_padded(model, 4096, "fp32") == (7000, 1000)
+    assert tried == [16, 32, 64, 64, 512]
+
+
+def test_outputs_of_tokens_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = model_of(tmp_path, "bert")
+    monkeypatch.setattr(step_memory, "STEP_BYTES", 2**24)
     without, many = (bound_memory(model, outputs, 32, "fp32", None) for outputs in (0, 1000))
     assert without > 1.3 * many
+    monkeypatch.undo()
     assert most_judged(0, 16384) == most_judged(4500, 16384) == 16384
     assert 3000 < most_judged(37_500, 16384) < 4000  # a sixth of the tokens of a vocabulary of 250,000
 
 
 @pytest.mark.parametrize("kind", ["mpnet", "deberta-v2"])
-def test_all_weights_of_attention_count_where_they_are_kept(tmp_path: Path, kind: str) -> None:
+def test_all_weights_of_attention_count_where_they_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    monkeypatch.setattr(step_memory, "STEP_BYTES", 2**26)
     model, blockwise = model_of(tmp_path, kind), model_of(tmp_path, "bert")
-    found = [[bound_memory(one, 0, length, "fp32", None) for length in (1024, 2048)] for one in (model, blockwise)]
+    found = []
+    for one in (model, blockwise):
+        found.append([])
+        for length in (1024, 2048):
+            bound_memory(one, 0, length, "fp32", None)
+            found[-1].append(one.encoder.most_kept)
     assert found[0][0] > 1.5 * found[0][1]
     assert found[1][0] == found[1][1]
 
@@ -91,14 +129,16 @@ def test_all_weights_of_attention_count_where_they_are_kept(tmp_path: Path, kind
 def test_trying_what_is_kept_leaves_the_model_as_it_was(tmp_path: Path) -> None:
     model = model_of(tmp_path, "albert")
     waiting = next(iter(model.parameters())).requires_grad_(False)
+    attention = model.encoder.config._attn_implementation
     before, state = [mode.training for mode in model.modules()], torch.random.get_rng_state()
     bound_memory(model, 0, 300, "fp32", None)
     assert not waiting.requires_grad and [mode.training for mode in model.modules()] == before
-    assert torch.random.get_rng_state().equal(state) and all(parameter.grad is None for parameter in model.parameters())
+    assert torch.random.get_rng_state().equal(state) and sum(p.requires_grad for p in model.parameters()) == len([*model.parameters()]) - 1
+    assert model.encoder.config._attn_implementation == attention and not any(mode._forward_hooks for mode in model.modules())
 
 
 def gradients(encoder: Encoder, most_kept: int | None) -> tuple[torch.Tensor, int]:
-    """Return the gradient of a long text under dropout, and how many numbers were kept for it."""
+    """Return the gradient for a text of 50 tokens and one of 20 under dropout, and how many numbers were kept for it."""
     encoder.zero_grad()
     encoder.most_kept, kept = most_kept, 0
 
@@ -119,12 +159,11 @@ def gradients(encoder: Encoder, most_kept: int | None) -> tuple[torch.Tensor, in
 def test_layers_that_run_padded_are_computed_twice_too(tmp_path: Path, kind: str, capfd: pytest.CaptureFixture[str]) -> None:
     encoder = model_of(tmp_path, kind).encoder
     capfd.readouterr()
-    caching = getattr(encoder.config, "use_cache", None)
-    (right, kept), (found, fewer) = (gradients(encoder, most) for most in (None, 60))
+    (right, kept), (found, fewer) = (gradients(encoder, most) for most in (None, 49))
     assert found.equal(right) and right.abs().max() > 0
     assert fewer < kept / 2
-    assert getattr(encoder.config, "use_cache", None) == caching
-    assert gradients(encoder, 101)[1] == kept  # 100 padded tokens
+    assert gradients(encoder, 50)[1] == kept
+    assert not any(module._forward_hooks for module in encoder.modules())
     assert not capfd.readouterr().err
 
 

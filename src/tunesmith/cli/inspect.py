@@ -53,7 +53,7 @@ def check(
 
     pretrained, kind = open_pretrained(config.model), registry.load(family.task)
     encoder = encoder_of(config, kind, pretrained, schema, progress)
-    for note in remarks(pretrained, rows, schema):
+    for note in remarks(pretrained, rows, schema, config):
         progress.say(f"note: {note}")
     found = audit(
         rows,

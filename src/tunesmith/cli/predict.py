@@ -92,11 +92,13 @@ def predict(
     if text is None and schema.texts != bundle.schema.texts:
         missing = next(name for name in bundle.schema.texts if name not in schema.texts)
         progress.say(f"there is no column {missing!r} as in training; the text is taken from {' and '.join(map(repr, schema.texts))}.")
-    columns, late = set(source.columns), set[str]()
+    columns, late, last = set(source.columns), set[str](), 0
     out_format = output.suffix.lstrip(".").lower() if output is not None else _stdout_format(source, data)
     task, flat = bundle.task, out_format in ("csv", "tsv")
     names = _added_names(source.columns, task.added, progress)
     added = [name for key, name in names.items() if everything or not flat or key not in task.bulky]
+    if output is not None:
+        _check_replaced(output, {name for name in names.values() if name != bundle.schema.target})
     target: Any = output if output is not None else sys.stdout
     chunk = _STDIN_CHUNK if data == "-" else bundles.CHUNK
     tally = Tally()
@@ -108,13 +110,18 @@ def predict(
         progress.track("predicting", _rows_in(source, progress) if Path(data).is_file() else None, "rows") as tracker,
     ):
         rows = bundles.stream_rows(bundle, source, schema, tally, precision=precision, chunk=chunk, advance=tracker.advance)
-        for row, _, prediction in rows:
+        for row, place, prediction in rows:
+            last = place.line
             if out_format != "jsonl":
                 late.update(row.keys() - columns)
             values = task.columns(prediction, flat=flat)
             writer.write({**row, **{name: values[key] for key, name in names.items()}})
     for sentence in tally.sentences():
         print(f"note: {sentence}", file=sys.stderr)  # what is lost is said even where progress is not wanted
+    if getattr(source, "file_format", "") == "txt" and last > writer.rows:
+        blank = last - writer.rows
+        told = f"{counted(blank, 'blank line')} between the texts of {source.name} {'has' if blank == 1 else 'have'} no row"
+        print(f"note: {told} in what was written.", file=sys.stderr)
     if late:
         what = f"note: not written, as the first row does not have them: {listing(sorted(late))}. Give the first row every key."
         print(what, file=sys.stderr)
@@ -182,6 +189,26 @@ def _stdout_format(source: Any, data: str) -> str:
     """Standard output has the format of the input where that is text by lines, else JSONL."""
     chosen = getattr(source, "file_format", "jsonl")
     return chosen if chosen in ("csv", "tsv", "jsonl") else "jsonl"
+
+
+def _check_replaced(output: Path, added: set[str]) -> None:
+    """Raise `UsageError` where `output` is a file with other things than predictions, which would be lost.
+
+    added: columns that files of predictions have, and files of labelled rows have not
+    """
+    from tunesmith.data.readers import open_file
+
+    if not output.is_file() or output.stat().st_size == 0:
+        return
+    try:
+        found = set(open_file(str(output)).columns)
+    except DataError:
+        found = set()
+    if not found & added:
+        raise UsageError(
+            f"--output names {output}, which is there already and may hold something else than predictions. Name another file, or remove "
+            "that one first."
+        )
 
 
 def _rows_in(source: RowSource, progress: Progress) -> int | None:

@@ -80,8 +80,11 @@ def _parse_csv(lines: Iterator[str], name: str, delimiter: str | None) -> Parsed
         columns = ("column_1", *columns[1:])  # the index that pandas writes unless told otherwise
     if columns == ("sep=", "") or (len(columns) == 1 and columns[0].startswith("sep=")):
         raise DataError(f"{source}: the first line is {first.strip()!r}, which only Excel reads. Remove it: column names come first.")
-    check_columns(columns, str(source))
-    return columns, table.rows(columns)
+    named = len(columns)
+    while named > 1 and not columns[named - 1]:
+        named -= 1  # separators that a spreadsheet writes behind the last column
+    check_columns(columns[:named], str(source))
+    return columns[:named], table.rows(columns[:named], len(columns))
 
 
 def _find_delimiter(header: str) -> str:
@@ -131,13 +134,22 @@ class _CsvRows:
         assert cells is not None
         return cells, Source(self.name, begin)
 
-    def rows(self, columns: tuple[str, ...]) -> Iterator[tuple[Row, Source]]:
-        width = len(columns)
+    def rows(self, columns: tuple[str, ...], width: int) -> Iterator[tuple[Row, Source]]:
+        """Yield the rows of a table of `width` columns, of which those behind `columns` have no name and must be empty."""
+        named = len(columns)
         while True:
             cells, begin = self._next()
             if cells is None:
                 return
             if len(cells) == width:
+                for number, cell in enumerate(cells[named:], named + 1):
+                    if cell.strip():
+                        raise DataError(
+                            f"{self.name}:{begin}: found {cell!r:.40} in column {number} of {width}, which has no name in the header. "
+                            "Name the column, or remove it."
+                        )
+                yield dict(zip(columns, cells[:named], strict=True)), Source(self.name, begin)
+            elif len(cells) == named and (named > 1 or cells[0].strip()):
                 yield dict(zip(columns, cells, strict=True)), Source(self.name, begin)
             elif cells and not (len(cells) == 1 and not cells[0].strip()):
                 self._ragged(cells, columns, begin)

@@ -33,6 +33,8 @@ Row = Mapping[str, Any]
 
 DEFAULT = replace(registry.TASKS["classification"], two_texts=None)
 _BETWEEN = " ‖ "
+_NUMBERS = frozenset({"id", "idx", "index", "uid", "uuid", "guid", "row", "no", "nr", "#", "column_1"})
+"""Names of columns that number the rows, which are neither text nor label unless somebody says so."""
 
 
 def joined(texts: Sequence[str]) -> str:
@@ -110,7 +112,8 @@ class Schema:
     def examples(self, rows: Iterable[tuple[Row, Source]]) -> Iterator[Example]:
         """Read all rows, each with its neighbours where there is a `context`. Raises as `parse`."""
         if self.context == 0 or self.document is None:
-            return (self.parse(row, place) for row, place in rows)
+            read = registry.load(self.read)
+            return (read(row, self, place) for row, place in rows)
         from tunesmith.data.neighbours import with_neighbours
 
         column = self.document
@@ -252,6 +255,7 @@ def guess_schema(
 
     A column is taken by its name (`text`, `label` and their usual synonyms), else when no other column is left. Two texts are
     taken when `text_pair` names the second, or when two columns have the names of a usual pair (`premise` and `hypothesis`).
+    A column that numbers the rows (`id`, `index`) is not taken for what is left.
     family: of the task, whose `two_texts` is True when two texts are needed, False when only one may be taken, None when the
         columns decide
 
@@ -268,6 +272,8 @@ def guess_schema(
         free = [name for name in source.columns if name not in (label, group)]
         text, text_pair = _pair_by_name(free, text, text_pair, family)
     free = [name for name in source.columns if name not in (text, text_pair, label, group)]
+    passed = [name for name in free if name.strip().casefold() in _NUMBERS]
+    free = [name for name in free if name not in passed]
     if pairs and text_pair is None and text is not None and label is not None and len(free) == 1:
         text_pair = free.pop()
     if text is None:
@@ -277,14 +283,17 @@ def guess_schema(
     free = [name for name in free if name not in (text, label)]
     if text is None and len(free) == 1 and (label is not None or not need_label):
         text = free[0]
-    elif label is None and need_label and text is not None and len(free) == 1 and free[0] not in family.texts:
-        label = free[0]
+    elif label is None and need_label and text is not None and len(free or passed) == 1 and (free or passed)[0] not in family.texts:
+        label = (free or passed)[0]
     elif text is None and label is None and len(free) == 2 and not pairs:
         text, label = _by_length(source, free)
     half = bool(pairs) and text_pair is None
     if text is None or half or (label is None and need_label):
         name, role = ("text", "text") if text is None else ("text_pair", "second text of the pair") if half else ("label", "label")
         taken = f" Column {group!r} cannot be it: {setting('group')} names it, whose rows are kept together." if group is not None else ""
+        if passed:
+            were = "was" if len(passed) == 1 else "were"
+            taken += f" {listing(map(repr, passed))} {were} passed over, as the name is that of a row's number."
         raise DataError(
             f"{source.name}: cannot tell which column is the {role}. Say it with {setting(name)}.{taken} "
             f"Columns: {listing(source.columns, 40)}."

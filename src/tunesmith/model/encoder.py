@@ -36,7 +36,7 @@ class Encoder(nn.Module):
     hf: the transformers module; its parameters are the ones that are trained and saved
     has_head: `hf` carries transformers' own head for the task
     engine: `packed`, `padded`, or `auto`: packed where the architecture allows it
-    most_kept: beyond so many tokens at once a layer's inner values are not kept for the backward pass but computed again; None for never
+    most_kept: where a sequence has more tokens, layers' inner values are not kept for the backward pass but computed again; None for never
     fresh_head: whether a head of `hf` has weights that are none of the checkpoint's; one that guesses words may come with it
     """
 
@@ -113,7 +113,7 @@ class Encoder(nn.Module):
     def _run(self, batch: PackedBatch, tokens: Tokens = "all") -> Tensor:
         if self.runs_in_parts and tokens != "last":
             assert self.packed is not None
-            return self.packed(batch, self.token_segments(batch), only_first=tokens == "first", again=self._again(len(batch.ids)))
+            return self.packed(batch, self.token_segments(batch), only_first=tokens == "first", again=self._again(batch))
         hidden = self.padded(batch)
         if tokens == "all":
             return hidden
@@ -138,11 +138,11 @@ class Encoder(nn.Module):
     def above(self, hidden: Tensor, batch: PackedBatch, layers: int, tokens: Tokens = "all") -> Tensor:
         """Return what `forward` would with `hidden`, float[T, H] from `below`: the other layers run."""
         assert self.packed is not None and tokens != "last"
-        again = self._again(len(batch.ids))
+        again = self._again(batch)
         return self.packed(batch, None, only_first=tokens == "first", start=hidden, layers=slice(layers, None), again=again)
 
-    def _again(self, tokens: int) -> bool:
-        return torch.is_grad_enabled() and self.most_kept is not None and tokens > self.most_kept
+    def _again(self, batch: PackedBatch) -> bool:
+        return torch.is_grad_enabled() and self.most_kept is not None and int(batch.lengths.max()) > self.most_kept
 
     @functools.cached_property
     def packed(self) -> Packed | None:
@@ -187,31 +187,36 @@ class Encoder(nn.Module):
         padded = np.full(inside.shape, self.pad_id, np.int64)
         padded[inside] = batch.ids
         ids, mask = to_device(padded, self.device), indices(inside, self.device)
-        with self._layers_computed_again() if self._again(padded.size) else contextlib.nullcontext():
-            hidden = self.base(input_ids=ids, attention_mask=mask, **self.segments(batch, inside))[0]
+        with self._layers_computed_again() if self._again(batch) else contextlib.nullcontext():
+            hidden = self.base(input_ids=ids, attention_mask=mask, **self.segments(batch, inside), **self._nothing_cached)[0]
         return hidden.flatten(0, 1).index_select(0, indices(np.flatnonzero(inside), self.device))
 
     @property
     def can_compute_again(self) -> bool:
-        """Whether what is beyond `most_kept` can be computed again: transformers knows how for most architectures."""
-        return self.runs_in_parts or bool(getattr(self.base, "supports_gradient_checkpointing", False))
+        """Whether what is beyond `most_kept` can be computed again: transformers knows how for most architectures.
+
+        It drops the keys and values of virtual tokens then.
+        """
+        return self.runs_in_parts or (self.virtual is None and bool(getattr(self.base, "supports_gradient_checkpointing", False)))
 
     @contextlib.contextmanager
     def _layers_computed_again(self) -> Iterator[None]:
         if not self.can_compute_again:
             yield
             return
-        cached = getattr(self.base.config, "use_cache", None)  # what a decoder would keep for tokens to come
         self.base.activation_checkpointing_enable({"use_reentrant": False})
-        self.base.config.use_cache = False
+        # it also has the embeddings ask for gradients, which only the reentrant kind needs: frozen layers would then keep everything
+        self.base.disable_input_require_grads()
         try:
             yield
         finally:
             self.base.activation_checkpointing_disable()
-            if cached is None:
-                del self.base.config.use_cache
-            else:
-                self.base.config.use_cache = cached
+
+    @functools.cached_property
+    def _nothing_cached(self) -> dict[str, bool]:
+        """What keeps a decoder from saving keys and values for tokens to come, of which there are none."""
+        decodes = self.virtual is None and "use_cache" in inspect.signature(self.base.forward).parameters
+        return {"use_cache": False} if decodes else {}
 
     def segments(self, batch: PackedBatch, inside: np.ndarray) -> dict[str, Tensor]:
         """Return `token_type_ids`, int64[S, L], for a batch of pairs and an encoder that tells segments apart; else nothing.
