@@ -313,7 +313,7 @@ def report(work: Work, rounds: dict[str, list[Figures]], rates: list[tuple[float
             cells += [f"{reached:.2f} ({min(ratios):.2f} to {max(ratios):.2f})", f">= {aim:g}{'' if reached >= aim else ', missed'}"]
             share = statistics.median(ours[memory] / theirs[memory] for ours, theirs in zip(rounds[OURS], records, strict=True))
             missed = "" if share <= _MEMORY else ", missed"
-            aim_text = f" (aim {_MEMORY:g}{missed})" if variant.startswith("trainer") else ""
+            aim_text = f" (aim {_MEMORY:g}{missed})" if work.name not in ("predict", "predict-file", "tokens") else ""
             cells.append(f"ours is {share:.2f} of its{aim_text}")
         lines.append("| " + " | ".join(cells) + " |")
     if work.name in ("trec", "banking77", "sst2", "imdb", "imdb-512", "gpu-banking77", "gpu-imdb"):

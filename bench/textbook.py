@@ -87,7 +87,7 @@ def trial(flags: list[str], files: tuple[Path, Path], out: Path) -> np.ndarray:
     predicted = out.with_suffix(".csv")
     if not predicted.exists() or predicted.stat().st_mtime < (out / "tunesmith.json").stat().st_mtime:
         partial = predicted.with_suffix(".partial.csv")
-        command = ["predict", str(out), str(valid), f"--output={partial}", "--precision=auto"]
+        command = ["predict", str(out), str(valid), f"--output={partial}", "--overwrite", "--precision=auto"]
         subprocess.run([sys.executable, "-m", "tunesmith", *command], check=True)
         partial.replace(predicted)
     with predicted.open(encoding="utf-8", newline="") as file:

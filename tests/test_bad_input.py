@@ -358,14 +358,14 @@ def test_a_failed_prediction_keeps_the_earlier_file(run: Run, trained: Path, tmp
     (tmp_path / "bad.csv").write_text(ROWS + "one,two,three\n")
     assert run("predict", trained, "good.csv", "-o", "p.csv").code == 0
     before = (tmp_path / "p.csv").read_bytes()
-    refused(run("predict", trained, "bad.csv", "-o", "p.csv"), 3, "bad.csv:6: 3 cells")
+    refused(run("predict", trained, "bad.csv", "-o", "p.csv", "--overwrite"), 3, "bad.csv:6: 3 cells")
     assert (tmp_path / "p.csv").read_bytes() == before
 
     def full(*_: Any) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("tunesmith.data.writers._CsvSink.close", full)
-    refused(run("predict", trained, "good.csv", "-o", "p.csv"), 5, "cannot write p.csv: the disk is full")
+    refused(run("predict", trained, "good.csv", "-o", "p.csv", "--overwrite"), 5, "cannot write p.csv: the disk is full")
     assert (tmp_path / "p.csv").read_bytes() == before
     assert not [path.name for path in tmp_path.iterdir() if path.name.startswith(".")]
 

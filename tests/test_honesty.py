@@ -60,27 +60,26 @@ def test_predict_says_how_many_lines_of_a_text_file_were_blank(model: Path, tmp_
     assert run("predict", model, lines, "-o", tmp_path / "o.csv", "-q") == 0
     assert f"note: 2 blank lines between the texts of {lines} have no row in what was written." in capsys.readouterr().err
     lines.write_text("a red cat\nold road\n", encoding="utf-8")
-    assert run("predict", model, lines, "-o", tmp_path / "o.csv", "-q") == 0
+    assert run("predict", model, lines, "-o", tmp_path / "p.csv", "-q") == 0
     assert "blank" not in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("ending", ["csv", "tsv", "jsonl", "parquet"])
-def test_predict_replaces_predictions_and_nothing_else(
-    model: Path, reviews: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], ending: str
+def test_predict_replaces_no_file_unless_told(
+    model: Path, reviews: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    table, out = tiny.write_csv(tmp_path / "x.csv", [{"text": "a red cat"}]), tmp_path / f"o.{ending}"
-    assert run("predict", model, table, "-o", out, "-q") == 0
-    before = out.read_bytes()
-    assert run("predict", model, table, "-o", out, "-q") == 0
-    assert out.read_bytes() == before
-    shutil.copy(reviews, out)
-    kept = out.read_bytes()
-    assert run("predict", model, table, "-o", out, "-q") == 2
-    said = capsys.readouterr().err
-    assert f"{out}, which is there already and may hold something else than predictions. Name another file" in said
-    assert out.read_bytes() == kept
-    out.write_bytes(b"")
-    assert run("predict", model, table, "-o", out, "-q") == 0 and out.stat().st_size
+    table, labelled = tiny.write_csv(tmp_path / "x.csv", [{"text": "a red cat"}]), tmp_path / "labelled.csv"
+    shutil.copy(reviews, labelled)
+    kept = labelled.read_bytes()
+    with monkeypatch.context() as early:
+        early.setattr("tunesmith.bundle.Bundle.load", None)  # told before any work is done
+        assert run("predict", model, table, "-o", labelled, "-q") == 2
+    assert f"{labelled} is there already. Name another file with --output, or replace this one with --overwrite." in capsys.readouterr().err
+    assert labelled.read_bytes() == kept
+    assert run("predict", model, table, "-o", labelled, "-q", "--overwrite") == 0
+    assert labelled.read_text().startswith("text,label,probability")
+    empty = tmp_path / "empty.csv"
+    empty.touch()
+    assert run("predict", model, table, "-o", empty, "-q") == 0 and empty.stat().st_size
 
 
 def test_a_longest_length_that_the_encoder_cannot_take_is_a_note_of_the_report(tiny_bert: Path, reviews: Path, tmp_path: Path) -> None:

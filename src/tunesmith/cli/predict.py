@@ -56,6 +56,7 @@ def predict(
     constrain: Constrain = None,
     precision: Precision = "fp32",
     device: Device = "auto",
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file in --output.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")] = False,
 ) -> None:
     """Predict every row of a file. Input columns and row order are kept; label and probabilities, or tags and spans, are added."""
@@ -77,6 +78,8 @@ def predict(
     )
     if output is not None and data != "-" and output.exists() and output.samefile(data):
         raise UsageError(f"--output names the input file {data}. Name another file.")
+    if output is not None and not overwrite and output.is_file() and output.stat().st_size:
+        raise UsageError(f"{output} is there already. Name another file with --output, or replace this one with --overwrite.")
     if output is not None:
         open_writer(output, ())  # raises for an extension that says no format, before any work is done
     from tunesmith import bundle as bundles
@@ -97,8 +100,6 @@ def predict(
     task, flat = bundle.task, out_format in ("csv", "tsv")
     names = _added_names(source.columns, task.added, progress)
     added = [name for key, name in names.items() if everything or not flat or key not in task.bulky]
-    if output is not None:
-        _check_replaced(output, {name for name in names.values() if name != bundle.schema.target})
     target: Any = output if output is not None else sys.stdout
     chunk = _STDIN_CHUNK if data == "-" else bundles.CHUNK
     tally = Tally()
@@ -189,26 +190,6 @@ def _stdout_format(source: Any, data: str) -> str:
     """Standard output has the format of the input where that is text by lines, else JSONL."""
     chosen = getattr(source, "file_format", "jsonl")
     return chosen if chosen in ("csv", "tsv", "jsonl") else "jsonl"
-
-
-def _check_replaced(output: Path, added: set[str]) -> None:
-    """Raise `UsageError` where `output` is a file with other things than predictions, which would be lost.
-
-    added: columns that files of predictions have, and files of labelled rows have not
-    """
-    from tunesmith.data.readers import open_file
-
-    if not output.is_file() or output.stat().st_size == 0:
-        return
-    try:
-        found = set(open_file(str(output)).columns)
-    except DataError:
-        found = set()
-    if not found & added:
-        raise UsageError(
-            f"--output names {output}, which is there already and may hold something else than predictions. Name another file, or remove "
-            "that one first."
-        )
 
 
 def _rows_in(source: RowSource, progress: Progress) -> int | None:

@@ -291,6 +291,8 @@ def guess_schema(
     if text is None or half or (label is None and need_label):
         name, role = ("text", "text") if text is None else ("text_pair", "second text of the pair") if half else ("label", "label")
         taken = f" Column {group!r} cannot be it: {setting('group')} names it, whose rows are kept together." if group is not None else ""
+        if text is None and text_pair is not None:
+            taken += f" Column {text_pair!r} is the second text already."
         if passed:
             were = "was" if len(passed) == 1 else "were"
             taken += f" {listing(map(repr, passed))} {were} passed over, as the name is that of a row's number."

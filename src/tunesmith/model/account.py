@@ -22,7 +22,7 @@ def account(encoder: Encoder, precision: str, max_length: int, max_tokens: int, 
         assert encoder.packed is not None
         total, apart = encoder.packed.products_apart()
         told["matrix products"] = (
-            f"{total:,} on packed tokens"
+            f"all {total:,} on packed tokens"
             if not apart
             else f"{total - apart:,} on packed tokens, {apart:,} by modules of their own, such as an adapter's"
         )
