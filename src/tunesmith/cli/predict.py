@@ -107,7 +107,9 @@ def predict(
     if quiet_on_screen:
         progress = Progress("quiet")  # the rows themselves show how far it is
     with (
-        open_writer(target, [*source.columns, *added], None if output is not None else out_format, other_keys=True) as writer,
+        open_writer(
+            target, [*source.columns, *added], None if output is not None else out_format, other_keys=True, dialect=_dialect(source)
+        ) as writer,
         progress.track("predicting", _rows_in(source, progress) if Path(data).is_file() else None, "rows") as tracker,
     ):
         rows = bundles.stream_rows(bundle, source, schema, tally, precision=precision, chunk=chunk, advance=tracker.advance)
@@ -190,6 +192,13 @@ def _stdout_format(source: Any, data: str) -> str:
     """Standard output has the format of the input where that is text by lines, else JSONL."""
     chosen = getattr(source, "file_format", "jsonl")
     return chosen if chosen in ("csv", "tsv", "jsonl") else "jsonl"
+
+
+def _dialect(source: Any) -> tuple[str, bool]:
+    """Return how CSV is written: as the input is, where that is a CSV file."""
+    is_file = getattr(source, "file_format", "") == "csv" and hasattr(source, "dialect")
+    found: tuple[str, bool] = source.dialect() if is_file else (",", False)
+    return found
 
 
 def _rows_in(source: RowSource, progress: Progress) -> int | None:

@@ -72,7 +72,7 @@ def _parse_csv(lines: Iterator[str], name: str, delimiter: str | None) -> Parsed
     else:
         raise DataError(f"{name}: the file is empty. It must begin with a line of column names, such as text,label.")
     if delimiter is None:
-        delimiter = _find_delimiter(first)
+        delimiter = find_delimiter(first)
     table = _CsvRows(itertools.chain([first], lines), name, blank, delimiter)
     names, source = table.header()
     columns = tuple(column.strip() for column in names)
@@ -87,7 +87,8 @@ def _parse_csv(lines: Iterator[str], name: str, delimiter: str | None) -> Parsed
     return columns[:named], table.rows(columns[:named], len(columns))
 
 
-def _find_delimiter(header: str) -> str:
+def find_delimiter(header: str) -> str:
+    """Return what separates the cells of a header line: comma, semicolon, tab or vertical bar, whichever it has most of."""
     bare = _QUOTED_OR_OPEN.sub("", header)
     return max(_DELIMITERS, key=bare.count)  # the first of equals, so a single column is read as comma-separated
 

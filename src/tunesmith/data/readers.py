@@ -5,6 +5,7 @@ All of them stream: no more than a batch of rows is in memory at any time.
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import io
 import itertools
@@ -16,7 +17,7 @@ from tunesmith.data.beir import collection_of, open_beir
 from tunesmith.data.columnar import BatchSource
 from tunesmith.data.conll import parse_conll, parse_conllu
 from tunesmith.data.decoding import check_encoding, lines_of_text, text_lines
-from tunesmith.data.delimited import MAX_CELL_CHARS, STDIN, Parser, csv_parser, parse_jsonl, parse_txt
+from tunesmith.data.delimited import MAX_CELL_CHARS, STDIN, Parser, csv_parser, find_delimiter, parse_jsonl, parse_txt
 from tunesmith.data.files import (
     BINARY_FORMATS,
     TEXT_FORMATS,
@@ -89,6 +90,14 @@ class TextSource:
             if columns != self.columns:
                 raise DataError(f"{self.name}: the file changed while it was in use: its columns are others now. Start again.")
             yield from rows
+
+    def dialect(self) -> tuple[str, bool]:
+        """Return what separates the cells of a CSV file, and whether it begins with a byte order mark, by which Excel knows Unicode."""
+        with contextlib.closing(self._lines()) as lines:
+            header = next((line for line in lines if not line.isspace()), "")
+        with reading(self.path, self.name), open_bytes(self.path) as file:
+            begin = file.readline(3)
+        return find_delimiter(header), begin.startswith((codecs.BOM_UTF8, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
 
     def stamp(self) -> tuple[int, int]:
         """Return size and time of the last change of the file."""

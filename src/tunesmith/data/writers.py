@@ -25,7 +25,12 @@ _PARQUET_ROWS = 10_000
 
 
 def open_writer(
-    target: Path | str | TextIO, columns: Sequence[str], file_format: str | None = None, *, other_keys: bool = False
+    target: Path | str | TextIO,
+    columns: Sequence[str],
+    file_format: str | None = None,
+    *,
+    other_keys: bool = False,
+    dialect: tuple[str, bool] = (",", False),
 ) -> RowWriter:
     """Return a context manager whose `write(row)` adds a row to `target`.
 
@@ -33,6 +38,7 @@ def open_writer(
     when it does not, a former file stays as it was. To a text stream each row goes out at once, and the stream is left
     open; a closed pipe raises BrokenPipeError. `file_format` (csv, tsv, jsonl, parquet, conll) None means what the extension
     says, and CSV for a stream. `other_keys`: JSON lines keep keys of a row that are no columns, too.
+    `dialect`: what separates the cells of CSV, and whether a file of it begins with a byte order mark.
     Raises UsageError for another extension or format, StorageError for what cannot be written.
     """
     if isinstance(target, str | os.PathLike):
@@ -45,12 +51,12 @@ def open_writer(
                     f"cannot write {path}: {found} says no format. Allowed are {', '.join(WRITTEN)}.{did_you_mean(path.suffix, WRITTEN)}"
                 )
         _check(file_format)
-        return RowWriter(path, columns, file_format, other_keys)
+        return RowWriter(path, columns, file_format, other_keys, dialect)
     file_format = "csv" if file_format is None else file_format
     if file_format == "parquet":
         raise UsageError("Parquet cannot be written to standard output: name a file, or take csv, tsv or jsonl.")
     _check(file_format)
-    return RowWriter(target, columns, file_format, other_keys)
+    return RowWriter(target, columns, file_format, other_keys, dialect)
 
 
 def _check(file_format: str) -> None:
@@ -67,15 +73,23 @@ class _Sink(Protocol):
 class RowWriter:
     """What `open_writer` returns; `rows` counts what was written."""
 
-    def __init__(self, target: Path | TextIO, columns: Sequence[str], file_format: str, other_keys: bool = False) -> None:
+    def __init__(
+        self,
+        target: Path | TextIO,
+        columns: Sequence[str],
+        file_format: str,
+        other_keys: bool = False,
+        dialect: tuple[str, bool] = (",", False),
+    ) -> None:
         self.target, self.columns, self.file_format, self.other_keys = target, tuple(columns), file_format, other_keys
+        self.delimiter, self.marked = ("\t", False) if file_format == "tsv" else dialect
         self.rows = 0
         self._stack = contextlib.ExitStack()
         self._sink: _Sink
 
     def __enter__(self) -> RowWriter:
         if not isinstance(self.target, Path):
-            self._sink = _text_sink(self.file_format, self.target, self.columns, flush=True, other_keys=self.other_keys)
+            self._sink = self._text_sink(self.target, flush=True)
             return self
         path = self.target
         if path.is_dir():
@@ -90,13 +104,21 @@ class RowWriter:
                 if self.file_format == "parquet":
                     self._sink = _ParquetSink(destination, self.columns, str(path))
                 else:
-                    file = open(destination, "w", encoding="utf-8", errors="replace", newline="")
+                    marked = self.marked and self.file_format == "csv"
+                    file = open(destination, "w", encoding="utf-8-sig" if marked else "utf-8", errors="replace", newline="")
                     self._stack.callback(file.close)
-                    self._sink = _text_sink(self.file_format, file, self.columns, flush=False, other_keys=self.other_keys)
+                    self._sink = self._text_sink(file, flush=False)
         except BaseException:
             self._discard()
             raise
         return self
+
+    def _text_sink(self, file: TextIO, *, flush: bool) -> _Sink:
+        if self.file_format == "jsonl":
+            return _JsonSink(file, self.columns, flush, self.other_keys)
+        if self.file_format == "conll":
+            return ConllSink(file, self.columns, flush)
+        return _CsvSink(file, self.columns, self.delimiter, flush)
 
     def write(self, row: Mapping[str, Any]) -> None:
         """Add `row`; a column it lacks is written as missing, and keys that are no columns are left out, unless `other_keys`."""
@@ -134,14 +156,6 @@ class RowWriter:
 
 class _Abandoned(Exception):
     """Tells storage to forget a file."""
-
-
-def _text_sink(file_format: str, file: TextIO, columns: tuple[str, ...], *, flush: bool, other_keys: bool) -> _Sink:
-    if file_format == "jsonl":
-        return _JsonSink(file, columns, flush, other_keys)
-    if file_format == "conll":
-        return ConllSink(file, columns, flush)
-    return _CsvSink(file, columns, "\t" if file_format == "tsv" else ",", flush)
 
 
 def to_json(value: Any) -> str:
