@@ -83,7 +83,12 @@ class Config(BaseModel):
         "where the encoder is not trained",
     )
     dropout: float | None = Field(None, ge=0, lt=1, description="dropout of the encoder and head; unless told the checkpoint's own")
-    attention_dropout: float | None = Field(None, ge=0, lt=1, description="dropout of attention weights; unless told the checkpoint's own")
+    attention_dropout: float | None = Field(
+        None,
+        ge=0,
+        lt=1,
+        description="dropout of attention (packed: of its keys; padded: of its weights); unless told the checkpoint's own",
+    )
     precision: Precision = Field("auto", description="arithmetic of training; auto takes bf16 where the device is faster in it")
     device: Literal["auto", "cpu", "cuda"] | Annotated[str, StringConstraints(pattern=DEVICE)] = Field(
         "auto",

@@ -37,24 +37,27 @@ def outputs_of(
     max_tokens: most padded tokens in memory at once; a larger example runs alone
     advance: is told how many examples are done, after each batch
     """
-    return Ragged.of(_pieces(model, task, examples, precision, max_tokens, advance, judged=False), task.head.outputs)
+    longest = np.array([max(map(len, example.sequences)) for example in examples])
+    number = np.array([len(example.sequences) for example in examples])
+    pieces = _pieces(model, task, examples, (longest, number), precision, max_tokens, advance, judged=False)
+    return Ragged.of(pieces, task.head.outputs)
 
 
 def _pieces(
     model: TextModel,
     task: Task,
     examples: Sequence[Encoded],
+    sizes: tuple[np.ndarray, np.ndarray],
     precision: str,
     max_tokens: int,
     advance: Callable[[int], None] | None,
     *,
     judged: bool,
 ) -> list[np.ndarray]:
-    longest = np.array([max(map(len, example.sequences)) for example in examples])
-    number = np.array([len(example.sequences) for example in examples])
+    """Return the combined outputs of each example; sizes: int[E], the longest sequence of each, and how many it has."""
     result: dict[int, np.ndarray] = {}
     with torch.inference_mode(), without_dropout(model), arithmetic(precision, model.encoder.device):
-        for rows in by_length(longest, number, max_tokens):
+        for rows in by_length(*sizes, max_tokens):
             batch = task.gather([examples[row] for row in rows], judged=judged)
             values = task.combine(model(batch), batch).float().cpu().numpy()
             result.update(zip(rows.tolist(), np.split(values, np.cumsum(task.sizes(batch))[:-1]), strict=True))
@@ -86,7 +89,8 @@ def outputs_for(
     with progress.track(what, len(rows), unit) as tracker:
         for chunk in chunks(rows.index):
             examples = [rows.table.example(row) for row in chunk.tolist()]
-            pieces = _pieces(model, task, examples, precision, max_tokens, tracker.advance, judged=True)
+            sizes = rows.table.longest[chunk], rows.table.sequences[chunk]
+            pieces = _pieces(model, task, examples, sizes, precision, max_tokens, tracker.advance, judged=True)
             outputs = Ragged.of(pieces, task.head.outputs)
             parts.append(task.reduced(_widened(outputs, task) if grown else outputs, replace(rows, index=chunk)))
     if not parts:

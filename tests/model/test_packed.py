@@ -22,7 +22,8 @@ from tunesmith.model.packed import Packed
 from tunesmith.model.pretrained import open_pretrained
 
 FAMILY = ["bert", "roberta", "xlm-roberta", "camembert", "distilbert", "electra", "mpnet"]
-LENGTHS = [[1], [7], [64, 64], [5, 5, 5], [1, 2, 3, 4, 5], [3, 60, 1, 17, 17, 59, 2], [2] * 9 + [60]]
+DRAWN = [np.random.default_rng(seed).integers(1, 65, 1 + 3 * seed).tolist() for seed in range(4)]
+LENGTHS = [[1], [7], [64, 64], [5, 5, 5], [1, 2, 3, 4, 5], [3, 60, 1, 17, 17, 59, 2], [2] * 9 + [60], *DRAWN]
 
 
 def batch_of(lengths: list[int], borders: bool = False, seed: int = 0) -> PackedBatch:
@@ -72,31 +73,37 @@ def test_hidden_states_and_gradients_equal_transformers(encoder: Encoder, length
 
 
 def test_in_bf16_it_is_no_further_from_the_truth_than_transformers(encoder: Encoder) -> None:
+    """Over eight batches, in the square mean: each forward rounds elsewhere, so that in a single batch either may be 10% nearer."""
     encoder.eval()
-    batch = batch_of([3, 60, 1, 17, 17, 59, 2])
     packed = Packed.of(encoder.base)
     assert packed is not None
     with torch.no_grad():  # so that layers weigh beside the residual sums
         scaled = {name: p.mul_(5) for name, p in encoder.named_parameters() if p.ndim == 2 and "embeddings" not in name}
-    weight = torch.randn(batch.lengths.sum(), encoder.width, generator=torch.Generator().manual_seed(1))
 
-    def found(forward: Any, bf16: bool) -> tuple[torch.Tensor, torch.Tensor]:
+    def found(forward: Any, weight: torch.Tensor, bf16: bool) -> tuple[torch.Tensor, torch.Tensor]:
         encoder.zero_grad()
         with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
             hidden = forward().float()
         (hidden * weight).sum().backward()
         return hidden.detach(), torch.cat([p.grad.flatten() for p in encoder.parameters() if p.grad is not None])
 
+    errors = np.zeros((2, 2))  # ours and transformers', of hidden states and of the gradient
     try:
-        truth, theirs = (found(lambda: encoder.padded(batch), bf16) for bf16 in (False, True))
-        ours = found(lambda: packed(batch, None), True)
+        for seed in range(8):
+            batch = batch_of([3, 60, 1, 17, 17, 59, 2], seed=seed)
+            weight = torch.randn(int(batch.lengths.sum()), encoder.width, generator=torch.Generator().manual_seed(seed))
+            truth = found(lambda: encoder.padded(batch), weight, False)  # noqa: B023 - called at once
+            for row, forward in enumerate((lambda: packed(batch, None), lambda: encoder.padded(batch))):  # noqa: B023
+                for column, (given, right) in enumerate(zip(found(forward, weight, True), truth, strict=True)):
+                    error, norm = float((given - right).norm()), float(right.norm())
+                    assert row == 1 or error <= 0.03 * norm
+                    errors[row, column] += (error / norm) ** 2
     finally:
         with torch.no_grad():
             for parameter in scaled.values():
                 parameter.div_(5)
-    for right, other, given in zip(truth, theirs, ours, strict=True):  # hidden states, gradient
-        error = (given - right).norm()
-        assert error <= 1.15 * (other - right).norm() and error <= 0.03 * right.norm()
+    ours, theirs = np.sqrt(errors)
+    assert (ours <= 1.03 * theirs).all(), ours / theirs
 
 
 def test_each_dropout_has_its_own_rate(encoder: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
