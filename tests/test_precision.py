@@ -146,3 +146,14 @@ def test_predictions_in_the_faster_format(
         assert run(command, tmp_path / "m", reviews, "--precision", "auto").code == 0
         ended = run(command, tmp_path / "m", reviews, "--precision", "half")
         assert ended.code == 2 and "--precision is 'half'; it must be fp32, bf16 or auto" in ended.err
+
+
+def test_the_products_of_float32_are_as_exact_as_torchs_usual_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On AMD's processors they go through oneDNN, under a setting that would allow a processor with such a unit to round to bf16."""
+    generator = torch.Generator().manual_seed(0)
+    left, right = (torch.randn(rows, 384, generator=generator) for rows in (500, 700))
+    truth = left.double() @ right.double().T
+    usual = float((left @ right.T - truth).norm())
+    with arithmetic.float32_products("fp32", CPU):
+        found = float((left @ right.T - truth).norm())
+    assert found <= 2 * usual < 1e-5 * float(truth.norm())

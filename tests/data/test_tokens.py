@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import itertools
+import os
+import subprocess
+import sys
 import unicodedata
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -368,3 +372,21 @@ def test_long_texts_are_tokenised_few_at_a_time() -> None:
     assert [one for part in parts for one in part] == texts
     assert [len(part) for part in parts] == [2, 2, 1, 2, 1]
     assert list(by_size([], len)) == []
+
+
+WORKERS = """
+import hashlib
+import tiny
+from tunesmith.data.tokens import TextEncoder, Truncation
+texts = [" ".join(tiny.WORDS[(i * j) % len(tiny.WORDS)] for j in range(1 + i % 70)) for i in range(900)]
+found = TextEncoder(tiny.tokenizer(), Truncation("windows", 32, 8)).encode(texts)
+print(hashlib.sha256(b"|".join(sequence.tobytes() for one in found for sequence in one.sequences)).hexdigest())
+"""
+
+
+def test_any_number_of_workers_makes_the_same_tokens() -> None:
+    found = set()
+    for workers in ("1", "2", "5"):
+        told = {**os.environ, "RAYON_NUM_THREADS": workers, "TOKENIZERS_PARALLELISM": "true", "PYTHONPATH": str(Path(tiny.__file__).parent)}
+        found.add(subprocess.run([sys.executable, "-c", WORKERS], capture_output=True, text=True, check=True, env=told).stdout)
+    assert len(found) == 1

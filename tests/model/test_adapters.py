@@ -16,6 +16,7 @@ import tiny
 from tunesmith.config import Config
 from tunesmith.data.batches import PackedBatch, collate
 from tunesmith.errors import ModelError, UsageError
+from tunesmith.model.arithmetic import arithmetic
 from tunesmith.model.heads import TextModel, build_model
 from tunesmith.model.names import Located
 from tunesmith.model.pretrained import open_pretrained
@@ -141,8 +142,8 @@ def test_plain_peft_gives_equal_outputs(way: str, kind: HeadKind, encoders: Any,
     assert not (directory / "model.safetensors").exists() and not (directory / "config.json").exists()
 
 
-@pytest.mark.parametrize("way", ["lora", "ia3", "prompt", "prefix", "adapter"])
-@pytest.mark.parametrize("architecture", ["roberta", "distilbert", "electra", "mpnet"])
+@pytest.mark.parametrize("way", ["lora", "dora", "ia3", "prompt", "prefix", "adapter"])
+@pytest.mark.parametrize("architecture", ["bert", "roberta", "xlm-roberta", "camembert", "distilbert", "electra", "mpnet"])
 def test_the_packed_engine_equals_the_padded_one_in_outputs_and_gradients(architecture: str, way: str, encoders: Any) -> None:
     model, _ = prepared(encoders(architecture), way)
     found, gradients = [], []
@@ -160,6 +161,23 @@ def test_the_packed_engine_equals_the_padded_one_in_outputs_and_gradients(archit
         assert gradient is not None and gradients[0][name] is not None, name
         assert float((gradients[0][name] - gradient).abs().max()) < 1e-4 * scale, name
     assert all(parameter.grad is None for name, parameter in model.named_parameters() if name not in gradients[0])
+
+
+@pytest.mark.parametrize("way", ["lora", "dora", "adapter"])
+def test_an_adapter_in_bf16_is_as_near_to_the_truth_packed_as_padded(way: str, encoders: Any) -> None:
+    model, _ = prepared(encoders("bert"), way)
+    found = {}
+    for engine, precision in (("padded", "fp32"), ("padded", "bf16"), ("packed", "bf16")):
+        model.encoder.engine = engine
+        model.zero_grad()
+        with arithmetic(precision, torch.device("cpu")):
+            outputs = model(batch())
+        outputs.square().sum().backward()
+        gradients = [parameter.grad.flatten() for parameter in trained_parameters(model).values() if parameter.grad is not None]
+        found[engine, precision] = outputs.detach(), torch.cat(gradients)
+    truth = found["padded", "fp32"]
+    for right, theirs, ours in zip(truth, found["padded", "bf16"], found["packed", "bf16"], strict=True):
+        assert (ours - right).norm() <= 1.25 * (theirs - right).norm() + 0.01 * right.norm()
 
 
 @pytest.mark.parametrize("way", ["lora", "ia3", "prompt", "prefix"])
