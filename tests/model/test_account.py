@@ -33,7 +33,7 @@ def test_what_is_said_and_reported(run: Run, reviews: Path, tiny_bert: Path, tmp
     assert "trained in fp32 (as asked for), packed tokens without padding" in ended.err
     assert road["attention"] == "sequences of like length together, as torch's kernel for sequences of any lengths runs on GPUs alone"
     assert road["matrix products"] == "all 8 on packed tokens"
-    assert "; freed memory is " in road["processor"]
+    assert "'s kernels; freed memory is " in road["processor"] and "; float32 products by " in road["processor"]
     silent = run("train", reviews, "--model", tiny_bert, "--out", "n", *FEW)
     assert silent.code == 0 and "matrix products" not in silent.err
     both = run("train", reviews, "--out", "k", "-v", "-q")

@@ -72,6 +72,21 @@ def test_hidden_states_and_gradients_equal_transformers(encoder: Encoder, length
         assert float((results[1][1][name] - gradient).abs().max()) <= 1e-5 * greatest, name
 
 
+@pytest.mark.parametrize("kind", ["roberta", "xlm-roberta", "camembert", "mpnet"])
+def test_positions_count_from_behind_the_padding_token_which_a_text_may_hold(kind: str) -> None:
+    from transformers import AutoConfig, AutoModel
+
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64, "max_position_embeddings": 70}
+    base = AutoModel.from_config(AutoConfig.for_model(kind, vocab_size=60, pad_token_id=1, **sizes)).eval()
+    encoder = Encoder(base, SimpleNamespace(model_input_names=["input_ids", "attention_mask"]), False)
+    batch = batch_of([9, 3, 60, 12])
+    batch.ids[[4, 5, 20, 30]] = 1
+    packed = Packed.of(base)
+    assert packed is not None
+    torch.testing.assert_close(packed(batch, None), encoder.padded(batch), atol=1e-5, rtol=1e-5)
+
+
 def test_in_bf16_it_is_no_further_from_the_truth_than_transformers(encoder: Encoder) -> None:
     """Over eight batches, in the square mean: each forward rounds elsewhere, so that in a single batch either may be 10% nearer."""
     encoder.eval()

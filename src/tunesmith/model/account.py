@@ -6,6 +6,7 @@ import torch
 
 from tunesmith.errors import counted
 from tunesmith.model import varlen
+from tunesmith.model.arithmetic import is_from_amd
 from tunesmith.model.attention import LONG
 from tunesmith.model.encoder import Encoder
 
@@ -36,7 +37,8 @@ def account(encoder: Encoder, precision: str, max_length: int, max_tokens: int, 
         )
     if device.type == "cpu":
         memory = "kept" if keeps_memory else "given back to the system"
-        told["processor"] = f"{counted(torch.get_num_threads(), 'thread')}; freed memory is {memory}"
+        kernels = f"; float32 products by {'oneDNN' if is_from_amd() else 'torch'}'s kernels" if precision == "fp32" else ""
+        told["processor"] = f"{counted(torch.get_num_threads(), 'thread')}{kernels}; freed memory is {memory}"
     return told
 
 
