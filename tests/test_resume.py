@@ -7,12 +7,14 @@ import os
 import shutil
 import signal
 import subprocess
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 import tiny
 import tunesmith
@@ -495,6 +497,28 @@ def test_steps_in_parts_tokenised_by_other_workers(
     monkeypatch.setenv("TOKENIZERS_PARALLELISM", parallel)
     monkeypatch.setattr(table, "_CHUNK_ROWS", chunk)
     assert train("cut", resume=True) == whole
+
+
+def test_training_goes_on_while_a_checkpoint_is_brought_to_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    allowed = threading.Event()
+    manifest = state.write_manifest
+
+    def slow(directory: Path) -> None:
+        assert allowed.wait(30)
+        manifest(directory)
+
+    monkeypatch.setattr(state, "write_manifest", slow)
+    model = torch.nn.Linear(2, 2)
+    checkpoints = state.Checkpoints(tmp_path / "c", "", [])
+    with checkpoints.in_background():
+        checkpoints.save_best(1, model)  # returns, though the disk is not done
+        right = model.weight.detach().clone()
+        with torch.no_grad():
+            model.weight.zero_()  # the next step: what is being written is none of it
+        assert not (tmp_path / "c" / "best-1").exists()
+        allowed.set()
+        checkpoints.load_best(1, model)
+    assert model.weight.equal(right) and verify(tmp_path / "c" / "best-1") is None
 
 
 def test_another_machine_is_said(
