@@ -21,6 +21,7 @@ import pytest
 import tiny
 import tunesmith
 from tunesmith.cli.app import main
+from tunesmith.data.readers import open_file
 
 Run = Callable[..., tuple[str, str]]
 
@@ -175,15 +176,16 @@ def test_predict_keeps_columns_and_order(suffix: str, run: Run, trained: Path, t
 
 @pytest.mark.parametrize(("delimiter", "encoding"), [(",", "utf-8"), (";", "utf-8-sig"), ("\t", "utf-16"), ("|", "utf-8")])
 def test_predict_writes_csv_as_it_was_given(run: Run, trained: Path, tmp_path: Path, delimiter: str, encoding: str) -> None:
-    rows = [["nr", "text"], ["1", 'a "red" cat, old; new'], ["2", "düster"]]
+    rows = [["nr, as given, or not; by hand, or not", "text"], ["1", 'a "red" cat, old; new'], ["2", "düster"]]
     with (tmp_path / "new.csv").open("w", encoding=encoding, newline="") as file:
-        csv.writer(file, delimiter=delimiter).writerows(rows)
+        csv.writer(file, delimiter=delimiter, quoting=csv.QUOTE_ALL).writerows(rows)
     run("predict", trained, "new.csv", "-o", "out.csv")
     assert (tmp_path / "out.csv").read_bytes().startswith(codecs.BOM_UTF8) == (encoding != "utf-8")
     found = list(csv.reader((tmp_path / "out.csv").read_text(encoding="utf-8-sig").splitlines(), delimiter=delimiter))
     assert [row[:2] for row in found] == rows and found[0][2:] == ["label", "probability"]
     out, _ = run("predict", trained, "new.csv")
-    assert out.splitlines()[0] == delimiter.join(found[0])
+    assert next(csv.reader([out.splitlines()[0]], delimiter=delimiter)) == found[0]
+    assert open_file(tmp_path / "out.csv").columns == tuple(found[0])
 
 
 def test_predict_all_writes_every_probability_in_csv(run: Run, trained: Path, tmp_path: Path) -> None:

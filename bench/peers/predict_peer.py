@@ -45,7 +45,8 @@ INPUTS = ["input_ids", "attention_mask", "token_type_ids"]
 
 def int8(model: str) -> Path:
     """Return the file of the model in int8, which is made where it is not there yet."""
-    path = Path(model).with_name("int8.onnx")
+    made = Path(model, "config.json").stat().st_mtime_ns  # a model trained again is another one
+    path = Path(model).with_name(f"{Path(model).name}-{made}-int8.onnx")
     if path.exists():
         return path
     import torch

@@ -119,10 +119,7 @@ def _check_parts(parts: dict[str, Part], dropped: dict[str, int]) -> None:
 def remarks(pretrained: Pretrained, source: RowSource, schema: Schema, config: Config) -> list[str]:
     """What settings and the first rows show to make a good model unlikely, whatever the task; `tunesmith check` says much more."""
     sample = [" ".join(schema.parse(row, place).texts) for row, place in islice(source, 200)]
-    notes = []
-    if pretrained.max_length is not None and config.is_told("max_length") and config.max_length > pretrained.max_length:
-        lowered = f"{setting('max_length')} {config.max_length} was lowered to {pretrained.max_length}"
-        notes.append(f"{lowered}, the longest sequence that the encoder takes.")
+    notes = lowered(pretrained, config)
     if any("control" in faults(text) for text in sample):
         notes.append(
             f"some texts hold control characters; if the file is of Windows, read it with {setting('encoding', 'cp1252')}. "
@@ -136,6 +133,14 @@ def remarks(pretrained: Pretrained, source: RowSource, schema: Schema, config: C
             f"{pretrained.located.name} knows English; take a model of their language, or a multilingual one, with {setting('model')}."
         )
     return notes
+
+
+def lowered(pretrained: Pretrained, config: Config) -> list[str]:
+    """Note that the longest length was told and is more than the encoder takes."""
+    limit = pretrained.max_length
+    if limit is None or not config.is_told("max_length") or config.max_length <= limit:
+        return []
+    return [f"{setting('max_length')} {config.max_length} was lowered to {limit}, the longest sequence that the encoder takes."]
 
 
 def contradictions(rows: Rows) -> list[str]:

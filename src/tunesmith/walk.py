@@ -19,7 +19,7 @@ from tunesmith.data.tokens import Encoded, ExampleEncoder
 from tunesmith.errors import DataError, counted, listing
 from tunesmith.model.heads import TextModel, build_model
 from tunesmith.model.pretrained import open_pretrained
-from tunesmith.prepare import encoder_of
+from tunesmith.prepare import encoder_of, lowered
 from tunesmith.progress import Progress
 from tunesmith.registry import Family
 from tunesmith.tasks.base import Task
@@ -63,6 +63,8 @@ def walk_row(config: Config, number: int, progress: Progress) -> str:
     else:
         pretrained = open_pretrained(config.model)
         encoder = encoder_of(config, kind, pretrained, schema, progress)
+        for note in lowered(pretrained, config):
+            progress.say(f"note: {note}")
         task = kind.learn(open_table(source, schema, encoder, progress), config).bind(pretrained.tokenizer, encoder)
         model = build_model(pretrained.load(task.head), task.head, pooling=config.pooling, dropout=0.0, seed=0)
         origin = f"encoder {config.model} with an UNTRAINED head: the outputs below mean nothing yet"

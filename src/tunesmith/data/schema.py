@@ -34,7 +34,7 @@ Row = Mapping[str, Any]
 DEFAULT = replace(registry.TASKS["classification"], two_texts=None)
 _BETWEEN = " ‖ "
 _NUMBERS = frozenset({"id", "idx", "index", "uid", "uuid", "guid", "row", "no", "nr", "#", "column_1"})
-"""Names of columns that number the rows, which are neither text nor label unless somebody says so."""
+"""Names of columns that number the rows, which are no text unless somebody says so, and no label where another column may be it."""
 
 
 def joined(texts: Sequence[str]) -> str:
@@ -255,7 +255,7 @@ def guess_schema(
 
     A column is taken by its name (`text`, `label` and their usual synonyms), else when no other column is left. Two texts are
     taken when `text_pair` names the second, or when two columns have the names of a usual pair (`premise` and `hypothesis`).
-    A column that numbers the rows (`id`, `index`) is not taken for what is left.
+    A column that numbers the rows (`id`, `index`) is not taken for a text that is left, nor for the label beside another column.
     family: of the task, whose `two_texts` is True when two texts are needed, False when only one may be taken, None when the
         columns decide
 

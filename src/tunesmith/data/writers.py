@@ -180,7 +180,10 @@ class _CsvSink:
     def __init__(self, file: TextIO, columns: tuple[str, ...], delimiter: str, flush: bool) -> None:
         self.file, self.columns, self.flush = file, columns, flush
         self.writer = csv.writer(_UnixLines(file), delimiter=delimiter, lineterminator="\r\n")
-        self.writer.writerow(columns)
+        # who reads it again finds the separator by what stands outside quotes
+        ambiguous = any(mark in column for column in columns for mark in ",;\t|")
+        header = csv.writer(_UnixLines(file), delimiter=delimiter, lineterminator="\r\n", quoting=csv.QUOTE_ALL)
+        (header if ambiguous else self.writer).writerow(columns)
 
     def write(self, row: Mapping[str, Any]) -> None:
         cells = [plain(row.get(column)) for column in self.columns]

@@ -193,11 +193,8 @@ class Encoder(nn.Module):
 
     @property
     def can_compute_again(self) -> bool:
-        """Whether what is beyond `most_kept` can be computed again: transformers knows how for most architectures.
-
-        It drops the keys and values of virtual tokens then.
-        """
-        return self.runs_in_parts or (self.virtual is None and bool(getattr(self.base, "supports_gradient_checkpointing", False)))
+        """Whether what is beyond `most_kept` can be computed again: transformers knows how for most architectures."""
+        return self.runs_in_parts or bool(getattr(self.base, "supports_gradient_checkpointing", False))
 
     @contextlib.contextmanager
     def _layers_computed_again(self) -> Iterator[None]:
@@ -215,8 +212,7 @@ class Encoder(nn.Module):
     @functools.cached_property
     def _nothing_cached(self) -> dict[str, bool]:
         """What keeps a decoder from saving keys and values for tokens to come, of which there are none."""
-        decodes = self.virtual is None and "use_cache" in inspect.signature(self.base.forward).parameters
-        return {"use_cache": False} if decodes else {}
+        return {"use_cache": False} if "use_cache" in inspect.signature(self.base.forward).parameters else {}
 
     def segments(self, batch: PackedBatch, inside: np.ndarray) -> dict[str, Tensor]:
         """Return `token_type_ids`, int64[S, L], for a batch of pairs and an encoder that tells segments apart; else nothing.

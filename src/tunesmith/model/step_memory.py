@@ -36,7 +36,8 @@ def bound_memory(model: TextModel, outputs: float, max_length: int, precision: s
         a_token = kept_when_packed(encoder.config, min(max_length, LONG) if blockwise else max_length, precision)
     else:
         once, a_token = kept_when_padded(model, max_length, precision)
-    limit = (STEP_BYTES if encoder.device.type == "cpu" else 4 * STEP_BYTES) - once
+    limit: float = STEP_BYTES if encoder.device.type == "cpu" else 4 * STEP_BYTES
+    limit = max(limit - once, limit / 2)  # copies of a large model's weights are there however few the tokens
     fitting = min(max(int(limit / max(a_token + _OUTPUT_BYTES * outputs, 1)), 1), _MOST)
     # not more for a long `max_length`: its sequences are those that the bound is for
     encoder.most_kept = max(_TWICE_BEYOND * fitting, told or 0)
