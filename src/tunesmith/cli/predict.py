@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -76,11 +77,8 @@ def predict(
         if data == "-"
         else open_file(data, encoding=encoding, file_format=file_format)
     )
-    if output is not None and data != "-" and output.exists() and output.samefile(data):
-        raise UsageError(f"--output names the input file {data}. Name another file.")
-    if output is not None and not overwrite and output.is_file() and output.stat().st_size:
-        raise UsageError(f"{output} is there already. Name another file with --output, or replace this one with --overwrite.")
     if output is not None:
+        _check_output(output, data, overwrite)
         open_writer(output, ())  # raises for an extension that says no format, before any work is done
     from tunesmith import bundle as bundles
     from tunesmith.accounting import Tally
@@ -119,15 +117,9 @@ def predict(
                 late.update(row.keys() - columns)
             values = task.columns(prediction, flat=flat)
             writer.write({**row, **{name: values[key] for key, name in names.items()}})
-    for sentence in tally.sentences():
+    blank = last - writer.rows if getattr(source, "file_format", "") == "txt" else 0
+    for sentence in (*tally.sentences(), *_left_out(source.name, blank, late)):
         print(f"note: {sentence}", file=sys.stderr)  # what is lost is said even where progress is not wanted
-    if getattr(source, "file_format", "") == "txt" and last > writer.rows:
-        blank = last - writer.rows
-        told = f"{counted(blank, 'blank line')} between the texts of {source.name} {'has' if blank == 1 else 'have'} no row"
-        print(f"note: {told} in what was written.", file=sys.stderr)
-    if late:
-        what = f"note: not written, as the first row does not have them: {listing(sorted(late))}. Give the first row every key."
-        print(what, file=sys.stderr)
     if output is not None:
         progress.say(f"wrote {counted(writer.rows, 'row')} to {output}")
 
@@ -192,6 +184,23 @@ def _stdout_format(source: Any, data: str) -> str:
     """Standard output has the format of the input where that is text by lines, else JSONL."""
     chosen = getattr(source, "file_format", "jsonl")
     return chosen if chosen in ("csv", "tsv", "jsonl") else "jsonl"
+
+
+def _check_output(output: Path, data: str, overwrite: bool) -> None:
+    """Raise `UsageError` for a file that would be lost."""
+    if data != "-" and output.exists() and output.samefile(data):
+        raise UsageError(f"--output names the input file {data}. Name another file.")
+    if not overwrite and output.is_file() and output.stat().st_size:
+        raise UsageError(f"{output} is there already. Name another file with --output, or replace this one with --overwrite.")
+
+
+def _left_out(name: str, blank: int, late: set[str]) -> Iterator[str]:
+    """Yield a sentence on the blank lines of a text file, and one on the keys that the first row does not have."""
+    if blank:
+        have = "has" if blank == 1 else "have"
+        yield f"{counted(blank, 'blank line')} between the texts of {name} {have} no row in what was written."
+    if late:
+        yield f"not written, as the first row does not have them: {listing(sorted(late))}. Give the first row every key."
 
 
 def _dialect(source: Any) -> tuple[str, bool]:
